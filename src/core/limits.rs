@@ -1,0 +1,61 @@
+//! Every limit in one place, with what must hold between them.
+
+/// One event, encoded, in bytes.
+pub const EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Events in one batch entry.
+pub const BATCH_EVENTS_MAX: usize = 4096;
+/// Head and body of one batch entry together, in bytes.
+pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
+/// Events of one append request.
+pub const APPEND_EVENTS_MAX: usize = 4096;
+/// Encoded events of one append request together, in bytes.
+pub const APPEND_BYTES_MAX: usize = 512 * 1024;
+/// A gRPC message on the client port, in bytes.
+pub const CLIENT_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Entries of one replication request together, in bytes; one entry is always sent.
+pub const REPLICATION_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// A gRPC message on the raft port, in bytes.
+pub const RAFT_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Payload of a membership entry, in bytes.
+pub const MEMBERSHIP_BYTES_MAX: usize = 64 * 1024;
+/// Members of a group, voters and learners.
+pub const MEMBERS_MAX: usize = 16;
+/// Name, principal or address in a request, in bytes.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Producers that a trail knows at most; past it `OpenProducer` is refused.
+pub const PRODUCERS_MAX: usize = 1_000_000;
+/// Append bytes that wait in a leader before it answers BUSY.
+pub const ADMISSION_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Batch entries that a leader has proposed and not yet applied.
+pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
+/// Entries kept in memory for replication, apply and fresh reads, in bytes.
+pub const LOG_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Operations that wait for the IO thread.
+pub const IO_QUEUE_MAX: usize = 1024;
+/// Smallest segment size that `init` accepts, in bytes. Small ones are for tests.
+pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
+/// Segment size unless `init` is told otherwise, in bytes.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Largest segment size, in bytes: offsets stay far below 2^32.
+pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Records of one message of a read stream, in bytes; one record is always sent.
+pub const READ_BYTES_MAX: usize = 256 * 1024;
+/// Records of one message of a read stream.
+pub const READ_RECORDS_MAX: usize = 1024;
+/// Read streams of one node that are open at once.
+pub const READ_STREAMS_MAX: usize = 256;
+
+const _: () = {
+    // A lone event of the largest size fits an entry, a request and a message.
+    assert!(EVENT_BYTES_MAX + 1024 <= ENTRY_BYTES_MAX);
+    assert!(EVENT_BYTES_MAX <= APPEND_BYTES_MAX);
+    // A request fits an entry with leaf (64) and salt (16) for each of its events, so that it is never split.
+    assert!(APPEND_BYTES_MAX + APPEND_EVENTS_MAX * 80 + 16 <= ENTRY_BYTES_MAX);
+    assert!(APPEND_EVENTS_MAX <= BATCH_EVENTS_MAX);
+    // ... and its message, with a tag and a length for each event.
+    assert!(APPEND_BYTES_MAX + APPEND_EVENTS_MAX * 8 + 4096 <= CLIENT_MESSAGE_BYTES_MAX);
+    // One entry past the cap still fits the raft port.
+    assert!(REPLICATION_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
+    assert!(READ_BYTES_MAX + EVENT_BYTES_MAX + 64 * 1024 <= CLIENT_MESSAGE_BYTES_MAX);
+    assert!(PROPOSALS_IN_FLIGHT_MAX * ENTRY_BYTES_MAX <= LOG_CACHE_BYTES_MAX);
+};
