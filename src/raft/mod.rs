@@ -1,1 +1,23 @@
-//! (being written)
+//! Consensus: everything that speaks openraft, and both ends of the wire between nodes.
+//!
+//! Reading order: [`types`] fixes what an entry, a peer and a result are; [`membership`] is the one payload that openraft
+//! makes itself; [`log_store`] and [`state_machine`] put openraft on top of [`crate::storage`]; [`peers`] decides who may
+//! speak; [`network`] is the calling side of the wire and [`service`] the answering side.
+//!
+//! Invariants: nothing is ever purged and no snapshot exists (docs/adr/0001). An entry is applied only when it is durable
+//! here. openraft's types do not leave this folder and [`crate::node`], and no byte of theirs reaches the disk.
+
+pub mod config;
+pub mod link;
+pub mod log_store;
+pub mod membership;
+pub mod network;
+pub mod peers;
+pub mod service;
+pub mod state_machine;
+pub mod types;
+mod verify;
+mod wire;
+
+pub use config::RaftTimeouts;
+pub use types::{BatchPayload, Peer, Raft, TypeConfig};

@@ -1,0 +1,292 @@
+//! Who may speak: the handshake that opens every connection between nodes, and what it remembers.
+//!
+//! A node is known by its id, its public key (in the membership, or in the genesis file before there is one) and its boot
+//! counter, which only rises. So a wiped disk, an older copy of a disk, or a node of another trail gives itself away
+//! before it can vote or acknowledge anything. The key is compared, not proven: that comes with TLS.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard};
+
+use bytes::Bytes;
+use indelible_core::TrailId;
+use indelible_proto::raft as pb;
+use tokio::sync::{oneshot, watch};
+
+use super::types::{Membership, Peer};
+use crate::storage::log::Log;
+
+/// Sessions that a node remembers; the oldest goes first. Each peer has two or three.
+const SESSIONS_MAX: usize = 256;
+
+/// Why a peer is not spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It belongs to another trail.
+    #[error("node {node} belongs to trail {theirs}, this is trail {ours}")]
+    OtherTrail {
+        /// The peer.
+        node: u64,
+        /// Its trail.
+        theirs: String,
+        /// This node's trail.
+        ours: TrailId,
+    },
+    /// The message was meant for another node: addresses are mixed up.
+    #[error("this is node {ours}, the peer wanted node {wanted}; hint: compare raft_addr of both")]
+    WrongNode {
+        /// Whom the peer wanted.
+        wanted: u64,
+        /// Who this is.
+        ours: u64,
+    },
+    /// Its key is not the one that the membership has under its id.
+    #[error(
+        "node {node} has another key than the membership has for it: a wiped or replaced node; hint: node ids are \
+         never reused, add it under a new id"
+    )]
+    OtherKey {
+        /// The peer.
+        node: u64,
+    },
+    /// Its boot counter went backwards.
+    #[error(
+        "node {node} says this is its boot number {theirs}, but boot number {known} was seen: its disk was wiped or \
+         replaced by an older copy; hint: node ids are never reused, add it under a new id"
+    )]
+    OldDisk {
+        /// The peer.
+        node: u64,
+        /// Its boot counter.
+        theirs: u64,
+        /// The newest one that was seen.
+        known: u64,
+    },
+    /// It was removed from the group.
+    #[error("node {node} was removed from the group; hint: node ids are never reused, add it under a new id")]
+    Removed {
+        /// The peer.
+        node: u64,
+    },
+    /// Its segments close elsewhere, so they would not be byte-identical.
+    #[error("node {node} has segments of {theirs} bytes, this trail has {ours}")]
+    OtherSegmentSize {
+        /// The peer.
+        node: u64,
+        /// Its segment size in bytes.
+        theirs: u64,
+        /// This node's.
+        ours: u64,
+    },
+    /// The message does not make sense.
+    #[error("handshake: {0}")]
+    Malformed(&'static str),
+    /// This node could not remember the peer's boot counter.
+    #[error("handshake: cannot save the boot counter: {0}")]
+    Storage(String),
+}
+
+/// This node, as it introduces itself.
+#[derive(Debug, Clone)]
+pub struct Introduction {
+    /// Its id.
+    pub node_id: u64,
+    /// Its trail.
+    pub trail_id: TrailId,
+    /// Its public key.
+    pub public_key: [u8; 32],
+    /// Its segment size in bytes.
+    pub segment_bytes: u64,
+}
+
+/// What is known of peers. Shared by both ends of the wire.
+pub struct Peers {
+    me: Introduction,
+    log: Log,
+    /// The initial voters, as long as there is no membership in the log.
+    genesis: BTreeMap<u64, Peer>,
+    /// The newest membership in this node's log, and the highest id that ever was in one.
+    known: watch::Receiver<Known>,
+    state: Mutex<State>,
+}
+
+/// The membership as the handshake needs it.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Newest membership in the log, committed or not.
+    pub membership: Membership,
+    /// Highest node id in any membership so far; ids up to it that are missing now were removed.
+    pub node_id_max: u64,
+}
+
+#[derive(Default)]
+struct State {
+    /// Session bytes -> peer, with insertion order for eviction.
+    sessions: HashMap<Bytes, u64>,
+    session_order: std::collections::VecDeque<Bytes>,
+    /// Peer's clock minus ours in nanoseconds, as of its last answer.
+    clock_offsets: HashMap<u64, i64>,
+    /// The last refusal by a peer or of a peer, for /readyz and the log.
+    refused: Option<String>,
+}
+
+impl Peers {
+    /// `genesis` is empty on a node that was added later.
+    pub fn new(
+        me: Introduction,
+        log: Log,
+        genesis: BTreeMap<u64, Peer>,
+        known: watch::Receiver<Known>,
+    ) -> Self {
+        Peers { me, log, genesis, known, state: Mutex::default() }
+    }
+
+    /// How this node introduces itself to `to`.
+    pub fn hello(&self, to: u64) -> pb::Hello {
+        pb::Hello {
+            trail_id: Bytes::copy_from_slice(&self.me.trail_id.0),
+            from: self.me.node_id,
+            to,
+            public_key: Bytes::copy_from_slice(&self.me.public_key),
+            boot_count: self.log.boot_count(),
+            segment_bytes: self.me.segment_bytes,
+            version: env!("CARGO_PKG_VERSION").into(),
+            last_log_index: self.log.last().map_or(0, |id| id.index),
+            empty: self.log.last().is_none(),
+        }
+    }
+
+    /// Checks a peer that calls, and answers with a session for its later messages.
+    pub async fn admit(&self, hello: &pb::Hello) -> Result<pb::Welcome, Refusal> {
+        let trail = TrailId::from_slice(&hello.trail_id)
+            .ok_or(Refusal::Malformed("trail id is not of 16 bytes"))?;
+        if trail != self.me.trail_id {
+            let theirs = trail.to_string();
+            return Err(Refusal::OtherTrail { node: hello.from, theirs, ours: self.me.trail_id });
+        }
+        if hello.to != self.me.node_id {
+            return Err(Refusal::WrongNode { wanted: hello.to, ours: self.me.node_id });
+        }
+        if hello.from == self.me.node_id || hello.from == 0 {
+            return Err(Refusal::Malformed("the peer has this node's id, or none"));
+        }
+        if hello.segment_bytes != self.me.segment_bytes {
+            let (theirs, ours) = (hello.segment_bytes, self.me.segment_bytes);
+            return Err(Refusal::OtherSegmentSize { node: hello.from, theirs, ours });
+        }
+        self.check_identity(hello.from, &hello.public_key, hello.boot_count).await?;
+        let session = Bytes::copy_from_slice(&rand::random::<[u8; 16]>());
+        self.remember_session(session.clone(), hello.from);
+        Ok(pb::Welcome {
+            session,
+            public_key: Bytes::copy_from_slice(&self.me.public_key),
+            boot_count: self.log.boot_count(),
+            empty: self.log.last().is_none(),
+        })
+    }
+
+    /// Checks a peer that was called, from its answer.
+    pub async fn check_welcome(&self, node: u64, welcome: &pb::Welcome) -> Result<(), Refusal> {
+        self.check_identity(node, &welcome.public_key, welcome.boot_count).await
+    }
+
+    /// The peer behind a session of [`Peers::admit`].
+    pub fn session(&self, session: &[u8]) -> Option<u64> {
+        self.lock().sessions.get(session).copied()
+    }
+
+    /// Notes a peer's clock, as Unix time in nanoseconds.
+    pub fn observe_clock(&self, node: u64, theirs: u64, ours: u64) {
+        let offset = i64::try_from(i128::from(theirs) - i128::from(ours)).unwrap_or(0);
+        self.lock().clock_offsets.insert(node, offset);
+    }
+
+    /// Median of the voters' clocks, this node's included, relative to this node's, in nanoseconds.
+    pub fn median_clock_offset(&self) -> i64 {
+        let voters: Vec<u64> = self.known.borrow().membership.voter_ids().collect();
+        let state = self.lock();
+        let mut offsets: Vec<i64> = state
+            .clock_offsets
+            .iter()
+            .filter(|(node, _)| voters.contains(node) && **node != self.me.node_id)
+            .map(|(_, offset)| *offset)
+            .collect();
+        offsets.push(0);
+        offsets.sort_unstable();
+        offsets[(offsets.len() - 1) / 2]
+    }
+
+    /// Why a peer last refused this node, if one did since the last success.
+    pub fn refused(&self) -> Option<String> {
+        self.lock().refused.clone()
+    }
+
+    /// Notes that a peer refused this node (or, with `None`, that one did not).
+    pub fn set_refused(&self, refused: Option<String>) {
+        self.lock().refused = refused;
+    }
+
+    /// The initial voters.
+    pub fn genesis(&self) -> &BTreeMap<u64, Peer> {
+        &self.genesis
+    }
+
+    async fn check_identity(&self, node: u64, key: &[u8], boot: u64) -> Result<(), Refusal> {
+        let key: [u8; 32] =
+            key.try_into().map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
+        match self.expected_key(node) {
+            Expected::Key(expected) if expected != key => return Err(Refusal::OtherKey { node }),
+            Expected::Removed => return Err(Refusal::Removed { node }),
+            Expected::Key(_) | Expected::Anything => {}
+        }
+        let known = self.log.peer_boot(node).unwrap_or(0);
+        if boot < known {
+            return Err(Refusal::OldDisk { node, theirs: boot, known });
+        }
+        if boot > known {
+            let (done, saved) = oneshot::channel();
+            let done = Box::new(move |result| {
+                let _ = done.send(result);
+            });
+            self.log.save_peer_boot(node, boot, done);
+            let saved = saved.await.map_err(|error| Refusal::Storage(error.to_string()))?;
+            saved.map_err(|error| Refusal::Storage(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// What key a node must show. Ids above every known one are let in: the membership that has them may be on its way.
+    fn expected_key(&self, node: u64) -> Expected {
+        let known = self.known.borrow();
+        if let Some(peer) = known.membership.get_node(&node) {
+            return Expected::Key(peer.public_key);
+        }
+        if known.node_id_max == 0 {
+            return match self.genesis.get(&node) {
+                Some(peer) => Expected::Key(peer.public_key),
+                None => Expected::Anything,
+            };
+        }
+        if node <= known.node_id_max { Expected::Removed } else { Expected::Anything }
+    }
+
+    fn remember_session(&self, session: Bytes, node: u64) {
+        let mut state = self.lock();
+        if state.session_order.len() >= SESSIONS_MAX
+            && let Some(oldest) = state.session_order.pop_front()
+        {
+            state.sessions.remove(&oldest);
+        }
+        state.session_order.push_back(session.clone());
+        state.sessions.insert(session, node);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+enum Expected {
+    Key([u8; 32]),
+    Anything,
+    Removed,
+}

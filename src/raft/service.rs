@@ -1,0 +1,347 @@
+//! The answering side of the wire between nodes: the gRPC service on the raft port.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
+use indelible_core::{Chain, Entry as LogEntry};
+use indelible_proto::raft as pb;
+use indelible_proto::raft::raft_server::RaftServer;
+use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::link::SESSION_KEY;
+use super::network::unix_ns;
+use super::peers::Peers;
+use super::types::{Entry, LogId, Raft, TypeConfig, entry_id};
+use super::{verify, wire};
+use crate::storage::log::{Log, LogError};
+
+/// Entries of a request from which on they are verified off the runtime's threads, in bytes.
+const INLINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Answers peers.
+#[derive(Clone)]
+pub struct RaftService {
+    raft: Raft,
+    log: Log,
+    peers: Arc<Peers>,
+    /// Whether the disk is nearly full: then entries are refused before openraft sees them, votes and heartbeats go on.
+    read_only: watch::Receiver<bool>,
+    /// How long a read index may take.
+    read_index_timeout: Duration,
+}
+
+impl RaftService {
+    /// Serves `raft`, whose log is `log`.
+    pub fn new(
+        raft: Raft,
+        log: Log,
+        peers: Arc<Peers>,
+        read_only: watch::Receiver<bool>,
+        read_index_timeout: Duration,
+    ) -> Self {
+        RaftService { raft, log, peers, read_only, read_index_timeout }
+    }
+
+    /// As a tonic service, with the raft port's limits.
+    pub fn into_server(self) -> RaftServer<Self> {
+        RaftServer::new(self)
+            .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+    }
+
+    /// The peer that sent a request, by the session of its handshake.
+    fn peer<T>(&self, request: &Request<T>) -> Result<u64, Status> {
+        request
+            .metadata()
+            .get_bin(SESSION_KEY)
+            .and_then(|value| value.to_bytes().ok())
+            .and_then(|session| self.peers.session(&session))
+            .ok_or_else(|| Status::unauthenticated("no session; hint: handshake first"))
+    }
+
+    /// A request of `peer` as openraft takes it, with every entry verified.
+    async fn decode(
+        &self,
+        peer: u64,
+        request: pb::AppendRequest,
+    ) -> Result<(AppendEntriesRequest<TypeConfig>, Option<PrevChain>), Status> {
+        let vote = wire::vote_from_pb(request.vote)?;
+        check_voter(peer, vote.leader_id.node_id)?;
+        if !request.entries.is_empty() && *self.read_only.borrow() {
+            return Err(Status::resource_exhausted("the disk of this node is nearly full"));
+        }
+        let prev_log_id = request.prev.map(wire::log_id_from_pb);
+        let prev_chain = match prev_log_id {
+            None => None,
+            Some(id) => Some(PrevChain {
+                id,
+                chain: Chain::from_slice(&request.prev_chain)
+                    .ok_or_else(|| Status::invalid_argument("chain is not of 32 bytes"))?,
+            }),
+        };
+        let entries = request
+            .entries
+            .into_iter()
+            .map(wire::entry_from_pb)
+            .collect::<Result<Vec<_>, Status>>()?;
+        let request = AppendEntriesRequest {
+            vote,
+            prev_log_id,
+            entries: verified(entries).await?,
+            leader_commit: request.committed.map(wire::log_id_from_pb),
+        };
+        Ok((request, prev_chain))
+    }
+}
+
+/// A vote may name only the peer that sends it, whatever its term.
+fn check_voter(peer: u64, named: u64) -> Result<(), Status> {
+    if peer == named {
+        return Ok(());
+    }
+    tracing::error!(peer, named, "a peer sent a vote that names another node");
+    Err(Status::permission_denied(format!("node {peer} sent a vote of node {named}")))
+}
+
+/// All entries, each checked by [`verify::verify`].
+async fn verified(entries: Vec<LogEntry>) -> Result<Vec<Entry>, Status> {
+    let check = |entries: Vec<LogEntry>| -> Result<Vec<Entry>, Status> {
+        entries
+            .into_iter()
+            .map(|entry| {
+                verify::verify(&entry).map_err(|error| Status::data_loss(error.to_string()))?;
+                Entry::from_log(entry).map_err(|error| Status::data_loss(error.to_string()))
+            })
+            .collect()
+    };
+    let bytes: usize = entries.iter().map(LogEntry::payload_bytes).sum();
+    if bytes <= INLINE_BYTES_MAX {
+        return check(entries);
+    }
+    tokio::task::spawn_blocking(move || check(entries))
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?
+}
+
+/// The leader's chain for the entry before a request.
+#[derive(Debug, Clone, Copy)]
+struct PrevChain {
+    id: LogId,
+    chain: Chain,
+}
+
+/// The chain at an entry of this node's log, waiting for the hashing thread if it is very new.
+pub(super) async fn chain_at(log: &Log, index: u64) -> Result<Chain, LogError> {
+    if let Some(chain) = log.try_chain_at(index) {
+        return Ok(chain);
+    }
+    let log = log.clone();
+    match tokio::task::spawn_blocking(move || log.chain_at(index)).await {
+        Ok(chain) => chain,
+        Err(error) => panic!("reading the chain panicked: {error}"),
+    }
+}
+
+/// Compares the leader's chain with ours before a request is acknowledged. A mismatch is evidence, not a retry.
+async fn check_chain(log: &Log, theirs: PrevChain) -> Result<(), Status> {
+    let index = theirs.id.index;
+    let ours = chain_at(log, index).await.map_err(|error| Status::internal(error.to_string()))?;
+    if ours == theirs.chain {
+        return Ok(());
+    }
+    let what = format!(
+        "{}: the leader's chain is {}, this node's is {ours}",
+        wire::describe(&theirs.id),
+        theirs.chain
+    );
+    tracing::error!(%what, "chains differ; evidence kept");
+    let name = format!("chain-{index}-{}.txt", entry_id(&theirs.id).term);
+    if let Err(error) = log.save_evidence(&name, what.as_bytes()) {
+        tracing::error!(%error, "cannot keep the evidence");
+    }
+    Err(Status::data_loss(what))
+}
+
+/// What the two halves of an append stream share.
+#[derive(Default)]
+struct AppendStream {
+    /// Chains to compare, one for each request that openraft has been given and not answered.
+    chains: Mutex<VecDeque<Option<PrevChain>>>,
+    /// Why the incoming half ended early.
+    failed: Mutex<Option<Status>>,
+}
+
+impl AppendStream {
+    fn push(&self, chain: Option<PrevChain>) {
+        self.chains.lock().expect("no code panics while it holds this lock").push_back(chain);
+    }
+
+    fn pop(&self) -> Option<PrevChain> {
+        self.chains.lock().expect("no code panics while it holds this lock").pop_front().flatten()
+    }
+
+    fn fail(&self, status: Status) {
+        *self.failed.lock().expect("no code panics while it holds this lock") = Some(status);
+    }
+
+    fn take_failure(&self) -> Option<Status> {
+        self.failed.lock().expect("no code panics while it holds this lock").take()
+    }
+}
+
+/// Decoded requests, until the peer ends the stream or sends something wrong.
+fn incoming(
+    service: RaftService,
+    peer: u64,
+    requests: Streaming<pb::AppendRequest>,
+    shared: Arc<AppendStream>,
+) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> {
+    futures_util::stream::unfold(requests, move |mut requests| {
+        let (service, shared) = (service.clone(), shared.clone());
+        async move {
+            let decoded = match requests.message().await {
+                Ok(None) => return None,
+                Ok(Some(request)) => service.decode(peer, request).await,
+                Err(status) => Err(status),
+            };
+            match decoded {
+                Ok((request, chain)) => {
+                    shared.push(chain);
+                    Some((request, requests))
+                }
+                Err(status) => {
+                    shared.fail(status);
+                    None
+                }
+            }
+        }
+    })
+}
+
+/// openraft's answer as a message, once the chain agrees.
+async fn answer(
+    log: &Log,
+    shared: &AppendStream,
+    result: StreamAppendResult<TypeConfig>,
+) -> Result<pb::AppendResponse, Status> {
+    if let (Some(chain), Ok(_)) = (shared.pop(), &result) {
+        check_chain(log, chain).await?;
+    }
+    Ok(pb::AppendResponse { result: Some(wire::result_to_pb(&result)), clock_unix_ns: unix_ns() })
+}
+
+#[tonic::async_trait]
+impl pb::raft_server::Raft for RaftService {
+    async fn handshake(
+        &self,
+        request: Request<pb::Hello>,
+    ) -> Result<Response<pb::Welcome>, Status> {
+        let hello = request.into_inner();
+        match self.peers.admit(&hello).await {
+            Ok(welcome) => Ok(Response::new(welcome)),
+            Err(refusal) => {
+                tracing::warn!(node = hello.from, %refusal, "handshake refused");
+                Err(Status::permission_denied(refusal.to_string()))
+            }
+        }
+    }
+
+    type AppendStream = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let peer = self.peer(&request)?;
+        let shared = Arc::new(AppendStream::default());
+        let requests = incoming(self.clone(), peer, request.into_inner(), shared.clone());
+        let results = Box::pin(self.raft.stream_append(requests));
+        let log = self.log.clone();
+        let answers = futures_util::stream::unfold(Some(results), move |results| {
+            let (shared, log) = (shared.clone(), log.clone());
+            async move {
+                let mut results = results?;
+                let answer = match results.next().await {
+                    Some(Ok(result)) => answer(&log, &shared, result).await,
+                    Some(Err(fatal)) => Err(Status::unavailable(fatal.to_string())),
+                    None => Err(shared.take_failure()?),
+                };
+                let rest = answer.is_ok().then_some(results);
+                Some((answer, rest))
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let peer = self.peer(&request)?;
+        let request = wire::vote_request_from_pb(request.into_inner())?;
+        check_voter(peer, request.vote.leader_id.node_id)?;
+        let response = self.raft.vote(request).await.map_err(unavailable)?;
+        Ok(Response::new(wire::vote_response_to_pb(&response)))
+    }
+
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
+        let peer = self.peer(&request)?;
+        let request = wire::vote_request_from_pb(request.into_inner())?;
+        check_voter(peer, request.vote.leader_id.node_id)?;
+        let response = self.raft.pre_vote(request).await.map_err(unavailable)?;
+        Ok(Response::new(wire::vote_response_to_pb(&response)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<pb::TransferLeaderRequest>,
+    ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
+        let peer = self.peer(&request)?;
+        let message = request.into_inner();
+        let from = wire::vote_from_pb(message.from)?;
+        check_voter(peer, from.leader_id.node_id)?;
+        let last_log_id = message.last_log_id.map(wire::log_id_from_pb);
+        let request = TransferLeaderRequest::new(from, message.to, last_log_id);
+        let result = self.raft.handle_transfer_leader(request).await.map_err(unavailable)?;
+        let error = result.err().map(|error| error.to_string()).unwrap_or_default();
+        Ok(Response::new(pb::TransferLeaderResponse { error }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<pb::ReadIndexRequest>,
+    ) -> Result<Response<pb::ReadIndexResponse>, Status> {
+        self.peer(&request)?;
+        let log_id = read_index(&self.raft, self.read_index_timeout)
+            .await
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(pb::ReadIndexResponse { log_id: Some(wire::log_id_to_pb(&log_id)) }))
+    }
+}
+
+/// Why there is no read index.
+pub type ReadIndexError = openraft::errors::RaftError<
+    TypeConfig,
+    openraft::errors::LinearizableReadError<TypeConfig>,
+>;
+
+/// On the leader: an entry that covers everything acknowledged before this call, confirmed by a majority after it.
+pub async fn read_index(raft: &Raft, timeout: Duration) -> Result<LogId, ReadIndexError> {
+    let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(timeout);
+    let linearizer = raft.get_read_linearizer(option).await?;
+    Ok(*linearizer.read_log_id().log_id())
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
