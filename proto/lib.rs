@@ -14,5 +14,9 @@ pub mod raft {
     tonic::include_proto!("indelible.raft.v1");
 }
 
+pub mod reason;
+
+pub use reason::{LeaderHint, Reason, Rejected};
+
 /// All descriptors, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
