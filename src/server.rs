@@ -1,1 +1,223 @@
-//! (being written)
+//! Mounts the services on a node: the one place where all layers meet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use indelible_proto::DESCRIPTORS;
+use indelible_proto::v1::audit_log_server::AuditLogServer;
+use openraft::async_runtime::WatchReceiver as _;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::node::leadership::Leadership;
+use crate::node::{Node, NodeConfig, StartError};
+use crate::service::metrics::Metrics;
+use crate::service::{AuditLogService, ClusterService, http};
+
+/// HTTP/2 windows of the client port: a full request or response fits.
+const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Requests of one connection that are served at once.
+const STREAMS_MAX: u32 = 1024;
+/// A silent peer is asked this often whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long requests that are under way may take once the node is asked to stop.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Why a node stopped, or never served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address is taken or not this machine's.
+    #[error("listen on {addr}: {source}; hint: is another node running there?")]
+    Listen {
+        /// Which address.
+        addr: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The node did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Its log failed: nothing more can be made durable, so it must not go on.
+    #[error("the log failed: {0}; the node stops rather than acknowledge what may not be durable")]
+    Log(String),
+    /// openraft stopped by itself.
+    #[error("raft stopped: {0}")]
+    Raft(String),
+    /// A socket's server ended.
+    #[error("serve: {0}")]
+    Transport(String),
+}
+
+/// The three sockets of a node.
+pub struct Listeners {
+    client: TcpListener,
+    raft: TcpListener,
+    http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds them; the node need not run yet.
+    pub async fn bind(config: &NodeConfig) -> Result<Listeners, ServeError> {
+        Ok(Listeners {
+            client: bind(&config.client_addr).await?,
+            raft: bind(&config.raft_addr).await?,
+            http: bind(&config.http_addr).await?,
+        })
+    }
+}
+
+async fn bind(addr: &str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(addr)
+        .await
+        .map_err(|source| ServeError::Listen { addr: addr.to_owned(), source })
+}
+
+/// Runs a node until `shutdown` completes, or until it cannot go on. On an orderly stop everything is closed cleanly.
+pub async fn run(
+    config: NodeConfig,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let node = Node::start(config).await?;
+    tracing::info!(
+        node = node.identity.node_id,
+        origin = %node.identity.origin,
+        clients = %node.config.client_addr,
+        "serving"
+    );
+    let (stop, stopped) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    mount(&node, listeners, &stopped, &mut servers);
+
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        error = log_failed(&node) => Err(error),
+        error = raft_failed(&node) => Err(error),
+        Some(ended) = servers.join_next() => Err(transport_error(ended)),
+    };
+    if ended.is_err() {
+        // The log or openraft cannot be trusted any more: nothing of it is closed, recovery decides what is true.
+        return ended;
+    }
+    node.drain();
+    stop.send_replace(true);
+    let drained = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("requests were still under way after {DRAIN:?}");
+        servers.shutdown().await;
+    }
+    node.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn mount(
+    node: &Arc<Node>,
+    listeners: Listeners,
+    stopped: &watch::Receiver<bool>,
+    servers: &mut JoinSet<Result<(), String>>,
+) {
+    let metrics = Arc::new(Metrics::new());
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors are compiled in");
+    let clients = Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(4 * WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(AuditLogService::new(node.clone(), metrics.clone()).into_server())
+        .add_service(ClusterService::new(node.clone()).into_server())
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.client), wait(stopped));
+    servers.spawn(async move { clients.await.map_err(|error| error.to_string()) });
+
+    let peers = Server::builder()
+        .tcp_nodelay(true)
+        .initial_stream_window_size(crate::raft::link::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(2 * crate::raft::link::STREAM_WINDOW_BYTES)
+        .add_service(node.raft_service().into_server())
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.raft), wait(stopped));
+    servers.spawn(async move { peers.await.map_err(|error| error.to_string()) });
+
+    let router = http::router(node.clone(), metrics);
+    let probes = axum::serve(listeners.http, router).with_graceful_shutdown(wait(stopped));
+    servers.spawn(async move { probes.await.map_err(|error| error.to_string()) });
+
+    tokio::spawn(report_health(node.clone(), reporter));
+}
+
+fn wait(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
+    let mut stopped = stopped.clone();
+    async move {
+        // An error means that the sender is gone, which also means stop.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// Standard gRPC health: `indelible.v1.AuditLog` serves while a leader is known, `leader` only on the leader.
+async fn report_health(node: Arc<Node>, reporter: HealthReporter) {
+    let mut leadership = node.leadership.clone();
+    let mut draining = node.draining();
+    loop {
+        let leads = matches!(&*leadership.borrow_and_update(), Leadership::Ready(_));
+        let knows = !matches!(&*leadership.borrow(), Leadership::NoLeader);
+        let drains = *draining.borrow_and_update();
+        let status = |serves: bool| match serves && !drains {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        let name = <AuditLogServer<AuditLogService> as tonic::server::NamedService>::NAME;
+        reporter.set_service_status(name, status(knows)).await;
+        reporter.set_service_status("leader", status(leads)).await;
+        reporter.set_service_status("", status(true)).await;
+        let gone = tokio::select! {
+            changed = leadership.changed() => changed.is_err(),
+            changed = draining.changed() => changed.is_err(),
+        };
+        if gone {
+            return;
+        }
+    }
+}
+
+async fn log_failed(node: &Node) -> ServeError {
+    let mut failed = node.log.failed();
+    match failed.wait_for(Option::is_some).await {
+        Ok(error) => ServeError::Log(error.as_ref().map(ToString::to_string).unwrap_or_default()),
+        // The log is closed only after this has been dropped.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn raft_failed(node: &Node) -> ServeError {
+    let mut metrics = node.raft.server_metrics();
+    loop {
+        if let Err(fatal) = &node.raft.metrics().borrow_watched().running_state {
+            return ServeError::Raft(fatal.to_string());
+        }
+        if metrics.changed().await.is_err() {
+            return ServeError::Raft("its core ended".into());
+        }
+    }
+}
+
+fn transport_error(
+    ended: Result<Result<(), String>, tokio::task::JoinError>,
+) -> ServeError {
+    ServeError::Transport(match ended {
+        Ok(Ok(())) => "a socket was closed".into(),
+        Ok(Err(error)) => error,
+        Err(error) => error.to_string(),
+    })
+}

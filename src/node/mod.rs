@@ -1,1 +1,22 @@
-//! (being written)
+//! One running node without its sockets: what the services call.
+//!
+//! Reading order: [`config`] says what a node is told; [`start`] puts a [`Node`] together; [`leadership`] is what
+//! everything asks first; [`batcher`] is the way of an append into the log, [`reads`] what a read waits for,
+//! [`duplicates`] what a repeated append gets back; [`membership`] changes the group and [`view`] describes it.
+//!
+//! Invariant: nothing here decides whether an event is recorded. The batcher guesses, apply decides.
+
+pub mod batcher;
+pub mod bootstrap;
+pub mod config;
+pub mod duplicates;
+pub mod leadership;
+pub mod membership;
+pub mod operations;
+pub mod reads;
+pub mod space;
+pub mod start;
+pub mod view;
+
+pub use config::NodeConfig;
+pub use start::{Node, StartError};

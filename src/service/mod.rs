@@ -1,1 +1,16 @@
-//! (being written)
+//! gRPC and HTTP handlers: decode, call the node, encode.
+//!
+//! Invariant: a handler decides nothing about the trail. It checks limits ([`edge`]), knows its caller ([`caller`]), and
+//! turns refusals into statuses of the error table (`indelible_proto::reason`).
+
+pub mod audit_log;
+pub mod caller;
+pub mod cluster;
+pub mod edge;
+pub mod http;
+pub mod metrics;
+pub mod oversize;
+mod read_stream;
+
+pub use audit_log::AuditLogService;
+pub use cluster::ClusterService;

@@ -1,0 +1,278 @@
+//! The loop: takes requests, judges them, fills entries, proposes them, and is told how they ended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indelible_core::ProducerId;
+use indelible_core::limits::{PRODUCERS_MAX, PROPOSALS_IN_FLIGHT_MAX};
+use indelible_proto::reason::{Reason, Rejected, key};
+use openraft::impls::ProgressResponder;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::assemble::Draft;
+use super::settle::{Settled, settle};
+use super::speculation::{Speculation, Verdict, gap};
+use super::{Options, REQUESTS_MAX, Request};
+use crate::node::duplicates;
+use crate::node::leadership::Leadership;
+use crate::raft::network::unix_ns;
+use crate::raft::peers::Peers;
+use crate::raft::types::{LeaderId, Raft};
+use crate::storage::ledger::Ledger;
+
+/// How long a request whose predecessors are missing waits for them: pipelined requests may overtake each other.
+const AHEAD_WAIT: Duration = Duration::from_millis(100);
+/// How far ahead of the median of the nodes' clocks a leader's stamp may run.
+const CLOCK_AHEAD_MAX_NS: u64 = 1_000_000_000;
+
+/// The loop's state; it owns all of it.
+pub(super) struct Run {
+    raft: Raft,
+    ledger: Arc<Ledger>,
+    peers: Arc<Peers>,
+    leadership: watch::Receiver<Leadership>,
+    requests: mpsc::Receiver<Request>,
+    settled: mpsc::Sender<Settled>,
+    settlements: mpsc::Receiver<Settled>,
+    /// In order of arrival; bounded by admission.
+    queue: VecDeque<Request>,
+    /// Requests that wait until their producer has nothing on the way.
+    parked: Vec<Request>,
+    /// Requests whose predecessors are missing, with the time they wait until.
+    ahead: VecDeque<(Instant, Request)>,
+    speculation: Speculation,
+    /// Entries on the way.
+    in_flight: usize,
+    /// Under whom the last entry was proposed; a change makes every guess stale.
+    leader: Option<LeaderId>,
+    /// The last stamp given out.
+    last_stamp: u64,
+}
+
+impl Run {
+    pub(super) fn new(
+        options: Options,
+        requests: mpsc::Receiver<Request>,
+        settled: mpsc::Sender<Settled>,
+        settlements: mpsc::Receiver<Settled>,
+    ) -> Run {
+        Run {
+            raft: options.raft,
+            ledger: options.ledger,
+            peers: options.peers,
+            leadership: options.leadership,
+            requests,
+            settled,
+            settlements,
+            queue: VecDeque::new(),
+            parked: Vec::new(),
+            ahead: VecDeque::new(),
+            speculation: Speculation::default(),
+            in_flight: 0,
+            leader: None,
+            last_stamp: 0,
+        }
+    }
+
+    /// Until the last handle is gone.
+    pub(super) async fn run(mut self) {
+        let mut received = Vec::new();
+        loop {
+            let ahead_until = self.ahead.front().map(|(until, _)| *until);
+            tokio::select! {
+                biased;
+                Some(settled) = self.settlements.recv() => self.settle(settled),
+                changed = self.leadership.changed() => if changed.is_err() { return },
+                count = self.requests.recv_many(&mut received, REQUESTS_MAX) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.queue.extend(received.drain(..));
+                }
+                () = wait_until(ahead_until) => self.give_up_waiting(),
+            }
+            self.pump().await;
+        }
+    }
+
+    /// Proposes as much as may be on the way, or refuses everything while another node leads.
+    async fn pump(&mut self) {
+        let leader = match &*self.leadership.borrow_and_update() {
+            Leadership::Ready(leader) => *leader,
+            // What waits is proposed in a moment.
+            Leadership::Preparing(_) => return,
+            other @ (Leadership::Follower(_) | Leadership::NoLeader) => {
+                let rejection = other.rejection();
+                let ahead = self.ahead.drain(..).map(|(_, request)| request);
+                let all = self.queue.drain(..).chain(self.parked.drain(..)).chain(ahead);
+                all.for_each(|request| request.reject(rejection.clone()));
+                self.speculation.stall_all();
+                self.leader = None;
+                return;
+            }
+        };
+        if self.leader != Some(leader) {
+            self.speculation.stall_all();
+            self.leader = Some(leader);
+        }
+        while self.in_flight < PROPOSALS_IN_FLIGHT_MAX && !self.queue.is_empty() {
+            let stamp = self.stamp();
+            let mut draft = Draft::new(stamp);
+            self.fill(&mut draft);
+            if draft.is_empty() {
+                return;
+            }
+            self.last_stamp = stamp;
+            self.propose(draft, leader).await;
+        }
+    }
+
+    /// Moves requests from the queue into the entry until it is full or the queue is empty.
+    fn fill(&mut self, draft: &mut Draft) {
+        while let Some(request) = self.queue.pop_front() {
+            if let Err(request) = self.place(request, draft) {
+                self.queue.push_front(request);
+                return;
+            }
+        }
+    }
+
+    /// Puts a request where it belongs; gives it back if the entry has no room for it.
+    fn place(&mut self, request: Request, draft: &mut Draft) -> Result<(), Request> {
+        let (append, reply, permit) = match request {
+            Request::Append { append, reply, permit } => (append, reply, permit),
+            Request::Open { .. } => return self.place_open(request, draft),
+        };
+        match self.speculation.judge(&append, &self.ledger) {
+            Verdict::Propose { opened, skip } => {
+                let bytes = append.events.iter().skip(skip).map(|event| event.len()).sum();
+                if !draft.fits(append.events.len() - skip, bytes) {
+                    assert!(!draft.is_empty(), "limits: a request fits an empty entry");
+                    return Err(Request::Append { append, reply, permit });
+                }
+                let producer = append.producer;
+                self.speculation.proposed(&append, opened, draft.has_none_of(&producer));
+                draft.push_append(append, opened, skip, reply, permit);
+                self.bring_up(producer);
+            }
+            Verdict::Recorded => {
+                duplicates::answer_later(self.ledger.clone(), append, u64::MAX, reply, permit);
+            }
+            Verdict::Wait => self.parked.push(Request::Append { append, reply, permit }),
+            Verdict::Ahead { .. } => {
+                let request = Request::Append { append, reply, permit };
+                self.ahead.push_back((Instant::now() + AHEAD_WAIT, request));
+            }
+            Verdict::Reject(rejected) => {
+                Request::Append { append, reply, permit }.reject(rejected);
+            }
+        }
+        Ok(())
+    }
+
+    fn place_open(&mut self, request: Request, draft: &mut Draft) -> Result<(), Request> {
+        if self.speculation.is_outstanding(&request.producer()) {
+            self.parked.push(request);
+            return Ok(());
+        }
+        let Request::Open { open, reply } = request else {
+            unreachable!("place() sends only openings here");
+        };
+        let known = self.ledger.producer(&open.producer);
+        if known.is_none() && self.ledger.producers() >= PRODUCERS_MAX {
+            let message = format!("the trail knows {PRODUCERS_MAX} producers, which is the limit");
+            let rejected = Rejected::new(Reason::TooManyProducers, message)
+                .with(key::LIMIT, PRODUCERS_MAX as u64);
+            Request::Open { open, reply }.reject(rejected);
+            return Ok(());
+        }
+        // Name, principal and key are limited to a few hundred bytes at the edge.
+        if !draft.fits(1, 4096) {
+            return Err(Request::Open { open, reply });
+        }
+        let epoch = known.as_ref().map_or(1, |known| known.epoch + 1);
+        self.speculation.opening(open.producer);
+        draft.push_open(open, epoch, known.is_some(), reply);
+        Ok(())
+    }
+
+    /// Requests that waited for the one just placed come next.
+    fn bring_up(&mut self, producer: ProducerId) {
+        let mut position = 0;
+        while position < self.ahead.len() {
+            if self.ahead[position].1.producer() == producer {
+                let (_, request) = self.ahead.remove(position).expect("the position exists");
+                self.queue.push_front(request);
+            } else {
+                position += 1;
+            }
+        }
+    }
+
+    async fn propose(&mut self, draft: Draft, leader: LeaderId) {
+        let proposal = draft.finish();
+        let (responder, _committed, completed) = ProgressResponder::new();
+        let write = self.raft.write(proposal.payload.clone()).responder(responder).with_leader(leader);
+        // If openraft has stopped, `completed` says so too: the answers are made in one place.
+        if let Err(fatal) = write.await {
+            tracing::error!(%fatal, "cannot propose");
+        }
+        self.in_flight += 1;
+        assert!(self.in_flight <= PROPOSALS_IN_FLIGHT_MAX);
+        tokio::spawn(settle(
+            proposal,
+            completed,
+            self.ledger.clone(),
+            leader.term,
+            self.settled.clone(),
+        ));
+    }
+
+    /// An entry has ended, one way or the other: what waited for it comes first, in its old order.
+    fn settle(&mut self, settled: Settled) {
+        self.in_flight -= 1;
+        for producer in &settled.producers {
+            if !self.speculation.settled(producer, settled.as_guessed) {
+                continue;
+            }
+            let parked = std::mem::take(&mut self.parked);
+            let (ready, parked): (Vec<_>, Vec<_>) =
+                parked.into_iter().partition(|request| request.producer() == *producer);
+            self.parked = parked;
+            ready.into_iter().rev().for_each(|request| self.queue.push_front(request));
+        }
+    }
+
+    /// The oldest request ahead of its turn has waited long enough.
+    fn give_up_waiting(&mut self) {
+        let Some((_, request)) = self.ahead.pop_front() else { return };
+        let Request::Append { append, reply, permit } = request else {
+            unreachable!("only appends can be ahead of their turn");
+        };
+        match self.speculation.judge(&append, &self.ledger) {
+            Verdict::Ahead { expected } => {
+                let rejected = gap(append.first_seq, expected);
+                Request::Append { append, reply, permit }.reject(rejected);
+            }
+            _ => self.queue.push_back(Request::Append { append, reply, permit }),
+        }
+    }
+
+    /// The stamp for the next entry: never below the last one in the log, and not far ahead of the nodes' median clock.
+    fn stamp(&self) -> u64 {
+        let own = unix_ns();
+        let median = own.saturating_add_signed(self.peers.median_clock_offset());
+        let last = self.ledger.head().borrow().last_received.max(self.last_stamp);
+        last.max(own.min(median.saturating_add(CLOCK_AHEAD_MAX_NS)))
+    }
+}
+
+/// Until then, or for ever.
+async fn wait_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}

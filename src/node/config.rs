@@ -1,0 +1,129 @@
+//! What a node is told by its configuration file. What it *is* (id, key, trail) is in its data directory.
+
+use std::path::{Path, PathBuf};
+
+use indelible_core::limits;
+use serde::{Deserialize, Serialize};
+
+use crate::raft::RaftTimeouts;
+
+/// A node's configuration file (TOML).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Where the node keeps everything. Relative to the folder of the configuration file.
+    pub data_dir: PathBuf,
+    /// gRPC for clients: listened on and advertised, host:port.
+    pub client_addr: String,
+    /// gRPC for peers: listened on and advertised, host:port.
+    pub raft_addr: String,
+    /// HTTP for probes and metrics: listened on and advertised, host:port.
+    pub http_addr: String,
+    /// Election timeouts.
+    #[serde(default)]
+    pub raft: RaftTimeouts,
+    /// Disk and memory.
+    #[serde(default)]
+    pub storage: StorageConfig,
+}
+
+/// Disk and memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// Below this much free space, in bytes, the node takes no more events.
+    pub disk_reserve_bytes: u64,
+    /// Entries kept in memory, in bytes.
+    pub log_cache_bytes: usize,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        StorageConfig {
+            disk_reserve_bytes: 256 * 1024 * 1024,
+            log_cache_bytes: limits::LOG_CACHE_BYTES_MAX,
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read configuration {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: crate::disk::DiskError,
+    },
+    /// The file is not such a configuration.
+    #[error("configuration {path}: {source}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column and what was expected.
+        source: toml::de::Error,
+    },
+    /// A value makes no sense.
+    #[error("configuration {path}: {what}")]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// Which value, and what to do.
+        what: String,
+    },
+}
+
+impl NodeConfig {
+    /// Reads and checks a file; `data_dir` comes back absolute or relative to the working directory.
+    pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
+        let text = crate::disk::read_text(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config: NodeConfig = toml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        if config.data_dir.is_relative()
+            && let Some(folder) = path.parent()
+        {
+            config.data_dir = folder.join(&config.data_dir);
+        }
+        config
+            .check()
+            .map_err(|what| ConfigError::Invalid { path: path.to_owned(), what })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let addresses = [
+            ("client_addr", &self.client_addr),
+            ("raft_addr", &self.raft_addr),
+            ("http_addr", &self.http_addr),
+        ];
+        for (name, value) in addresses {
+            check_address(value).map_err(|what| format!("{name} = {value:?}: {what}"))?;
+        }
+        let raft = &self.raft;
+        if raft.heartbeat_ms == 0
+            || raft.heartbeat_ms >= raft.election_timeout_min_ms
+            || raft.election_timeout_min_ms >= raft.election_timeout_max_ms
+        {
+            return Err(format!(
+                "raft timeouts {} < {} < {} do not rise; hint: heartbeat_ms < election_timeout_min_ms < \
+                 election_timeout_max_ms",
+                raft.heartbeat_ms, raft.election_timeout_min_ms, raft.election_timeout_max_ms
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an address is host:port and short enough to be a member's.
+pub fn check_address(address: &str) -> Result<(), String> {
+    if address.len() > limits::NAME_BYTES_MAX {
+        return Err(format!("{} bytes, the limit is {}", address.len(), limits::NAME_BYTES_MAX));
+    }
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        _ => Err("not host:port; hint: for example 127.0.0.1:7101".into()),
+    }
+}

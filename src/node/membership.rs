@@ -1,0 +1,308 @@
+//! Changing the group: one node at a time, recorded before it is done, finished by the next leader if this one dies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use indelible_core::limits::MEMBERS_MAX;
+use indelible_proto::reason::{Reason, Rejected};
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use tokio::sync::{Mutex, watch};
+
+use super::config::check_address;
+use super::leadership::{Leadership, forward_rejection};
+use super::operations::Operations;
+use crate::raft::TypeConfig;
+use crate::raft::types::{Membership, Peer, Raft};
+use crate::storage::ledger::Ledger;
+
+/// How long a new node may take to copy the log, as far as one call waits for it. Calling again goes on waiting.
+const CATCH_UP: Duration = Duration::from_secs(60);
+/// How long a hand-over may take before the caller is told that it did not happen.
+const TRANSFER: Duration = Duration::from_secs(10);
+
+/// Membership changes of this node while it leads.
+pub struct MembershipChanges {
+    raft: Raft,
+    ledger: Arc<Ledger>,
+    leadership: watch::Receiver<Leadership>,
+    operations: Arc<Operations>,
+    /// One change at a time.
+    changing: Mutex<()>,
+}
+
+impl MembershipChanges {
+    /// Nothing happens before a call.
+    pub fn new(
+        raft: Raft,
+        ledger: Arc<Ledger>,
+        leadership: watch::Receiver<Leadership>,
+        operations: Arc<Operations>,
+    ) -> Self {
+        MembershipChanges { raft, ledger, leadership, operations, changing: Mutex::new(()) }
+    }
+
+    /// Makes a node a voter: learner first, and voter once it has the log. Calling again after a failure goes on where
+    /// it stopped. Returns the voters.
+    pub async fn add(&self, id: u64, peer: Peer, reason: String) -> Result<Vec<u64>, Rejected> {
+        let _one = self.one_at_a_time()?;
+        self.leader()?;
+        let membership = self.membership();
+        match membership.get_node(&id) {
+            Some(present) if *present != peer => {
+                return Err(refused(format!(
+                    "node {id} is a member with another address or key; hint: node ids are never reused, take {}",
+                    self.next_node_id()
+                )));
+            }
+            Some(_) if is_voter(&membership, id) && !is_joint(&membership) => {
+                return Ok(voters(&membership));
+            }
+            Some(_) => {}
+            None => self.check_new(&membership, id, &peer)?,
+        }
+        if membership.get_node(&id).is_none() {
+            let detail = format!("node {id} at {}, key {}", peer.raft_addr, hex::encode(peer.public_key));
+            self.operations.record("add-node", detail, reason, "none").await?;
+            self.raft.add_learner(id, peer, false).await.map_err(|error| self.failed(error))?;
+        }
+        self.wait_for_log(id).await?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
+    }
+
+    /// Takes a node out of the group; its id is never used again. Returns the voters that are left.
+    pub async fn remove(&self, id: u64, reason: String) -> Result<Vec<u64>, Rejected> {
+        let _one = self.one_at_a_time()?;
+        self.leader()?;
+        let membership = self.membership();
+        if membership.get_node(&id).is_none() {
+            return match self.ledger.max_node_id() {
+                max if id <= max && id > 0 => Ok(voters(&membership)),
+                _ => Err(Rejected::new(Reason::NotFound, format!("there is no node {id}"))),
+            };
+        }
+        if id == *self.raft.node_id() {
+            return Err(refused(format!(
+                "node {id} leads and would remove itself; hint: transfer-leader first"
+            )));
+        }
+        if voters(&membership) == [id] {
+            return Err(refused(format!("node {id} is the last voter")));
+        }
+        self.operations.record("remove-node", format!("node {id}"), reason, "none").await?;
+        let ids = BTreeSet::from([id]);
+        if is_voter(&membership, id) {
+            self.change(ChangeMembers::RemoveVoters(ids)).await
+        } else {
+            self.change(ChangeMembers::RemoveNodes(ids)).await
+        }
+    }
+
+    /// Hands leadership to `to`, or to the follower with the most of the log if it is 0. Returns the new leader.
+    pub async fn transfer(&self, to: u64, reason: String) -> Result<u64, Rejected> {
+        self.leader()?;
+        let me = *self.raft.node_id();
+        if to == me {
+            return Ok(me);
+        }
+        let to = self.target(to)?;
+        self.operations.record("transfer-leader", format!("to node {to}"), reason, "none").await?;
+        self.hand_over(to).await
+    }
+
+    /// Hands leadership over without a record: for a leader that cannot take any.
+    pub async fn hand_over_to_any(&self) -> Result<u64, Rejected> {
+        self.leader()?;
+        self.hand_over(self.target(0)?).await
+    }
+
+    /// The id that the next node gets.
+    pub fn next_node_id(&self) -> u64 {
+        let membership = self.membership();
+        let max = membership.nodes().map(|(id, _)| *id).max().unwrap_or(0);
+        max.max(self.ledger.max_node_id()) + 1
+    }
+
+    /// Finishes a joint configuration that an earlier leader left behind, whenever this node becomes leader.
+    pub async fn finish_joint(self: Arc<Self>) {
+        let mut leadership = self.leadership.clone();
+        loop {
+            let ready = leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await;
+            if ready.is_err() {
+                return;
+            }
+            drop(ready);
+            if is_joint(&self.membership()) {
+                let _one = self.changing.lock().await;
+                if is_joint(&self.membership()) {
+                    tracing::info!("finishing the membership change of an earlier leader");
+                    if let Err(error) = self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
+                        tracing::warn!(%error, "cannot finish the membership change yet");
+                    }
+                }
+            }
+            if leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn one_at_a_time(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Rejected> {
+        self.changing.try_lock().map_err(|_| {
+            Rejected::new(Reason::Busy, "another membership change is under way; hint: try again")
+                .retry_after(Duration::from_millis(500))
+        })
+    }
+
+    fn leader(&self) -> Result<(), Rejected> {
+        match &*self.leadership.borrow() {
+            Leadership::Ready(_) => Ok(()),
+            other => Err(other.rejection()),
+        }
+    }
+
+    fn membership(&self) -> Membership {
+        self.raft.server_metrics().borrow_watched().membership_config.membership().clone()
+    }
+
+    fn check_new(&self, membership: &Membership, id: u64, peer: &Peer) -> Result<(), Rejected> {
+        let next = self.next_node_id();
+        if id != next {
+            return Err(refused(format!(
+                "node {id} cannot be added, the next id is {next}; hint: node ids are never reused, make the identity \
+                 with `indelible node-key`"
+            )));
+        }
+        if membership.nodes().count() >= MEMBERS_MAX {
+            return Err(refused(format!("the group has {MEMBERS_MAX} members, which is the limit")));
+        }
+        if is_joint(membership) {
+            return Err(refused("another membership change is not finished; hint: try again".into()));
+        }
+        let addresses = [
+            ("client_addr", &peer.client_addr),
+            ("raft_addr", &peer.raft_addr),
+            ("http_addr", &peer.http_addr),
+        ];
+        for (name, address) in addresses {
+            check_address(address).map_err(|what| {
+                Rejected::new(Reason::Invalid, format!("{name} {address:?}: {what}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Until a learner is close to the end of the log.
+    async fn wait_for_log(&self, id: u64) -> Result<(), Rejected> {
+        let mut metrics = self.raft.metrics();
+        let caught_up = async {
+            loop {
+                {
+                    let metrics = metrics.borrow_watched();
+                    let last = metrics.last_log_index.unwrap_or(0);
+                    let lag_max = self.raft.config().replication_lag_threshold;
+                    let Some(replication) = &metrics.replication else { return Err(no_leader()) };
+                    let matched = replication.get(&id).and_then(|matched| matched.as_ref());
+                    if matched.is_some_and(|matched| matched.index + lag_max >= last) {
+                        return Ok(());
+                    }
+                }
+                if metrics.changed().await.is_err() {
+                    return Err(no_leader());
+                }
+            }
+        };
+        tokio::time::timeout(CATCH_UP, caught_up).await.unwrap_or_else(|_| {
+            Err(refused(format!(
+                "node {id} has not caught up in {CATCH_UP:?}; hint: is it running? It stays a learner: call again"
+            )))
+        })
+    }
+
+    /// Both steps of a change. openraft remembers the first in the log: a later leader finishes it.
+    async fn change(&self, members: ChangeMembers<u64, Peer>) -> Result<Vec<u64>, Rejected> {
+        match self.raft.change_membership(members, false).await {
+            Ok(_) => Ok(voters(&self.membership())),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn target(&self, to: u64) -> Result<u64, Rejected> {
+        let membership = self.membership();
+        if to != 0 {
+            return match is_voter(&membership, to) {
+                true => Ok(to),
+                false => Err(Rejected::new(Reason::NotFound, format!("node {to} is no voter"))),
+            };
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched: BTreeMap<u64, Option<u64>> = metrics
+            .replication
+            .iter()
+            .flatten()
+            .map(|(id, matched)| (*id, matched.as_ref().map(|matched| matched.index)))
+            .collect();
+        voters(&membership)
+            .into_iter()
+            .filter(|id| id != self.raft.node_id())
+            .max_by_key(|id| matched.get(id).copied().flatten())
+            .ok_or_else(|| refused("there is no other voter".into()))
+    }
+
+    /// A hand-over to a node that lags leaves the group without a leader for seconds: first wait for it.
+    async fn hand_over(&self, to: u64) -> Result<u64, Rejected> {
+        let mut leadership = self.leadership.clone();
+        self.wait_for_log(to).await?;
+        self.raft
+            .trigger()
+            .transfer_leader(to)
+            .await
+            .map_err(|_| Rejected::new(Reason::Stopping, "the node is stopping"))?;
+        let other = leadership.wait_for(|now| matches!(now, Leadership::Follower(_)));
+        match tokio::time::timeout(TRANSFER, other).await {
+            Ok(Ok(now)) => match &*now {
+                Leadership::Follower(leader) => Ok(leader.id),
+                _ => unreachable!("wait_for returns what it waited for"),
+            },
+            _ => Err(refused(format!("node {to} did not take over in {TRANSFER:?}; hint: try again"))),
+        }
+    }
+
+    fn failed(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Rejected {
+        let term = self.raft.server_metrics().borrow_watched().vote.leader_id.term;
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+                forward_rejection(&forward, term)
+            }
+            RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
+                let message = "the leader changed; hint: the next one finishes what was begun, call again";
+                Rejected::new(Reason::CommitUnknown, message)
+            }
+            RaftError::APIError(error) => refused(error.to_string()),
+            RaftError::Fatal(_) => Rejected::new(Reason::Stopping, "the node is stopping"),
+        }
+    }
+}
+
+fn voters(membership: &Membership) -> Vec<u64> {
+    membership.voter_ids().collect::<BTreeSet<u64>>().into_iter().collect()
+}
+
+fn is_voter(membership: &Membership, id: u64) -> bool {
+    membership.voter_ids().any(|voter| voter == id)
+}
+
+fn is_joint(membership: &Membership) -> bool {
+    membership.get_joint_config().len() > 1
+}
+
+fn refused(message: String) -> Rejected {
+    Rejected::new(Reason::Membership, message)
+}
+
+fn no_leader() -> Rejected {
+    Rejected::new(Reason::NoLeader, "this node leads no longer; hint: try again")
+}

@@ -1,0 +1,100 @@
+//! Records of what operators did (kind 15), written by the node that was asked, before it does it.
+
+use bytes::Bytes;
+use indelible_core::{Kind, ProducerId};
+use indelible_proto::reason::{Reason, Rejected};
+use indelible_proto::v1;
+use prost::Message;
+use sha3::{Digest, Sha3_256};
+use tokio::sync::Mutex;
+
+use super::batcher::{Append, Batcher, Open};
+
+/// Times that a record is tried when another opening of this node's producer got in between.
+const TRIES: usize = 3;
+
+/// This node's own producer.
+pub struct Operations {
+    node_id: u64,
+    producer: ProducerId,
+    batcher: Batcher,
+    /// Epoch and next seq, once opened. Held while a record is written: one at a time.
+    opened: Mutex<Option<(u64, u64)>>,
+}
+
+impl Operations {
+    /// The producer id follows from the node's key, so that it is the same after every restart.
+    pub fn new(node_id: u64, public_key: &[u8; 32], batcher: Batcher) -> Self {
+        let mut hasher = Sha3_256::new();
+        hasher.update(b"indelible/node/");
+        hasher.update(public_key);
+        let digest: [u8; 32] = hasher.finalize().into();
+        let producer = ProducerId::from_slice(&digest[..16]).expect("16 of 32 bytes");
+        Operations { node_id, producer, batcher, opened: Mutex::new(None) }
+    }
+
+    /// Records an operation. Returns when it is in the trail.
+    pub async fn record(
+        &self,
+        action: &str,
+        detail: String,
+        reason: String,
+        principal: &str,
+    ) -> Result<(), Rejected> {
+        let operation = v1::Operation {
+            action: action.into(),
+            principal: principal.into(),
+            detail,
+            reason,
+            node_id: self.node_id,
+        };
+        let event = Bytes::from(operation.encode_to_vec());
+        let mut opened = self.opened.lock().await;
+        let mut last = Rejected::new(Reason::Busy, "the operation could not be recorded");
+        for _ in 0..TRIES {
+            let (epoch, seq) = match *opened {
+                Some(opened) => opened,
+                None => self.open().await?,
+            };
+            *opened = Some((epoch, seq));
+            match self.append(epoch, seq, event.clone()).await {
+                Ok(()) => {
+                    *opened = Some((epoch, seq + 1));
+                    return Ok(());
+                }
+                Err(rejected) => {
+                    *opened = None;
+                    match rejected.reason {
+                        Reason::ProducerFenced | Reason::SeqGap | Reason::SeqConflict => last = rejected,
+                        _ => return Err(rejected),
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn append(&self, epoch: u64, seq: u64, event: Bytes) -> Result<(), Rejected> {
+        let append = Append {
+            producer: self.producer,
+            epoch,
+            first_seq: seq,
+            kind: Kind::Operation,
+            retention_class: 0,
+            events: vec![event],
+        };
+        self.batcher.append(append).await.map(drop)
+    }
+
+    async fn open(&self) -> Result<(u64, u64), Rejected> {
+        let open = Open {
+            producer: self.producer,
+            name: format!("node {}", self.node_id),
+            public_key: Bytes::new(),
+            principal: format!("node {}", self.node_id),
+            authentication: "self".into(),
+        };
+        let opened = self.batcher.open(open).await?;
+        Ok((opened.epoch, opened.last_seq + 1))
+    }
+}

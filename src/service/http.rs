@@ -1,0 +1,85 @@
+//! Probes for load balancers and orchestrators, and metrics.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use indelible_proto::v1;
+use serde_json::{Value, json};
+
+use super::metrics::Metrics;
+use crate::node::Node;
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Shared {
+    node: Arc<Node>,
+    metrics: Arc<Metrics>,
+}
+
+/// All paths of the HTTP port.
+pub fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/leader", get(leader))
+        .route("/replica", get(replica))
+        .route("/metrics", get(metrics_text))
+        .with_state(Shared { node, metrics })
+}
+
+type Probe = (StatusCode, [(axum::http::HeaderName, &'static str); 1], String);
+
+fn probe(ok: bool, body: &Value) -> Probe {
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [(CONTENT_TYPE, "application/json")], format!("{body}\n"))
+}
+
+/// The process runs.
+async fn livez() -> Probe {
+    probe(true, &json!({ "live": true }))
+}
+
+/// The node serves: it knows a leader, is not far behind, and nobody refuses it.
+async fn readyz(State(shared): State<Shared>) -> Probe {
+    let view = shared.node.view();
+    let refused = shared.node.peers.refused();
+    let serving = matches!(
+        view.state(),
+        v1::ServingState::Serving | v1::ServingState::ReadOnly
+    );
+    let ready = serving && refused.is_none();
+    let body = json!({
+        "ready": ready,
+        "state": view.state().as_str_name().trim_start_matches("SERVING_STATE_").to_lowercase(),
+        "leader": view.leader_id,
+        "refused": refused,
+    });
+    probe(ready, &body)
+}
+
+/// The node leads, and a majority has said so within its lease.
+async fn leader(State(shared): State<Shared>) -> Probe {
+    let view = shared.node.view();
+    let lease = shared.node.config.raft.election_timeout_max_ms;
+    let fresh = view.quorum_ack_age_ms.is_some_and(|age| u64::from(age) < lease);
+    let leads = view.role() == v1::Role::Leader && fresh;
+    probe(leads, &json!({ "leader": leads, "leader_id": view.leader_id, "term": view.term }))
+}
+
+/// The node follows and serves reads.
+async fn replica(State(shared): State<Shared>) -> Probe {
+    let view = shared.node.view();
+    let follows = view.role() == v1::Role::Follower && view.state() == v1::ServingState::Serving;
+    let body = json!({ "replica": follows, "leader_id": view.leader_id, "tree_size": view.tree_size });
+    probe(follows, &body)
+}
+
+async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], shared.metrics.text(&shared.node))
+}

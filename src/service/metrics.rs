@@ -1,0 +1,123 @@
+//! What a node counts, in the Prometheus text format.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use indelible_proto::reason::Reason;
+use indelible_proto::v1;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::node::Node;
+
+type Level = Gauge<u64, AtomicU64>;
+
+/// Counters, and gauges that are read off the node when somebody asks.
+pub struct Metrics {
+    registry: Registry,
+    append_events: Counter,
+    append_seconds: Histogram,
+    rejections: Family<Vec<(&'static str, &'static str)>, Counter>,
+    reads: Counter,
+    gauges: Gauges,
+}
+
+#[derive(Default)]
+struct Gauges {
+    leader: Level,
+    term: Level,
+    applied_index: Level,
+    committed_index: Level,
+    tree_size: Level,
+    producers: Level,
+    log_bytes: Level,
+    log_segments: Level,
+    cache_bytes: Level,
+    waiting_bytes: Level,
+    read_only: Level,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("indelible");
+        let append_events = Counter::default();
+        let append_seconds = Histogram::new(exponential_buckets(0.000_25, 2.0, 14));
+        let rejections = Family::default();
+        let reads = Counter::default();
+        let gauges = Gauges::default();
+        registry.register("append_events", "Events acknowledged by this node", append_events.clone());
+        registry.register_with_unit(
+            "append",
+            "Time from request to acknowledgement",
+            Unit::Seconds,
+            append_seconds.clone(),
+        );
+        registry.register("rejections", "Requests refused, by reason", rejections.clone());
+        registry.register("reads", "Reads begun", reads.clone());
+        let levels = [
+            ("leader", "1 if this node leads", &gauges.leader),
+            ("term", "Raft term", &gauges.term),
+            ("applied_index", "Last applied log index", &gauges.applied_index),
+            ("committed_index", "Last committed log index", &gauges.committed_index),
+            ("tree_size", "Leaves of the trail", &gauges.tree_size),
+            ("producers", "Producers known", &gauges.producers),
+            ("log_bytes", "Bytes in segments", &gauges.log_bytes),
+            ("log_segments", "Segment files", &gauges.log_segments),
+            ("log_cache_bytes", "Entries in memory, in bytes", &gauges.cache_bytes),
+            ("append_waiting_bytes", "Appends waiting, in bytes", &gauges.waiting_bytes),
+            ("read_only", "1 if the disk is nearly full", &gauges.read_only),
+        ];
+        for (name, help, level) in levels {
+            registry.register(name, help, level.clone());
+        }
+        Metrics { registry, append_events, append_seconds, rejections, reads, gauges }
+    }
+
+    /// Notes an acknowledged request.
+    pub fn appended(&self, events: u64, took: Duration) {
+        self.append_events.inc_by(events);
+        self.append_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Notes a refused request.
+    pub fn rejected(&self, reason: Reason) {
+        self.rejections.get_or_create(&vec![("reason", reason.name())]).inc();
+    }
+
+    /// Notes a read.
+    pub fn read(&self) {
+        self.reads.inc();
+    }
+
+    /// Everything, as text.
+    pub fn text(&self, node: &Node) -> String {
+        let view = node.view();
+        let sizes = node.log.sizes();
+        let gauges = &self.gauges;
+        gauges.leader.set(u64::from(view.role() == v1::Role::Leader));
+        gauges.term.set(view.term);
+        gauges.applied_index.set(view.applied_index);
+        gauges.committed_index.set(view.committed_index);
+        gauges.tree_size.set(view.tree_size);
+        gauges.producers.set(node.ledger.producers() as u64);
+        gauges.log_bytes.set(sizes.bytes);
+        gauges.log_segments.set(sizes.segments as u64);
+        gauges.cache_bytes.set(sizes.cache_bytes as u64);
+        gauges.waiting_bytes.set(node.batcher.waiting_bytes() as u64);
+        gauges.read_only.set(u64::from(*node.read_only.borrow()));
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        text
+    }
+}
