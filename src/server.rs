@@ -212,9 +212,7 @@ async fn raft_failed(node: &Node) -> ServeError {
     }
 }
 
-fn transport_error(
-    ended: Result<Result<(), String>, tokio::task::JoinError>,
-) -> ServeError {
+fn transport_error(ended: Result<Result<(), String>, tokio::task::JoinError>) -> ServeError {
     ServeError::Transport(match ended {
         Ok(Ok(())) => "a socket was closed".into(),
         Ok(Err(error)) => error,

@@ -87,9 +87,7 @@ impl NodeConfig {
         {
             config.data_dir = folder.join(&config.data_dir);
         }
-        config
-            .check()
-            .map_err(|what| ConfigError::Invalid { path: path.to_owned(), what })?;
+        config.check().map_err(|what| ConfigError::Invalid { path: path.to_owned(), what })?;
         Ok(config)
     }
 
@@ -123,7 +121,11 @@ pub fn check_address(address: &str) -> Result<(), String> {
         return Err(format!("{} bytes, the limit is {}", address.len(), limits::NAME_BYTES_MAX));
     }
     match address.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        Some((host, port))
+            if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) =>
+        {
+            Ok(())
+        }
         _ => Err("not host:port; hint: for example 127.0.0.1:7101".into()),
     }
 }

@@ -29,11 +29,7 @@ pub fn answer_later(
 }
 
 /// The receipts of events that are all recorded. Compares every event with the stored record through its salt.
-pub fn receipts(
-    ledger: &Ledger,
-    append: &Append,
-    fresh_from: u64,
-) -> Result<Appended, Rejected> {
+pub fn receipts(ledger: &Ledger, append: &Append, fresh_from: u64) -> Result<Appended, Rejected> {
     let seqs = append.first_seq..append.end_seq();
     let mut found = Found::default();
     for run in ledger.runs(&append.producer, seqs).map_err(|error| failed(&error))? {

@@ -61,7 +61,9 @@ pub fn forward_rejection(forward: &ForwardToLeader<TypeConfig>, term: u64) -> Re
             "the leader has not heard from a majority; hint: try again, on another node first",
         ),
         (ForwardReason::NotLeader, Some(_)) => (Reason::NotLeader, "another node leads"),
-        (ForwardReason::NotLeader, None) => (Reason::NoLeader, "no leader is known; hint: try again"),
+        (ForwardReason::NotLeader, None) => {
+            (Reason::NoLeader, "no leader is known; hint: try again")
+        }
     };
     let rejected = Rejected::new(reason, message);
     match hint {
@@ -96,7 +98,8 @@ pub async fn watch(
             (true, _) => {
                 let leader = state.vote.leader_id;
                 let applied = head.borrow_and_update().applied_id;
-                let ready = applied.is_some_and(|id| (id.term, id.leader) == (leader.term, leader.node_id));
+                let ready =
+                    applied.is_some_and(|id| (id.term, id.leader) == (leader.term, leader.node_id));
                 if ready { Leadership::Ready(leader) } else { Leadership::Preparing(leader) }
             }
             (false, Some(id)) if id != state.id => {

@@ -64,7 +64,8 @@ impl MembershipChanges {
             None => self.check_new(&membership, id, &peer)?,
         }
         if membership.get_node(&id).is_none() {
-            let detail = format!("node {id} at {}, key {}", peer.raft_addr, hex::encode(peer.public_key));
+            let detail =
+                format!("node {id} at {}, key {}", peer.raft_addr, hex::encode(peer.public_key));
             self.operations.record("add-node", detail, reason, "none").await?;
             self.raft.add_learner(id, peer, false).await.map_err(|error| self.failed(error))?;
         }
@@ -129,16 +130,16 @@ impl MembershipChanges {
     pub async fn finish_joint(self: Arc<Self>) {
         let mut leadership = self.leadership.clone();
         loop {
-            let ready = leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await;
-            if ready.is_err() {
+            if leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await.is_err() {
                 return;
             }
-            drop(ready);
             if is_joint(&self.membership()) {
                 let _one = self.changing.lock().await;
                 if is_joint(&self.membership()) {
                     tracing::info!("finishing the membership change of an earlier leader");
-                    if let Err(error) = self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
+                    if let Err(error) =
+                        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await
+                    {
                         tracing::warn!(%error, "cannot finish the membership change yet");
                     }
                 }
@@ -176,10 +177,14 @@ impl MembershipChanges {
             )));
         }
         if membership.nodes().count() >= MEMBERS_MAX {
-            return Err(refused(format!("the group has {MEMBERS_MAX} members, which is the limit")));
+            return Err(refused(format!(
+                "the group has {MEMBERS_MAX} members, which is the limit"
+            )));
         }
         if is_joint(membership) {
-            return Err(refused("another membership change is not finished; hint: try again".into()));
+            return Err(refused(
+                "another membership change is not finished; hint: try again".into(),
+            ));
         }
         let addresses = [
             ("client_addr", &peer.client_addr),
@@ -267,7 +272,9 @@ impl MembershipChanges {
                 Leadership::Follower(leader) => Ok(leader.id),
                 _ => unreachable!("wait_for returns what it waited for"),
             },
-            _ => Err(refused(format!("node {to} did not take over in {TRANSFER:?}; hint: try again"))),
+            _ => Err(refused(format!(
+                "node {to} did not take over in {TRANSFER:?}; hint: try again"
+            ))),
         }
     }
 
@@ -278,7 +285,8 @@ impl MembershipChanges {
                 forward_rejection(&forward, term)
             }
             RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
-                let message = "the leader changed; hint: the next one finishes what was begun, call again";
+                let message =
+                    "the leader changed; hint: the next one finishes what was begun, call again";
                 Rejected::new(Reason::CommitUnknown, message)
             }
             RaftError::APIError(error) => refused(error.to_string()),

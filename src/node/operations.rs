@@ -65,7 +65,9 @@ impl Operations {
                 Err(rejected) => {
                     *opened = None;
                     match rejected.reason {
-                        Reason::ProducerFenced | Reason::SeqGap | Reason::SeqConflict => last = rejected,
+                        Reason::ProducerFenced | Reason::SeqGap | Reason::SeqConflict => {
+                            last = rejected
+                        }
                         _ => return Err(rejected),
                     }
                 }

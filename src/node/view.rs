@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use indelible_proto::v1;
-use openraft::async_runtime::WatchReceiver as _;
+use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::{RaftMetrics, ServerState};
 
 use super::start::Node;

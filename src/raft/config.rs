@@ -27,7 +27,10 @@ impl Default for RaftTimeouts {
 }
 
 /// openraft's configuration: no purge and no snapshot ever, pre-vote on, a restarted leader is elected anew.
-pub fn openraft_config(cluster_name: String, timeouts: &RaftTimeouts) -> Result<Config, ConfigError> {
+pub fn openraft_config(
+    cluster_name: String,
+    timeouts: &RaftTimeouts,
+) -> Result<Config, ConfigError> {
     Config {
         cluster_name,
         heartbeat_interval: timeouts.heartbeat_ms,
@@ -35,7 +38,9 @@ pub fn openraft_config(cluster_name: String, timeouts: &RaftTimeouts) -> Result<
         election_timeout_min: timeouts.election_timeout_min_ms,
         election_timeout_max: timeouts.election_timeout_max_ms,
         // Without it a partition that leaves a bridge node can keep a useless leader (openraft #2080).
-        quorum_loss_probe_interval: Some(timeouts.election_timeout_max_ms * 2 + timeouts.heartbeat_ms),
+        quorum_loss_probe_interval: Some(
+            timeouts.election_timeout_max_ms * 2 + timeouts.heartbeat_ms,
+        ),
         enable_pre_vote: Some(true),
         // A restarted leader has no proof that it still leads.
         enable_leader_restore: Some(false),

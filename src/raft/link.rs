@@ -17,7 +17,7 @@ use super::peers::Peers;
 /// Metadata key of the session that a handshake gave out.
 pub(super) const SESSION_KEY: &str = "indelible-session-bin";
 /// HTTP/2 windows: several replication requests must fit, or the pipeline stalls on a round trip.
-pub(super) const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]

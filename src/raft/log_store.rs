@@ -39,10 +39,7 @@ impl LogStore {
                     .map_err(io::Error::other)?
             }
         };
-        entries
-            .into_iter()
-            .map(|entry| Entry::from_log(entry).map_err(io::Error::other))
-            .collect()
+        entries.into_iter().map(|entry| Entry::from_log(entry).map_err(io::Error::other)).collect()
     }
 
     /// The part of a range that the log has.
@@ -92,14 +89,16 @@ impl RaftLogReader<TypeConfig> for LogStore {
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
         let (start, end) = self.clamp(&range);
-        let parts = futures_util::stream::try_unfold(start, move |start| async move {
-            if start >= end {
-                return Ok(None);
-            }
-            let part = self.read(start, end, REPLICATION_BYTES_MAX).await?;
-            let next = start + part.len() as u64;
-            Ok::<_, io::Error>(Some((part, next)))
-        });
+        let store = self.clone();
+        let parts =
+            futures_util::stream::try_unfold((store, start), move |(store, start)| async move {
+                if start >= end {
+                    return Ok(None);
+                }
+                let part = store.read(start, end, REPLICATION_BYTES_MAX).await?;
+                let next = start + part.len() as u64;
+                Ok::<_, io::Error>(Some((part, (store, next))))
+            });
         parts.flat_map(|part| {
             let items = match part {
                 Ok(entries) => entries.into_iter().map(Ok).collect::<Vec<_>>(),
@@ -189,4 +188,3 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Err(io::Error::other(format!("refused to purge the trail up to {}", entry_id(&upto).index)))
     }
 }
-

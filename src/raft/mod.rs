@@ -16,7 +16,7 @@ pub mod peers;
 pub mod service;
 pub mod state_machine;
 pub mod types;
-mod verify;
+pub mod verify;
 mod wire;
 
 pub use config::RaftTimeouts;

@@ -146,7 +146,8 @@ impl NetVote<TypeConfig> for PeerClient {
                 client.vote(request).await
             })
             .await?;
-        wire::vote_response_from_pb(answer).map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
+        wire::vote_response_from_pb(answer)
+            .map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
     }
 
     async fn pre_vote(
@@ -161,7 +162,8 @@ impl NetVote<TypeConfig> for PeerClient {
                 client.pre_vote(request).await
             })
             .await?;
-        wire::vote_response_from_pb(answer).map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
+        wire::vote_response_from_pb(answer)
+            .map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
     }
 }
 
@@ -207,7 +209,8 @@ impl NetSnapshot<TypeConfig> for PeerClient {
 
 impl NetBackoff<TypeConfig> for PeerClient {
     fn backoff(&self) -> Option<Backoff> {
-        let waits = std::iter::successors(Some(BACKOFF_MIN), |wait| Some((*wait * 2).min(BACKOFF_MAX)));
+        let waits =
+            std::iter::successors(Some(BACKOFF_MIN), |wait| Some((*wait * 2).min(BACKOFF_MAX)));
         Some(Backoff::new(waits))
     }
 }
@@ -244,8 +247,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
 }
 
 /// What openraft gets back from an append stream.
-type AnswerStream<'s> =
-    BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+type AnswerStream<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
 
 /// What is on the way: bounds the bytes, and knows since when an answer is due.
 struct Window {
@@ -262,7 +264,8 @@ impl Default for Window {
 
 impl Window {
     async fn send(&self, bytes: usize) {
-        let bytes = u32::try_from(bytes.min(IN_FLIGHT_BYTES_MAX)).expect("the window is below 4 GiB");
+        let bytes =
+            u32::try_from(bytes.min(IN_FLIGHT_BYTES_MAX)).expect("the window is below 4 GiB");
         self.space.acquire_many(bytes).await.expect("the window is never closed").forget();
         self.lock().push_back((Instant::now(), bytes));
     }
@@ -357,7 +360,8 @@ impl<'s> Answers<'s> {
             match tokio::time::timeout_at(due, self.answers.message()).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => return Err(self.stream_failed(&status).await),
-                Err(_) if self.window.oldest().is_none_or(|sent| sent + timeout > Instant::now()) => {}
+                Err(_)
+                    if self.window.oldest().is_none_or(|sent| sent + timeout > Instant::now()) => {}
                 Err(_) => {
                     let reason = format!("an append was not answered in {timeout:?}");
                     return Err(unreachable(self.client.link.unreachable(reason)));
@@ -396,4 +400,3 @@ pub fn unix_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
-

@@ -62,7 +62,9 @@ pub enum Refusal {
         known: u64,
     },
     /// It was removed from the group.
-    #[error("node {node} was removed from the group; hint: node ids are never reused, add it under a new id")]
+    #[error(
+        "node {node} was removed from the group; hint: node ids are never reused, add it under a new id"
+    )]
     Removed {
         /// The peer.
         node: u64,

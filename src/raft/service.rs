@@ -330,10 +330,8 @@ impl pb::raft_server::Raft for RaftService {
 }
 
 /// Why there is no read index.
-pub type ReadIndexError = openraft::errors::RaftError<
-    TypeConfig,
-    openraft::errors::LinearizableReadError<TypeConfig>,
->;
+pub type ReadIndexError =
+    openraft::errors::RaftError<TypeConfig, openraft::errors::LinearizableReadError<TypeConfig>>;
 
 /// On the leader: an entry that covers everything acknowledged before this call, confirmed by a majority after it.
 pub async fn read_index(raft: &Raft, timeout: Duration) -> Result<LogId, ReadIndexError> {

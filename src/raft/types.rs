@@ -168,9 +168,7 @@ impl Entry {
     pub fn from_log(entry: LogEntry) -> Result<Entry, membership::MembershipError> {
         let payload = match entry.kind {
             EntryKind::Blank => Payload::Blank,
-            EntryKind::Batch => {
-                Payload::Batch(BatchPayload { head: entry.head, body: entry.body })
-            }
+            EntryKind::Batch => Payload::Batch(BatchPayload { head: entry.head, body: entry.body }),
             EntryKind::Membership => {
                 let membership = membership::decode(&entry.head)?;
                 Payload::Membership(Arc::new((membership, entry.head)))
@@ -182,11 +180,7 @@ impl Entry {
 
 /// Our name for an entry, from openraft's.
 pub fn entry_id(log_id: &LogId) -> EntryId {
-    EntryId {
-        index: log_id.index,
-        term: log_id.leader_id.term,
-        leader: log_id.leader_id.node_id,
-    }
+    EntryId { index: log_id.index, term: log_id.leader_id.term, leader: log_id.leader_id.node_id }
 }
 
 /// openraft's name for an entry, from ours.

@@ -163,8 +163,10 @@ fn size_or_current(size: u64, head: &Head) -> Result<u64, Rejected> {
         0 => Ok(head.tree_size),
         size if size <= head.tree_size => Ok(size),
         size => {
-            let message =
-                format!("tree size {size}, this node has {}; hint: ask another node", head.tree_size);
+            let message = format!(
+                "tree size {size}, this node has {}; hint: ask another node",
+                head.tree_size
+            );
             Err(Rejected::new(Reason::StaleReplica, message))
         }
     }
@@ -196,7 +198,8 @@ impl AuditLog for AuditLogService {
         request: Request<v1::AppendRequest>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
         let began = Instant::now();
-        let appended = self.try_append(request.into_inner()).await.map_err(|why| self.refuse(why))?;
+        let appended =
+            self.try_append(request.into_inner()).await.map_err(|why| self.refuse(why))?;
         let events = appended.runs.iter().map(|run| u64::from(run.count)).sum();
         self.metrics.appended(events, began.elapsed());
         let runs = appended

@@ -70,7 +70,10 @@ pub fn open(request: v1::OpenProducerRequest, caller: Caller) -> Result<Open, Re
         return Err(too_large("bytes in name", request.name.len(), NAME_BYTES_MAX));
     }
     if !matches!(request.public_key.len(), 0 | 32) {
-        return Err(invalid(format!("public_key of {} bytes, not 0 or 32", request.public_key.len())));
+        return Err(invalid(format!(
+            "public_key of {} bytes, not 0 or 32",
+            request.public_key.len()
+        )));
     }
     Ok(Open {
         producer: producer_id(&request.producer_id)?,
@@ -105,7 +108,9 @@ pub fn reason_text(reason: String) -> Result<String, Rejected> {
 fn producer_id(bytes: &[u8]) -> Result<ProducerId, Rejected> {
     match ProducerId::from_slice(bytes) {
         Some(id) if id != ProducerId::default() => Ok(id),
-        Some(_) => Err(invalid("producer_id is all zero; hint: 16 random bytes, kept for its life")),
+        Some(_) => {
+            Err(invalid("producer_id is all zero; hint: 16 random bytes, kept for its life"))
+        }
         None => Err(invalid(format!("producer_id of {} bytes, not 16", bytes.len()))),
     }
 }

@@ -48,10 +48,7 @@ async fn livez() -> Probe {
 async fn readyz(State(shared): State<Shared>) -> Probe {
     let view = shared.node.view();
     let refused = shared.node.peers.refused();
-    let serving = matches!(
-        view.state(),
-        v1::ServingState::Serving | v1::ServingState::ReadOnly
-    );
+    let serving = matches!(view.state(), v1::ServingState::Serving | v1::ServingState::ReadOnly);
     let ready = serving && refused.is_none();
     let body = json!({
         "ready": ready,
@@ -75,7 +72,8 @@ async fn leader(State(shared): State<Shared>) -> Probe {
 async fn replica(State(shared): State<Shared>) -> Probe {
     let view = shared.node.view();
     let follows = view.role() == v1::Role::Follower && view.state() == v1::ServingState::Serving;
-    let body = json!({ "replica": follows, "leader_id": view.leader_id, "tree_size": view.tree_size });
+    let body =
+        json!({ "replica": follows, "leader_id": view.leader_id, "tree_size": view.tree_size });
     probe(follows, &body)
 }
 

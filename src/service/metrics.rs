@@ -56,7 +56,11 @@ impl Metrics {
         let rejections = Family::default();
         let reads = Counter::default();
         let gauges = Gauges::default();
-        registry.register("append_events", "Events acknowledged by this node", append_events.clone());
+        registry.register(
+            "append_events",
+            "Events acknowledged by this node",
+            append_events.clone(),
+        );
         registry.register_with_unit(
             "append",
             "Time from request to acknowledgement",

@@ -10,6 +10,7 @@ use indelible_proto::reason::{Reason, Rejected, key};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
 
 /// Wraps a service; see the module.
 #[derive(Debug, Clone)]
@@ -22,6 +23,10 @@ impl<S> Oversize<S> {
     pub fn new(inner: S) -> Self {
         Oversize { inner }
     }
+}
+
+impl<S: NamedService> NamedService for Oversize<S> {
+    const NAME: &'static str = S::NAME;
 }
 
 /// gRPC code OUT_OF_RANGE, which tonic uses for this; no handler of ours does.

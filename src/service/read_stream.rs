@@ -47,7 +47,8 @@ impl ReadStream {
         if self.end.is_some_and(|end| self.next >= end) {
             return Ok(None);
         }
-        let stopping = || Rejected::new(Reason::Stopping, "the node is stopping; hint: read on from another");
+        let stopping =
+            || Rejected::new(Reason::Stopping, "the node is stopping; hint: read on from another");
         let next = self.next;
         let size = tokio::select! {
             head = self.head.wait_for(|head| head.tree_size > next) => {

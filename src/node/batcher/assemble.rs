@@ -41,7 +41,12 @@ pub(super) enum PartOf {
         /// Held until the answer is sent.
         permit: OwnedSemaphorePermit,
     },
-    Open { open: Open, epoch: u64, known: bool, reply: Reply<Opened> },
+    Open {
+        open: Open,
+        epoch: u64,
+        known: bool,
+        reply: Reply<Opened>,
+    },
 }
 
 /// An entry that is ready to be proposed.
@@ -119,7 +124,14 @@ impl Draft {
         Proposal { payload, parts: self.parts, producers: self.producers }
     }
 
-    fn push_record(&mut self, kind: Kind, retention_class: u16, opened: u64, seq: u64, event: &[u8]) {
+    fn push_record(
+        &mut self,
+        kind: Kind,
+        retention_class: u16,
+        opened: u64,
+        seq: u64,
+        event: &[u8],
+    ) {
         let salt = Salt(rand::random());
         let leaf = Leaf {
             kind,

@@ -188,8 +188,11 @@ impl Batcher {
     /// Records a batch of events, or finds them recorded.
     pub async fn append(&self, append: Append) -> Result<Appended, Rejected> {
         if *self.read_only.borrow() {
-            let message = "the leader's disk is nearly full; hint: free space, or wait for another leader";
-            return Err(Rejected::new(Reason::ReadOnly, message).retry_after(Duration::from_secs(1)));
+            let message =
+                "the leader's disk is nearly full; hint: free space, or wait for another leader";
+            return Err(
+                Rejected::new(Reason::ReadOnly, message).retry_after(Duration::from_secs(1))
+            );
         }
         let bytes = u32::try_from(append.bytes()).expect("the edge limits a request");
         let permit = self.admission.clone().try_acquire_many_owned(bytes).map_err(|_| busy())?;
@@ -234,6 +237,7 @@ fn busy() -> Rejected {
 
 /// The events may or may not be in the trail.
 fn unknown(why: &str) -> Rejected {
-    let message = format!("outcome unknown: {why}; hint: send the same seq again, it is recorded once");
+    let message =
+        format!("outcome unknown: {why}; hint: send the same seq again, it is recorded once");
     Rejected::new(Reason::CommitUnknown, message)
 }

@@ -214,7 +214,8 @@ impl Run {
     async fn propose(&mut self, draft: Draft, leader: LeaderId) {
         let proposal = draft.finish();
         let (responder, _committed, completed) = ProgressResponder::new();
-        let write = self.raft.write(proposal.payload.clone()).responder(responder).with_leader(leader);
+        let write =
+            self.raft.write(proposal.payload.clone()).responder(responder).with_leader(leader);
         // If openraft has stopped, `completed` says so too: the answers are made in one place.
         if let Err(fatal) = write.await {
             tracing::error!(%fatal, "cannot propose");

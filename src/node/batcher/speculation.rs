@@ -96,8 +96,7 @@ impl Speculation {
 
     /// Notes that an opening is on the way: nothing else of the producer is proposed until it is applied.
     pub(super) fn opening(&mut self, producer: ProducerId) {
-        let guess =
-            Guess { opened: 0, epoch: 0, next_seq: 0, outstanding: 1, stalled: true };
+        let guess = Guess { opened: 0, epoch: 0, next_seq: 0, outstanding: 1, stalled: true };
         let before = self.producers.insert(producer, guess);
         assert!(before.is_none(), "an opening waits for what is on the way");
     }
@@ -140,7 +139,8 @@ pub(super) fn fenced(theirs: u64, current: u64) -> Rejected {
 
 /// Earlier events are missing.
 pub(super) fn gap(first_seq: u64, expected: u64) -> Rejected {
-    let message =
-        format!("seq {first_seq} is not the next one, which is {expected}; hint: send from {expected}");
+    let message = format!(
+        "seq {first_seq} is not the next one, which is {expected}; hint: send from {expected}"
+    );
     Rejected::new(Reason::SeqGap, message).with(key::EXPECTED, expected)
 }
