@@ -1,0 +1,138 @@
+//! `indelible init`: makes a trail, and the folders of its first nodes.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indelible_core::TrailId;
+use indelible_core::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+
+use crate::disk::create_folders;
+use crate::node::NodeConfig;
+use crate::storage::identity::{Genesis, GenesisNode, Identity};
+
+/// Makes a trail: its id, its origin, and an identity in the data folder of each of its first nodes.
+///
+/// The nodes get the ids 1, 2, 3, ... in the order of their configuration files. Run it once, on one machine, and move
+/// each data folder to its node by a safe way: it holds the node's secret key.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// Configuration files of the first nodes, an odd number of them.
+    #[arg(value_name = "CONFIG", required = true)]
+    configs: Vec<PathBuf>,
+    /// Name of the trail in checkpoints: a schema-less URL that nobody else uses, such as log.example.com/audit.
+    #[arg(long)]
+    origin: Option<String>,
+    /// Size at which segments close, in bytes. The same for ever, on every node.
+    #[arg(long, default_value_t = SEGMENT_BYTES_DEFAULT)]
+    segment_bytes: u64,
+}
+
+impl Init {
+    /// Refuses, before it writes anything, if one of the folders is taken.
+    pub fn run(self, json: bool) -> anyhow::Result<ExitCode> {
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
+            bail!(
+                "--segment-bytes {} is not between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}",
+                self.segment_bytes
+            );
+        }
+        if self.configs.len().is_multiple_of(2) {
+            bail!(
+                "{} nodes tolerate no more failures than {}; hint: give an odd number of configurations",
+                self.configs.len(),
+                self.configs.len() - 1
+            );
+        }
+        let configs = self
+            .configs
+            .iter()
+            .map(|path| NodeConfig::load(path))
+            .collect::<Result<Vec<_>, _>>()?;
+        let trail_id = TrailId(rand::random());
+        let origin = self.origin.unwrap_or_else(|| format!("indelible.local/{trail_id}"));
+        check_origin(&origin)?;
+        let identities: Vec<Identity> = (1..)
+            .zip(&configs)
+            .map(|(node_id, _)| new_identity(node_id, trail_id, &origin, self.segment_bytes))
+            .collect();
+        let nodes = identities.iter().zip(&configs).map(|(identity, config)| genesis_node(identity, config));
+        let genesis = Genesis { trail_id, nodes: nodes.collect() };
+        for config in &configs {
+            check_unused(&config.data_dir)?;
+        }
+        for (identity, config) in identities.iter().zip(&configs) {
+            create_folders(&config.data_dir)?;
+            Genesis::write_new(&config.data_dir, &genesis)
+                .with_context(|| format!("write genesis in {}", config.data_dir.display()))?;
+            Identity::write_new(&config.data_dir, identity)
+                .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
+        }
+        report(json, &origin, &identities, &configs);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A fresh identity with a key from the operating system's random source.
+pub fn new_identity(node_id: u64, trail_id: TrailId, origin: &str, segment_bytes: u64) -> Identity {
+    let secret_key: [u8; 32] = rand::random();
+    let public_key = ed25519_dalek::SigningKey::from_bytes(&secret_key).verifying_key().to_bytes();
+    Identity { node_id, trail_id, origin: origin.to_owned(), segment_bytes, secret_key, public_key }
+}
+
+/// A data folder that has an identity is taken, whatever else is in it.
+pub fn check_unused(dir: &Path) -> anyhow::Result<()> {
+    if dir.join("identity").exists() || dir.join("segments").exists() {
+        bail!(
+            "{} already holds a node; hint: an identity is never made anew. To begin another trail, choose another \
+             data_dir",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+/// As C2SP tlog-checkpoint wants an origin: not empty, no space, no plus sign.
+fn check_origin(origin: &str) -> anyhow::Result<()> {
+    let bad = |c: char| c.is_whitespace() || c.is_control() || c == '+';
+    if origin.is_empty() || origin.len() > 200 || origin.contains(bad) {
+        bail!(
+            "--origin {origin:?}: 1 to 200 bytes without spaces and plus signs; hint: log.example.com/audit"
+        );
+    }
+    Ok(())
+}
+
+fn genesis_node(identity: &Identity, config: &NodeConfig) -> GenesisNode {
+    GenesisNode {
+        id: identity.node_id,
+        client_addr: config.client_addr.clone(),
+        raft_addr: config.raft_addr.clone(),
+        http_addr: config.http_addr.clone(),
+        public_key: identity.public_key,
+    }
+}
+
+fn report(json: bool, origin: &str, identities: &[Identity], configs: &[NodeConfig]) {
+    if json {
+        let nodes: Vec<_> = identities
+            .iter()
+            .map(|id| serde_json::json!({"id": id.node_id, "public_key": hex::encode(id.public_key)}))
+            .collect();
+        let trail = identities.first().map(|id| id.trail_id.to_string());
+        println!("{}", serde_json::json!({"trail_id": trail, "origin": origin, "nodes": nodes}));
+        return;
+    }
+    println!("trail   {}", identities[0].trail_id);
+    println!("origin  {origin}");
+    for (identity, config) in identities.iter().zip(configs) {
+        println!(
+            "node {}  {}  key {}  in {}",
+            identity.node_id,
+            config.client_addr,
+            hex::encode(identity.public_key),
+            config.data_dir.display()
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! `indelible node-key`: gives a new node its identity.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use indelible_client::Client;
+use indelible_core::TrailId;
+
+use super::init::{check_unused, new_identity};
+use crate::disk::create_folders;
+use crate::node::NodeConfig;
+use crate::storage::identity::Identity;
+
+/// Makes the identity of a node that will join a running group, and prints the command that adds it.
+///
+/// Asks the group for its trail, its segment size and the next node id. If the folder has an identity already, prints
+/// that one.
+#[derive(Debug, Args)]
+pub struct NodeKey {
+    /// The new node's configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl NodeKey {
+    /// Refuses to replace an identity.
+    pub async fn run(self, client: impl Future<Output = anyhow::Result<Client>>, json: bool) -> anyhow::Result<ExitCode> {
+        let config = NodeConfig::load(&self.config)?;
+        let identity = if config.data_dir.join("identity").exists() {
+            Identity::read(&config.data_dir)?
+        } else {
+            let identity = make(&client.await?, &config).await?;
+            create_folders(&config.data_dir)?;
+            Identity::write_new(&config.data_dir, &identity)
+                .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
+            identity
+        };
+        report(json, &identity, &config);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn make(client: &Client, config: &NodeConfig) -> anyhow::Result<Identity> {
+    check_unused(&config.data_dir)?;
+    let statuses = client.status().await;
+    let view = statuses.into_iter().filter_map(|status| status.view.ok()).max_by_key(|view| view.term);
+    let Some(view) = view else { bail!("no node of the group answers; hint: --endpoints") };
+    let Some(trail_id) = TrailId::from_slice(&view.trail_id) else {
+        bail!("the group answers with a trail id of {} bytes", view.trail_id.len());
+    };
+    Ok(new_identity(view.next_node_id, trail_id, &view.origin, view.segment_bytes))
+}
+
+fn report(json: bool, identity: &Identity, config: &NodeConfig) {
+    let key = hex::encode(identity.public_key);
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "id": identity.node_id,
+                "trail_id": identity.trail_id.to_string(),
+                "public_key": key,
+                "client_addr": config.client_addr,
+                "raft_addr": config.raft_addr,
+                "http_addr": config.http_addr,
+            })
+        );
+        return;
+    }
+    println!("node {} of trail {}", identity.node_id, identity.trail_id);
+    println!("key  {key}");
+    println!();
+    println!("start it, then add it:");
+    println!(
+        "  indelible add-node --id {} --client-addr {} --raft-addr {} --http-addr {} --key {key}",
+        identity.node_id, config.client_addr, config.raft_addr, config.http_addr
+    );
+}

@@ -1,0 +1,65 @@
+//! `indelible serve`: runs a node.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::node::NodeConfig;
+use crate::server::{self, Listeners};
+
+/// Runs a node until it gets SIGTERM or SIGINT.
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The node's configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Also stop when standard input closes, so that a node does not outlive whoever started it.
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+}
+
+impl Serve {
+    /// Until the node stops.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = NodeConfig::load(&self.config)?;
+        abort_on_panic();
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+            let listeners = Listeners::bind(&config).await?;
+            let shutdown = shutdown(self.until_stdin_closes)?;
+            server::run(config, listeners, shutdown).await?;
+            Ok(ExitCode::SUCCESS)
+        })
+    }
+}
+
+/// A panic anywhere is a broken invariant: the process dies, and recovery computes what is true.
+fn abort_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+}
+
+/// Completes when the node is asked to stop.
+fn shutdown(until_stdin_closes: bool) -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        let stdin_closed = async {
+            if !until_stdin_closes {
+                std::future::pending::<()>().await;
+            }
+            let mut byte = [0];
+            while tokio::io::stdin().read(&mut byte).await.is_ok_and(|read| read > 0) {}
+        };
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("SIGINT"),
+            () = stdin_closed => tracing::info!("standard input closed"),
+        }
+    })
+}

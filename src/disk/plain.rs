@@ -1,0 +1,43 @@
+//! Small files that are not part of a trail: configuration, process information, logs of child processes.
+
+use std::fs;
+use std::path::Path;
+
+use super::DiskError;
+
+fn failed(operation: &'static str, path: &Path, source: std::io::Error) -> DiskError {
+    DiskError { operation, path: path.to_owned(), source }
+}
+
+/// A whole text file.
+pub fn read_text(path: &Path) -> Result<String, DiskError> {
+    fs::read_to_string(path).map_err(|source| failed("read", path, source))
+}
+
+/// Writes a whole text file; nothing of a trail, so nothing is synced.
+pub fn write_text(path: &Path, text: &str) -> Result<(), DiskError> {
+    fs::write(path, text).map_err(|source| failed("write", path, source))
+}
+
+/// Makes a folder and those above it.
+pub fn create_folders(path: &Path) -> Result<(), DiskError> {
+    fs::create_dir_all(path).map_err(|source| failed("create", path, source))
+}
+
+/// A file that a child process appends its output to.
+pub fn output_file(path: &Path) -> Result<fs::File, DiskError> {
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(|source| failed("open", path, source))
+}
+
+/// Names of the entries of a folder, in order.
+pub fn list(path: &Path) -> Result<Vec<String>, DiskError> {
+    let entries = fs::read_dir(path).map_err(|source| failed("list", path, source))?;
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
+}
