@@ -1,18 +1,42 @@
-//! A group of real processes on this machine in a temporary folder, for `demo` and `bench`.
+//! A group of real processes on this machine in a temporary folder, for `demo`, `bench` and
+//! the integration tests.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, bail};
+use rustix::process::{Pid, kill_process};
+pub use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::disk::{output_file, read_text, write_text};
+
+/// How to make a group.
+pub struct LocalOptions {
+    /// The `indelible` binary.
+    pub binary: PathBuf,
+    /// Nodes.
+    pub nodes: u64,
+    /// Segment size in bytes, if not the default.
+    pub segment_bytes: Option<u64>,
+    /// Appended to every configuration file.
+    pub config: String,
+}
+
+impl LocalOptions {
+    /// Three nodes with default settings, run by this very binary.
+    pub fn three() -> anyhow::Result<LocalOptions> {
+        let binary = std::env::current_exe().context("find this binary")?;
+        Ok(LocalOptions { binary, nodes: 3, segment_bytes: None, config: String::new() })
+    }
+}
 
 /// Killed, each process by its own pid, when dropped; the folder goes too.
 pub struct LocalCluster {
     /// In order of id, from 1.
     pub nodes: Vec<LocalNode>,
+    options: LocalOptions,
     dir: TempDir,
 }
 
@@ -22,31 +46,28 @@ pub struct LocalNode {
     pub id: u64,
     /// gRPC for clients.
     pub client_addr: String,
+    /// gRPC for peers.
+    pub raft_addr: String,
+    /// HTTP.
+    pub http_addr: String,
     /// Where it keeps everything.
     pub data_dir: PathBuf,
-    config: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
     log: PathBuf,
+    binary: PathBuf,
     child: Option<Child>,
 }
 
 impl LocalCluster {
-    /// Makes a trail and starts `count` nodes of it on free ports.
-    pub fn start(count: u64) -> anyhow::Result<LocalCluster> {
+    /// Makes a trail and starts its nodes on free ports.
+    pub fn start(options: LocalOptions) -> anyhow::Result<LocalCluster> {
         let dir = tempfile::Builder::new().prefix("indelible-").tempdir().context("make a folder")?;
-        let ports = free_ports(3 * count as usize)?;
-        let nodes = (1..=count)
-            .zip(ports.chunks_exact(3))
-            .map(|(id, ports)| LocalNode::configure(dir.path(), id, ports))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let init = Command::new(std::env::current_exe()?)
-            .arg("init")
-            .args(nodes.iter().map(|node| &node.config))
-            .output()
-            .context("run init")?;
-        if !init.status.success() {
-            bail!("init failed: {}", String::from_utf8_lossy(&init.stderr));
+        let mut cluster = LocalCluster { nodes: Vec::new(), options, dir };
+        for id in 1..=cluster.options.nodes {
+            cluster.configure(id)?;
         }
-        let mut cluster = LocalCluster { nodes, dir };
+        cluster.init()?;
         for node in &mut cluster.nodes {
             node.start()?;
         }
@@ -67,32 +88,50 @@ impl LocalCluster {
     pub fn node(&mut self, id: u64) -> anyhow::Result<&mut LocalNode> {
         self.nodes.iter_mut().find(|node| node.id == id).with_context(|| format!("find node {id}"))
     }
-}
 
-impl LocalNode {
-    fn configure(dir: &Path, id: u64, ports: &[u16]) -> anyhow::Result<LocalNode> {
+    /// Writes the configuration of one more node; it has no identity yet.
+    pub fn configure(&mut self, id: u64) -> anyhow::Result<&mut LocalNode> {
+        let dir = self.dir.path();
+        let ports = free_ports(3)?;
         let addr = |port: u16| format!("127.0.0.1:{port}");
         let node = LocalNode {
             id,
             client_addr: addr(ports[0]),
+            raft_addr: addr(ports[1]),
+            http_addr: addr(ports[2]),
             data_dir: dir.join(format!("node{id}")),
             config: dir.join(format!("node{id}.toml")),
             log: dir.join(format!("node{id}.log")),
+            binary: self.options.binary.clone(),
             child: None,
         };
         let text = format!(
-            "data_dir = \"node{id}\"\nclient_addr = \"{}\"\nraft_addr = \"{}\"\nhttp_addr = \"{}\"\n",
-            node.client_addr,
-            addr(ports[1]),
-            addr(ports[2])
+            "data_dir = \"node{id}\"\nclient_addr = \"{}\"\nraft_addr = \"{}\"\nhttp_addr = \"{}\"\n{}",
+            node.client_addr, node.raft_addr, node.http_addr, self.options.config
         );
         write_text(&node.config, &text)?;
-        Ok(node)
+        self.nodes.push(node);
+        self.nodes.last_mut().context("the node was just added")
     }
 
+    fn init(&self) -> anyhow::Result<()> {
+        let mut init = Command::new(&self.options.binary);
+        init.arg("init").args(self.nodes.iter().map(|node| &node.config));
+        if let Some(bytes) = self.options.segment_bytes {
+            init.arg("--segment-bytes").arg(bytes.to_string());
+        }
+        let done = init.output().context("run init")?;
+        if !done.status.success() {
+            bail!("init failed: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        Ok(())
+    }
+}
+
+impl LocalNode {
     /// Starts its process.
     pub fn start(&mut self) -> anyhow::Result<()> {
-        let child = Command::new(std::env::current_exe()?)
+        let child = Command::new(&self.binary)
             .args(["serve", "--until-stdin-closes", "--config"])
             .arg(&self.config)
             .stdin(Stdio::piped())
@@ -106,23 +145,51 @@ impl LocalNode {
 
     /// SIGKILL. Returns the pid that it had.
     pub fn kill(&mut self) -> anyhow::Result<u32> {
-        let Some(mut child) = self.child.take() else { bail!("node {} does not run", self.id) };
+        let mut child = self.take()?;
         let pid = child.id();
         child.kill().with_context(|| format!("kill node {}", self.id))?;
         child.wait().with_context(|| format!("wait for node {}", self.id))?;
         Ok(pid)
     }
 
-    /// The pid of its process.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+    /// An orderly stop, by closing its standard input. Returns how it ended.
+    pub fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        let mut child = self.take()?;
+        drop(child.stdin.take());
+        child.wait().with_context(|| format!("wait for node {}", self.id))
+    }
+
+    /// Waits until its process ends by itself.
+    pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        self.take()?.wait().with_context(|| format!("wait for node {}", self.id))
+    }
+
+    /// Sends a signal to its process: SIGSTOP, SIGCONT.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let child = self.child.as_ref().with_context(|| format!("node {} does not run", self.id))?;
+        kill_process(Pid::from_child(child), signal)
+            .with_context(|| format!("send {signal:?} to node {}", self.id))
+    }
+
+    /// Whether its process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Everything it has logged.
+    pub fn log_text(&self) -> String {
+        read_text(&self.log).unwrap_or_default()
     }
 
     /// The last lines of its log, for an error message.
     pub fn log_tail(&self) -> String {
-        let text = read_text(&self.log).unwrap_or_default();
+        let text = self.log_text();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
+    fn take(&mut self) -> anyhow::Result<Child> {
+        self.child.take().with_context(|| format!("node {} does not run", self.id))
     }
 }
 

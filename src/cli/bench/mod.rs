@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use indelible_client::Client;
 use serde::Serialize;
 
-use super::local_cluster::LocalCluster;
+use super::local_cluster::{LocalCluster, LocalOptions};
 use processes::Processes;
 
 /// Longest latency that is told apart, in microseconds.
@@ -113,7 +113,10 @@ impl Bench {
         if self.clients == 0 || self.seconds == 0 {
             bail!("--clients and --seconds begin at 1");
         }
-        let cluster = self.spawn.then(|| LocalCluster::start(3)).transpose()?;
+        let cluster = match self.spawn {
+            true => Some(LocalCluster::start(LocalOptions::three()?)?),
+            false => None,
+        };
         let endpoints = cluster.as_ref().map(LocalCluster::endpoints);
         let client = connect(endpoints).await?;
         client.wait_for_leader().await;

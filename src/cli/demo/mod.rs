@@ -11,7 +11,7 @@ use clap::Args;
 use indelible_client::{Client, Level, ProducerId};
 use tokio::time::timeout;
 
-use super::local_cluster::LocalCluster;
+use super::local_cluster::{LocalCluster, LocalOptions};
 use readback::{Readback, read_back};
 use record::{Recorded, Recorder};
 
@@ -37,7 +37,7 @@ impl Demo {
         }
         println!("indelible demo: three nodes, {} events, one murder\n", thousands(self.events));
         let mut steps = Steps::new();
-        let mut cluster = LocalCluster::start(3)?;
+        let mut cluster = LocalCluster::start(LocalOptions::three()?)?;
         match self.play(&mut cluster, &mut steps).await {
             Ok(code) => Ok(code),
             Err(error) => {
