@@ -12,6 +12,9 @@ pub mod leaf;
 pub mod limits;
 pub mod merkle;
 
+#[cfg(test)]
+mod tests;
+
 pub use batch::{Batch, BatchBuilder};
 pub use chain::Chain;
 pub use entry::{Entry, EntryId, EntryKind};
