@@ -43,19 +43,25 @@ impl Patience {
         self.backoff.reset();
     }
 
-    /// Tells the table what the failure says about the leader. Returns the delay before the next attempt, or `None` if
-    /// another attempt cannot help.
+    /// The next delay, for what is neither the leader's nor the network's fault.
+    pub(crate) fn tick(&mut self) -> Duration {
+        self.backoff.next()
+    }
+
+    /// Tells the table what the failure says about the leader. Returns the delay before the next attempt, or the refusal
+    /// if another attempt cannot help.
     pub(crate) fn after(
         &mut self,
         failure: &Failure,
         link: &Link,
         table: &Table,
-    ) -> Option<Duration> {
+    ) -> Result<Duration, Rejected> {
         let rejected = match failure {
             Failure::Rejected(rejected) => rejected,
-            Failure::Unknown(_) => {
+            Failure::TimedOut(_) => return Ok(self.backoff.next()),
+            Failure::Broken(_) => {
                 link.suspect();
-                return Some(self.backoff.next());
+                return Ok(self.backoff.next());
             }
         };
         match rejected.reason {
@@ -64,24 +70,24 @@ impl Patience {
                 let term = rejected.leader.as_ref().map(|hint| hint.term);
                 if term.is_some() && term > self.hopped {
                     self.hopped = term;
-                    return Some(Duration::ZERO);
+                    return Ok(Duration::ZERO);
                 }
-                Some(self.backoff.next())
+                Ok(self.backoff.next())
             }
             Reason::NoLeader
             | Reason::LeaseExpired
             | Reason::Stopping
             | Reason::LeaderTransferring => {
                 table.refused(link, &Rejected { leader: None, ..rejected.clone() });
-                Some(self.backoff.next())
+                Ok(self.backoff.next())
             }
-            Reason::CommitUnknown | Reason::SeqGap => Some(self.backoff.next()),
+            Reason::CommitUnknown | Reason::SeqGap => Ok(self.backoff.next()),
             Reason::Busy => {
                 let delay = rejected.retry.unwrap_or(BUSY_DELAY);
-                Some(delay + delay.mul_f64(rand::random::<f64>() / 2.0))
+                Ok(delay + delay.mul_f64(rand::random::<f64>() / 2.0))
             }
-            Reason::ReadOnly => Some(READ_ONLY_DELAY),
-            _ => None,
+            Reason::ReadOnly => Ok(READ_ONLY_DELAY),
+            _ => Err(rejected.clone()),
         }
     }
 }
@@ -110,19 +116,14 @@ where
         let failure = match timeout(attempt_limit, call(route.link.clone())).await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(status)) => Failure::from(status),
-            Err(_) => Failure::Unknown(format!("no answer within {attempt_limit:.1?}")),
+            Err(_) => Failure::TimedOut(attempt_limit),
         };
-        let unknown = match &failure {
-            Failure::Unknown(_) => true,
-            Failure::Rejected(rejected) => rejected.reason == Reason::CommitUnknown,
-        };
-        if unknown && on_unknown == OnUnknown::Report {
+        if failure.is_unknown() && on_unknown == OnUnknown::Report {
             return Err(CallError::Unknown { what: failure.text() });
         }
-        let Some(delay) = patience.after(&failure, &route.link, table) else {
-            let Failure::Rejected(rejected) = failure else { unreachable!("unknown is retried") };
-            return Err(CallError::Rejected(Box::new(rejected)));
-        };
+        let delay = patience
+            .after(&failure, &route.link, table)
+            .map_err(|rejected| CallError::Rejected(Box::new(rejected)))?;
         last = Some(failure.text());
         sleep(delay.min(deadline.duration_since(Instant::now()))).await;
     }

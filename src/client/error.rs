@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use indelible_proto::Rejected;
+use indelible_proto::{Reason, Rejected};
 use tonic::Status;
 
 /// No connection to the cluster.
@@ -45,7 +45,9 @@ pub enum CallError {
         last: String,
     },
     /// The connection broke while a change was under way that must not be sent twice.
-    #[error("the outcome is unknown: {what}\nhint: look at the cluster's status before trying again")]
+    #[error(
+        "the outcome is unknown: {what}\nhint: look at the cluster's status before trying again"
+    )]
     Unknown {
         /// What broke.
         what: String,
@@ -69,7 +71,9 @@ pub enum AppendError {
     #[error("{0}")]
     Invalid(String),
     /// The deadline passed while it waited its turn: it was never sent, so it is not recorded.
-    #[error("not sent within {waited:.1?}: {last}\nhint: the event is not recorded; append it again")]
+    #[error(
+        "not sent within {waited:.1?}: {last}\nhint: the event is not recorded; append it again"
+    )]
     NotSent {
         /// How long it waited.
         waited: Duration,
@@ -78,12 +82,10 @@ pub enum AppendError {
     },
     /// The deadline passed after it was sent: it may or may not be recorded. The producer goes on sending it; asking again
     /// with [`crate::Producer::append_at`], the same seq and the same bytes resolves it without recording it twice.
-    #[error("seq {seq} was sent, but its outcome is not known after {waited:.1?}: {last}")]
+    #[error("seq {seq} was sent, but whether it is recorded is not known: {last}")]
     Unknown {
         /// Seq of its first event.
         seq: u64,
-        /// How long the caller waited.
-        waited: Duration,
         /// What the last attempt met.
         last: String,
     },
@@ -91,7 +93,9 @@ pub enum AppendError {
     #[error("{0}\nhint: another source uses this producer id, or events were renumbered")]
     Conflict(Box<Rejected>),
     /// The producer was opened elsewhere since; this instance may append nothing more.
-    #[error("{0}\nhint: another instance took this producer over; run one, or give each its own id")]
+    #[error(
+        "{0}\nhint: another instance took this producer over; run one, or give each its own id"
+    )]
     Fenced(Box<Rejected>),
     /// The node refused it for another definite reason; it is not recorded.
     #[error("{0}")]
@@ -119,8 +123,10 @@ pub enum AppendError {
 pub(crate) enum Failure {
     /// A node said why: the outcome is definite, except with `COMMIT_UNKNOWN`.
     Rejected(Rejected),
-    /// Anything else: the request may have been carried out.
-    Unknown(String),
+    /// The connection broke: the request may have been carried out.
+    Broken(String),
+    /// No answer in time, on a connection that may be well: the request may have been carried out.
+    TimedOut(Duration),
 }
 
 impl Failure {
@@ -128,7 +134,16 @@ impl Failure {
     pub(crate) fn text(&self) -> String {
         match self {
             Failure::Rejected(rejected) => rejected.to_string(),
-            Failure::Unknown(text) => text.clone(),
+            Failure::Broken(text) => text.clone(),
+            Failure::TimedOut(limit) => format!("no answer within {limit:.1?}"),
+        }
+    }
+
+    /// Whether the request may have been carried out.
+    pub(crate) fn is_unknown(&self) -> bool {
+        match self {
+            Failure::Rejected(rejected) => rejected.reason == Reason::CommitUnknown,
+            Failure::Broken(_) | Failure::TimedOut(_) => true,
         }
     }
 }
@@ -145,6 +160,6 @@ impl From<Status> for Failure {
             text = inner.to_string();
             source = inner.source();
         }
-        Failure::Unknown(text)
+        Failure::Broken(text)
     }
 }

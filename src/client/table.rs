@@ -238,11 +238,6 @@ impl Table {
         if ready.is_empty() { pick(true) } else { ready }
     }
 
-    /// The connection to one node.
-    pub(crate) fn node(&self, node_id: u64) -> Option<Link> {
-        self.state().links().find(|link| link.node_id == node_id).cloned()
-    }
-
     /// Whether this very connection is still the node's.
     pub(crate) fn is_current(&self, link: &Link) -> bool {
         let state = self.state();
@@ -255,7 +250,15 @@ impl Table {
         self.state().members.clone()
     }
 
-    /// Every address with the connection's error, if it has none.
+    /// Whether every address has been tried.
+    pub(crate) fn is_settled(&self) -> bool {
+        let addresses = self.addresses();
+        let state = self.state();
+        let tried = |node: &NodeState| node.link.is_some() || node.error.is_some();
+        addresses.iter().all(|addr| state.nodes.get(addr).is_some_and(tried))
+    }
+
+    /// Every address with its connection, or the error that it has instead.
     pub(crate) fn connections(&self) -> Vec<(String, Result<Link, String>)> {
         let state = self.state();
         let nodes = state.nodes.iter();
@@ -273,7 +276,9 @@ impl Table {
         match (state.leader.leader, state.links().count()) {
             (_, 0) => "no node is connected".to_owned(),
             (None, _) => format!("no leader is known (term {})", state.leader.term),
-            (Some(id), _) => format!("node {id} leads term {} but is not connected", state.leader.term),
+            (Some(id), _) => {
+                format!("node {id} leads term {} but is not connected", state.leader.term)
+            }
         }
     }
 
