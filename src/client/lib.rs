@@ -39,10 +39,10 @@ mod options;
 mod producer;
 mod reader;
 mod record;
+#[cfg(test)]
+mod scripted;
 mod stream;
 mod table;
-#[cfg(test)]
-mod tests;
 mod topology;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -124,7 +125,10 @@ impl Fake {
 
     /// A client that knows node 1.
     pub(crate) async fn client(&self) -> Client {
-        let options = Options::new([&self.nodes[0].addr]).expect("valid");
+        let mut options = Options::new([&self.nodes[0].addr]).expect("valid");
+        // No test may pass because an attempt timed out and was repeated.
+        options.attempt_timeout = Duration::from_secs(3600);
+        options.request_timeout = Duration::from_secs(10);
         Client::connect_with(options).await.expect("a node answers")
     }
 
@@ -377,7 +381,7 @@ impl Cluster for Handle {
         _: Request<WatchClusterRequest>,
     ) -> Result<Response<Self::WatchClusterStream>, Status> {
         // Repeated, so that a slow test machine does not look like a silent node.
-        let period = std::time::Duration::from_millis(500);
+        let period = Duration::from_millis(500);
         let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(period));
         let view = self.0.view.subscribe();
         let repeated = ticks.map(move |_| view.borrow().clone());
