@@ -14,8 +14,13 @@ pub mod raft {
     tonic::include_proto!("indelible.raft.v1");
 }
 
+pub mod event;
+mod event_builder;
+mod json;
 pub mod reason;
 
+pub use event::{EventError, validate_event};
+pub use json::event_json;
 pub use reason::{LeaderHint, Reason, Rejected};
 
 /// All descriptors, for gRPC reflection.

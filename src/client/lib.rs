@@ -7,7 +7,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::connect(["127.0.0.1:7101", "127.0.0.1:7102"]).await?;
 //! let producer = client.producer(ProducerId(*b"billing-frontend"), "billing").open().await?;
-//! let event = indelible_client::event("alice", "invoice.delete", "invoice/4711");
+//! let event = Event::new("alice", "invoice.delete", "invoice/4711");
 //! let receipt = producer.append(event).await?;
 //! println!("recorded at {}", receipt.index);
 //! # Ok(()) }
@@ -132,19 +132,5 @@ impl Client {
                 return Err(ConnectError::NoNode { waited: started.elapsed(), errors });
             }
         }
-    }
-}
-
-/// The smallest event that says something: who did what to what.
-pub fn event(
-    actor: impl Into<String>,
-    action: impl Into<String>,
-    target: impl Into<String>,
-) -> Event {
-    Event {
-        action: action.into(),
-        actor: Some(v1::Actor { id: actor.into(), ..Default::default() }),
-        targets: vec![v1::Target { id: target.into(), ..Default::default() }],
-        ..Default::default()
     }
 }

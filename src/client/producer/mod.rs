@@ -16,6 +16,7 @@ use bytes::Bytes;
 use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, EVENT_BYTES_MAX};
 use indelible_core::{LeafIndex, ProducerId};
 use indelible_proto::v1::{Event, OpenProducerRequest};
+use indelible_proto::validate_event;
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -152,7 +153,6 @@ impl Producer {
         event: Event,
         deadline: Instant,
     ) -> Result<Receipt, AppendError> {
-        check(&event)?;
         let events = vec![Bytes::from(event.encode_to_vec())];
         let receipts = self.submit_with(None, events, deadline).await?.await_receipts().await?;
         receipts.get(0).ok_or_else(|| AppendError::Invalid("no receipt for the event".into()))
@@ -163,14 +163,11 @@ impl Producer {
         &self,
         events: impl IntoIterator<Item = Event>,
     ) -> Result<Receipts, AppendError> {
-        let encode = |event: Event| check(&event).map(|()| Bytes::from(event.encode_to_vec()));
-        let events = events.into_iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+        let events = events.into_iter().map(|event| event.encode_to_vec().into()).collect();
         self.append_encoded(events).await
     }
 
     /// Appends many events that are encoded already ([`indelible_proto::v1::Event`]), in order.
-    ///
-    /// NB: an event that the node refuses as invalid stops the producer: what comes behind it could not keep its seq.
     pub async fn append_encoded(&self, events: Vec<Bytes>) -> Result<Receipts, AppendError> {
         self.append_chunks(None, events).await
     }
@@ -308,23 +305,9 @@ impl Ticket {
     }
 }
 
-/// Refuses here what the node would refuse, so that one caller's bad event never reaches a request that others share.
-fn check(event: &Event) -> Result<(), AppendError> {
-    let missing = if event.actor.as_ref().is_none_or(|actor| actor.id.is_empty()) {
-        "actor.id"
-    } else if event.action.is_empty() {
-        "action"
-    } else if event.targets.is_empty() {
-        "targets"
-    } else {
-        return Ok(());
-    };
-    let message =
-        format!("the event has no {missing}\nhint: actor, action and a target are required");
-    Err(AppendError::Invalid(message))
-}
-
-/// The request's bytes, if it is within the limits.
+/// The request's bytes, if a node would accept it. Refusing here what a node would refuse keeps one caller's bad event out
+/// of a request that others share: refused there, it would stop the producer, as what comes behind it could not keep its
+/// seq.
 fn check_request(first_seq: Option<u64>, events: &[Bytes]) -> Result<usize, AppendError> {
     let invalid = |message: String| Err(AppendError::Invalid(message));
     if events.is_empty() {
@@ -337,12 +320,15 @@ fn check_request(first_seq: Option<u64>, events: &[Bytes]) -> Result<usize, Appe
         return invalid(format!("{} events, the limit is {APPEND_EVENTS_MAX}", events.len()));
     }
     let mut bytes = 0;
-    for event in events {
+    for (position, event) in events.iter().enumerate() {
         if event.len() > EVENT_BYTES_MAX {
             let size = event.len();
             return invalid(format!("an event of {size} bytes, the limit is {EVENT_BYTES_MAX}"));
         }
         bytes += event.len();
+        if let Err(error) = validate_event(event) {
+            return invalid(format!("event {position} is not valid: {error}"));
+        }
     }
     if bytes > APPEND_BYTES_MAX {
         return invalid(format!("{bytes} bytes of events, the limit is {APPEND_BYTES_MAX}"));
@@ -372,10 +358,22 @@ fn chunks(events: Vec<Bytes>) -> Vec<Vec<Bytes>> {
 mod tests {
     use super::*;
 
+    /// A valid event of this size.
+    fn event(size: usize) -> Bytes {
+        let mut event = Event::new("a", "b", "c");
+        let rest = size - event.encode_to_vec().len();
+        // Tag and length of the added field take two to four bytes.
+        let header =
+            [2..130, 3..16387, 4..2_097_156].iter().position(|sizes| sizes.contains(&rest));
+        event.reason = "r".repeat(rest - header.map_or(0, |position| position + 2));
+        let event = Bytes::from(event.encode_to_vec());
+        assert_eq!(event.len(), size);
+        event
+    }
+
     #[test]
     fn chunks_fit_a_request_and_keep_the_order() {
-        let big = Bytes::from(vec![1; EVENT_BYTES_MAX]);
-        let small = Bytes::from_static(b"s");
+        let (big, small) = (event(EVENT_BYTES_MAX), event(20));
         let sizes = |events| chunks(events).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(vec![small.clone(); APPEND_EVENTS_MAX]), [APPEND_EVENTS_MAX]);
         assert_eq!(sizes(vec![small.clone(); APPEND_EVENTS_MAX + 1]), [APPEND_EVENTS_MAX, 1]);
@@ -385,11 +383,17 @@ mod tests {
 
     #[test]
     fn what_a_node_would_refuse_is_refused_here() {
+        let (big, small) = (event(EVENT_BYTES_MAX), event(20));
         assert!(check_request(None, &[]).is_err());
-        assert!(check_request(Some(0), &[Bytes::new()]).is_err());
-        assert!(check_request(None, &[Bytes::from(vec![0; EVENT_BYTES_MAX])]).is_ok());
-        assert!(check_request(None, &[Bytes::from(vec![0; EVENT_BYTES_MAX + 1])]).is_err());
-        assert!(check_request(None, &vec![Bytes::new(); APPEND_EVENTS_MAX + 1]).is_err());
-        assert!(check(&Event::default()).is_err());
+        assert!(check_request(Some(0), &[small.clone()]).is_err());
+        assert!(check_request(None, &vec![small.clone(); APPEND_EVENTS_MAX + 1]).is_err());
+        assert!(check_request(None, &[big.clone()]).is_ok());
+        assert!(check_request(None, &[big.clone(), big.clone()]).is_ok());
+        assert!(check_request(None, &[big.clone(), big, small]).is_err());
+        let nobody = Event::new("", "b", "c").encode_to_vec();
+        assert!(check_request(None, &[nobody.into()]).is_err());
+        // Over the size limit is said first, before the content is looked at.
+        let error = check_request(None, &[Bytes::from(vec![0; EVENT_BYTES_MAX + 1])]);
+        assert!(error.expect_err("too large").to_string().contains("262144"));
     }
 }

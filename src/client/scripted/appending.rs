@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use indelible_proto::reason::key;
+use prost::Message;
 use tokio::time::Instant;
 
 use super::fake::{Act, Fake};
-use crate::{AppendError, Client, Producer, ProducerId, Reason, Rejected, event};
+use crate::{AppendError, Client, Event, Producer, ProducerId, Reason, Rejected};
 
 const ID: ProducerId = ProducerId([5; 16]);
 
@@ -16,7 +17,9 @@ async fn open(client: &Client) -> Producer {
 }
 
 fn encoded(count: u64, size: usize) -> Vec<Bytes> {
-    (0..count).map(|number| Bytes::from(vec![number as u8; size])).collect()
+    let padding = "x".repeat(size);
+    let event = |number: u64| Event::new(number.to_string(), "do", &padding).encode_to_vec();
+    (0..count).map(|number| event(number).into()).collect()
 }
 
 /// Every seq from 1 once, in order.
@@ -30,14 +33,14 @@ async fn an_event_gets_a_verified_receipt() {
     let fake = Fake::start(1).await;
     let client = fake.client().await;
     let producer = open(&client).await;
-    let receipt = producer.append(event("alice", "read", "file")).await.expect("recorded");
+    let receipt = producer.append(Event::new("alice", "read", "file")).await.expect("recorded");
     assert_eq!((receipt.seq, receipt.index, receipt.duplicate), (1, 2, false));
     assert_eq!(client.session(), 3);
     let again = open(&client).await;
     assert_eq!((again.last_seq(), again.epoch(), again.known()), (1, 2, true));
-    let error = producer.append(event("alice", "read", "file")).await.expect_err("fenced");
+    let error = producer.append(Event::new("alice", "read", "file")).await.expect_err("fenced");
     assert!(matches!(error, AppendError::Fenced(_)), "{error}");
-    let error = producer.append(event("alice", "read", "file")).await.expect_err("stopped");
+    let error = producer.append(Event::new("alice", "read", "file")).await.expect_err("stopped");
     assert!(matches!(error, AppendError::Stopped(_)), "{error}");
 }
 
@@ -46,7 +49,7 @@ async fn many_callers_share_a_producer_and_few_requests() {
     let fake = Fake::start(1).await;
     let client = fake.client().await;
     let producer = open(&client).await;
-    let appends = (0..200).map(|number| producer.append(event("a", "b", number.to_string())));
+    let appends = (0..200).map(|number| producer.append(Event::new("a", "b", number.to_string())));
     let receipts = futures_util::future::join_all(appends).await;
     let mut seqs: Vec<u64> = receipts.into_iter().map(|r| r.expect("recorded").seq).collect();
     seqs.sort_unstable();
@@ -63,7 +66,7 @@ async fn a_leader_hint_is_followed_once() {
     let producer = open(&client).await;
     let (one, two) = (fake.node(1), fake.node(2));
     one.script([Act::Refuse(one.not_leader(two, 2))]);
-    producer.append(event("a", "b", "c")).await.expect("recorded");
+    producer.append(Event::new("a", "b", "c")).await.expect("recorded");
     assert_eq!((one.calls().len(), two.calls().len()), (1, 1));
 }
 
@@ -77,7 +80,7 @@ async fn what_a_dead_leader_left_open_is_sent_again_under_the_same_seq() {
         fake.node(1).script(std::iter::once(act).chain((0..100).map(|_| Act::Hang)));
         let append = tokio::spawn({
             let producer = producer.clone();
-            async move { producer.append(event("a", "b", "c")).await }
+            async move { producer.append(Event::new("a", "b", "c")).await }
         });
         fake.node(1).called(1).await;
         let lost = fake.recorded().len() == 1;
@@ -97,7 +100,7 @@ async fn without_a_leader_nothing_is_sent_and_nothing_fails() {
     let producer = open(&client).await;
     let no_leader = Rejected::new(Reason::NoLeader, "an election is under way");
     fake.node(1).script([Act::Refuse(no_leader)]);
-    let append = tokio::spawn(async move { producer.append(event("a", "b", "c")).await });
+    let append = tokio::spawn(async move { producer.append(Event::new("a", "b", "c")).await });
     fake.elect(0, 2);
     fake.elect(2, 3);
     append.await.expect("joins").expect("recorded");
@@ -130,7 +133,7 @@ async fn busy_is_waited_out() {
     let busy = || Act::Refuse(Rejected::new(Reason::Busy, "queue full").retry_after(delay));
     fake.node(1).script([busy(), busy()]);
     let started = Instant::now();
-    producer.append(event("a", "b", "c")).await.expect("recorded");
+    producer.append(Event::new("a", "b", "c")).await.expect("recorded");
     assert!(started.elapsed() >= delay * 2);
     assert_eq!(fake.node(1).calls().len(), 3);
 }
@@ -143,17 +146,17 @@ async fn a_deadline_with_the_outcome_open_is_not_a_failure() {
     fake.node(1).script([Act::Hang]);
     let deadline = Instant::now() + Duration::from_millis(50);
     let (first, second) =
-        tokio::join!(producer.append_with_deadline(event("a", "b", "c"), deadline), async {
+        tokio::join!(producer.append_with_deadline(Event::new("a", "b", "c"), deadline), async {
             // Behind the first in line, and never sent.
             fake.node(1).called(1).await;
-            producer.append_with_deadline(event("a", "b", "d"), deadline).await
+            producer.append_with_deadline(Event::new("a", "b", "d"), deadline).await
         });
     assert!(matches!(first, Err(AppendError::Unknown { seq: 1, .. })), "{first:?}");
     assert!(matches!(second, Err(AppendError::NotSent { .. })), "{second:?}");
     assert!(fake.recorded().is_empty());
     // The producer did not give it up: a new term brings it into the trail, once.
     fake.elect(1, 2);
-    let receipt = producer.append(event("a", "b", "e")).await.expect("recorded");
+    let receipt = producer.append(Event::new("a", "b", "e")).await.expect("recorded");
     assert_eq!(receipt.seq, 2);
     assert_recorded_once(&fake, 2);
 }
@@ -170,7 +173,7 @@ async fn a_receipt_for_other_content_is_no_receipt() {
         let client = fake.client().await;
         let producer = open(&client).await;
         fake.node(1).script([Act::Lie(lie)]);
-        let error = producer.append(event("a", "b", "c")).await.expect_err("a lie");
+        let error = producer.append(Event::new("a", "b", "c")).await.expect_err("a lie");
         let AppendError::ReceiptBroken { node_id: 1, seq: 1, .. } = error else {
             panic!("{error}");
         };
@@ -201,9 +204,9 @@ async fn a_refusal_stops_only_what_cannot_go_on() {
     let producer = open(&client).await;
     let too_large = Rejected::new(Reason::TooLarge, "too large").with(key::LIMIT, 7);
     fake.node(1).script([Act::Refuse(too_large)]);
-    let error = producer.append(event("a", "b", "c")).await.expect_err("refused");
+    let error = producer.append(Event::new("a", "b", "c")).await.expect_err("refused");
     let AppendError::Rejected(rejected) = error else { panic!("{error}") };
     assert_eq!(rejected.metadata.get(key::LIMIT), Some(&7));
-    let error = producer.append(event("a", "b", "c")).await.expect_err("stopped");
+    let error = producer.append(Event::new("a", "b", "c")).await.expect_err("stopped");
     assert!(matches!(error, AppendError::Stopped(_)), "{error}");
 }

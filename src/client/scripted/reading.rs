@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::fake::{Act, Fake};
 use crate::{
-    CallError, Client, Level, Options, ProducerId, ReadOptions, Reason, RecordStream, Rejected,
-    event,
+    CallError, Client, Event, Level, Options, ProducerId, ReadOptions, Reason, RecordStream,
+    Rejected,
 };
 
 /// A trail of 12 records: genesis, opened, ten events.
@@ -13,7 +13,7 @@ async fn filled(nodes: u64) -> (Fake, Client) {
     let fake = Fake::start(nodes).await;
     let client = fake.client().await;
     let producer = client.producer(ProducerId([6; 16]), "test").open().await.expect("opens");
-    producer.append_bulk((0..10).map(|_| event("a", "b", "c"))).await.expect("recorded");
+    producer.append_bulk((0..10).map(|_| Event::new("a", "b", "c"))).await.expect("recorded");
     // Readers choose among the nodes that are connected.
     assert!(client.status().await.iter().all(|node| node.view.is_ok()));
     (fake, client)
