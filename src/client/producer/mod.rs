@@ -1,0 +1,399 @@
+//! Appending: one producer numbers events and gets each of them into the trail once.
+//!
+//! [`Producer`] is a cheap handle that any number of callers share; behind it one [`task`] numbers events in order of arrival,
+//! sends what has gathered as soon as nothing is in flight (an idle producer never waits for more), and repeats what is
+//! unacknowledged under the same seq until a node answers. [`receipt`] checks every answer.
+
+pub(crate) mod receipt;
+mod ring;
+mod task;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
+
+use bytes::Bytes;
+use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, EVENT_BYTES_MAX};
+use indelible_core::{LeafIndex, ProducerId};
+use indelible_proto::v1::{Event, OpenProducerRequest};
+use indelible_proto::validate_event;
+use prost::Message;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use crate::call::{OnUnknown, call_leader};
+use crate::options::{BUFFER_BYTES_DEFAULT, WINDOW_DEFAULT};
+use crate::{AppendError, CallError, Client};
+use receipt::{Receipt, Receipts};
+use ring::Item;
+use task::{ProducerTask, Progress};
+
+/// What an event costs in the buffer besides its bytes.
+const EVENT_OVERHEAD_BYTES: usize = 128;
+/// Smallest buffer: two requests of the largest size.
+const BUFFER_BYTES_MIN: usize = 2 * (APPEND_BYTES_MAX + APPEND_EVENTS_MAX * EVENT_OVERHEAD_BYTES);
+/// Items that wait for the task. The buffer's bytes are the real limit.
+const ITEMS_MAX: usize = 4096;
+
+/// A producer about to be opened; made by [`Client::producer`].
+#[derive(Clone)]
+pub struct ProducerOptions {
+    client: Client,
+    id: ProducerId,
+    name: String,
+    window: usize,
+    buffer_bytes_max: usize,
+    timeout: Duration,
+}
+
+impl ProducerOptions {
+    pub(crate) fn new(client: Client, id: ProducerId, name: String) -> ProducerOptions {
+        let timeout = client.options().request_timeout;
+        let (window, buffer_bytes_max) = (WINDOW_DEFAULT, BUFFER_BYTES_DEFAULT);
+        ProducerOptions { client, id, name, window, buffer_bytes_max, timeout }
+    }
+
+    /// Requests in flight at most, from 1. More than one are sent only while large ones are waiting. Default 4.
+    #[must_use]
+    pub fn window(mut self, requests: usize) -> Self {
+        self.window = requests.max(1);
+        self
+    }
+
+    /// Bytes of events held at most, sent or not; past it `append` waits for space. Default 32 MiB, at least 2 MiB.
+    #[must_use]
+    pub fn buffer_bytes_max(mut self, bytes: usize) -> Self {
+        self.buffer_bytes_max = bytes.clamp(BUFFER_BYTES_MIN, u32::MAX as usize);
+        self
+    }
+
+    /// Deadline of appends that have none of their own. Default: the client's `request_timeout`.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Opens the producer under a new epoch, which fences every older instance. Recorded in the trail.
+    pub async fn open(self) -> Result<Producer, CallError> {
+        let request = OpenProducerRequest {
+            producer_id: Bytes::copy_from_slice(&self.id.0),
+            name: self.name.clone(),
+            public_key: Bytes::new(),
+        };
+        let options = self.client.options();
+        let (attempt, limit) = (options.attempt_timeout, options.request_timeout);
+        let table = self.client.table();
+        // Opening twice only raises the epoch twice.
+        let opened = call_leader(table, attempt, limit, OnUnknown::Repeat, |link| {
+            let request = request.clone();
+            async move { Ok(link.audit().open_producer(request).await?.into_inner()) }
+        })
+        .await?;
+        let space = Arc::new(Semaphore::new(self.buffer_bytes_max));
+        let (items, inbox) = mpsc::channel(ITEMS_MAX);
+        let progress = Progress::default();
+        let task = ProducerTask::new(
+            self.client,
+            task::Opened { id: self.id, epoch: opened.epoch, opened: opened.opened },
+            opened.last_seq + 1,
+            self.window,
+            inbox,
+            progress.clone(),
+        );
+        tokio::spawn(task.run());
+        let shared = Shared {
+            id: self.id,
+            epoch: opened.epoch,
+            opened: opened.opened,
+            last_seq: opened.last_seq,
+            known: opened.known,
+            timeout: self.timeout,
+            items,
+            space,
+            progress,
+        };
+        Ok(Producer { shared: Arc::new(shared) })
+    }
+}
+
+/// An open producer. Cloning shares it: events of all clones are numbered in order of arrival.
+#[derive(Clone)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: ProducerId,
+    epoch: u64,
+    opened: LeafIndex,
+    last_seq: u64,
+    known: bool,
+    timeout: Duration,
+    items: mpsc::Sender<Item>,
+    /// Free bytes of the buffer.
+    space: Arc<Semaphore>,
+    progress: Progress,
+}
+
+impl Producer {
+    /// Appends one event and waits until it is on the disks of a majority.
+    ///
+    /// Dropping the future gives up waiting, not the event: once sent it is sent until its outcome is known.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; an unknown outcome is never reported as a failure.
+    pub async fn append(&self, event: Event) -> Result<Receipt, AppendError> {
+        self.append_with_deadline(event, Instant::now() + self.shared.timeout).await
+    }
+
+    /// [`Producer::append`] that waits until `deadline` at most.
+    pub async fn append_with_deadline(
+        &self,
+        event: Event,
+        deadline: Instant,
+    ) -> Result<Receipt, AppendError> {
+        let events = vec![Bytes::from(event.encode_to_vec())];
+        let receipts = self.submit_with(None, events, deadline).await?.await_receipts().await?;
+        receipts.get(0).ok_or_else(|| AppendError::Invalid("no receipt for the event".into()))
+    }
+
+    /// Appends many events, in order, as few requests.
+    pub async fn append_bulk(
+        &self,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Result<Receipts, AppendError> {
+        let events = events.into_iter().map(|event| event.encode_to_vec().into()).collect();
+        self.append_encoded(events).await
+    }
+
+    /// Appends many events that are encoded already ([`indelible_proto::v1::Event`]), in order.
+    pub async fn append_encoded(&self, events: Vec<Bytes>) -> Result<Receipts, AppendError> {
+        self.append_chunks(None, events).await
+    }
+
+    /// Appends events that the caller numbers itself, from `first_seq`: at most one past the last seq of this producer.
+    /// Seqs that are in the trail already are answered with their first receipts, if the content is the same.
+    pub async fn append_at(
+        &self,
+        first_seq: u64,
+        events: Vec<Bytes>,
+    ) -> Result<Receipts, AppendError> {
+        self.append_chunks(Some(first_seq), events).await
+    }
+
+    /// Hands over the events of one request, numbered from `first_seq` if given, and returns as soon as there was space
+    /// for them: the [`Ticket`] waits for the receipts. This is how to keep many events in flight.
+    ///
+    /// # Errors
+    /// [`AppendError::Invalid`] past `APPEND_EVENTS_MAX` events, `APPEND_BYTES_MAX` bytes or, for one event,
+    /// `EVENT_BYTES_MAX`; [`AppendError::NotSent`] if there was no space before the deadline.
+    pub async fn submit(
+        &self,
+        first_seq: Option<u64>,
+        events: Vec<Bytes>,
+    ) -> Result<Ticket, AppendError> {
+        self.submit_with(first_seq, events, Instant::now() + self.shared.timeout).await
+    }
+
+    /// The producer's id.
+    pub fn id(&self) -> ProducerId {
+        self.shared.id
+    }
+
+    /// The epoch it was opened under.
+    pub fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// Leaf index of the record that opened it.
+    pub fn opened(&self) -> LeafIndex {
+        self.shared.opened
+    }
+
+    /// The last seq in the trail when it was opened, 0 if none.
+    pub fn last_seq(&self) -> u64 {
+        self.shared.last_seq
+    }
+
+    /// Whether the trail knew the producer before.
+    pub fn known(&self) -> bool {
+        self.shared.known
+    }
+
+    async fn append_chunks(
+        &self,
+        first_seq: Option<u64>,
+        events: Vec<Bytes>,
+    ) -> Result<Receipts, AppendError> {
+        let deadline = Instant::now() + self.shared.timeout;
+        let mut first_seq = first_seq;
+        let mut tickets = Vec::new();
+        for chunk in chunks(events) {
+            let count = chunk.len() as u64;
+            tickets.push(self.submit_with(first_seq, chunk, deadline).await?);
+            first_seq = first_seq.map(|seq| seq + count);
+        }
+        let mut parts = Vec::with_capacity(tickets.len());
+        for ticket in tickets {
+            parts.push(ticket.await_receipts().await?);
+        }
+        Ok(Receipts::concat(parts))
+    }
+
+    async fn submit_with(
+        &self,
+        first_seq: Option<u64>,
+        events: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Ticket, AppendError> {
+        let bytes = check_request(first_seq, &events)?;
+        let started = Instant::now();
+        let cost = u32::try_from(bytes + events.len() * EVENT_OVERHEAD_BYTES)
+            .expect("a request's limits are far smaller than 2^32");
+        let (reply, receipts) = oneshot::channel();
+        let first_sent = Arc::new(AtomicU64::new(0));
+        let hand_over = async {
+            let space = self.shared.space.clone().acquire_many_owned(cost).await.ok()?;
+            let sent = first_sent.clone();
+            let item = Item { first_seq, events, bytes, first_sent: sent, reply, space };
+            self.shared.items.send(item).await.ok()
+        };
+        let not_sent = |last| AppendError::NotSent { waited: started.elapsed(), last };
+        match timeout_at(deadline, hand_over).await {
+            Err(_) => Err(not_sent(self.shared.progress.last("the buffer is full"))),
+            Ok(None) => Err(not_sent("the producer's task has ended".into())),
+            Ok(Some(())) => {
+                let progress = self.shared.progress.clone();
+                Ok(Ticket { receipts, first_sent, progress, started, deadline })
+            }
+        }
+    }
+}
+
+/// Events under way.
+#[must_use = "nothing is known about the events until their receipts are awaited"]
+pub struct Ticket {
+    receipts: oneshot::Receiver<Result<Receipts, AppendError>>,
+    /// Seq of the first event once it was sent, 0 before; written by the task.
+    first_sent: Arc<AtomicU64>,
+    progress: Progress,
+    started: Instant,
+    deadline: Instant,
+}
+
+impl Ticket {
+    /// Waits for the receipts, or for the deadline.
+    pub async fn await_receipts(mut self) -> Result<Receipts, AppendError> {
+        match timeout_at(self.deadline, &mut self.receipts).await {
+            Ok(Ok(outcome)) => return outcome,
+            // The task ended with its runtime.
+            Ok(Err(_)) => {}
+            Err(_) => self.receipts.close(),
+        }
+        // Pairs with the fence in the task: either it sees the closed channel and does not send, or its seq is seen here.
+        fence(Ordering::SeqCst);
+        if let Ok(outcome) = self.receipts.try_recv() {
+            return outcome;
+        }
+        let waited = self.started.elapsed();
+        let last = self.progress.last("no answer yet");
+        match self.first_sent.load(Ordering::SeqCst) {
+            0 => Err(AppendError::NotSent { waited, last }),
+            seq => Err(AppendError::Unknown { seq, last }),
+        }
+    }
+}
+
+/// The request's bytes, if a node would accept it. Refusing here what a node would refuse keeps one caller's bad event out
+/// of a request that others share: refused there, it would stop the producer, as what comes behind it could not keep its
+/// seq.
+fn check_request(first_seq: Option<u64>, events: &[Bytes]) -> Result<usize, AppendError> {
+    let invalid = |message: String| Err(AppendError::Invalid(message));
+    if events.is_empty() {
+        return invalid("there are no events to append".into());
+    }
+    if first_seq == Some(0) {
+        return invalid("the first seq is 0\nhint: seqs start at 1".into());
+    }
+    if events.len() > APPEND_EVENTS_MAX {
+        return invalid(format!("{} events, the limit is {APPEND_EVENTS_MAX}", events.len()));
+    }
+    let mut bytes = 0;
+    for (position, event) in events.iter().enumerate() {
+        if event.len() > EVENT_BYTES_MAX {
+            let size = event.len();
+            return invalid(format!("an event of {size} bytes, the limit is {EVENT_BYTES_MAX}"));
+        }
+        bytes += event.len();
+        if let Err(error) = validate_event(event) {
+            return invalid(format!("event {position} is not valid: {error}"));
+        }
+    }
+    if bytes > APPEND_BYTES_MAX {
+        return invalid(format!("{bytes} bytes of events, the limit is {APPEND_BYTES_MAX}"));
+    }
+    Ok(bytes)
+}
+
+/// Splits events, in order, into what fits one request each.
+fn chunks(events: Vec<Bytes>) -> Vec<Vec<Bytes>> {
+    let mut chunks: Vec<Vec<Bytes>> = vec![Vec::new()];
+    let mut bytes = 0;
+    for event in events {
+        let chunk = chunks.last_mut().expect("there is one from the start");
+        if chunk.len() == APPEND_EVENTS_MAX
+            || (!chunk.is_empty() && bytes + event.len() > APPEND_BYTES_MAX)
+        {
+            bytes = 0;
+            chunks.push(Vec::new());
+        }
+        bytes += event.len();
+        chunks.last_mut().expect("there is one from the start").push(event);
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A valid event of this size.
+    fn event(size: usize) -> Bytes {
+        let mut event = Event::new("a", "b", "c");
+        let rest = size - event.encode_to_vec().len();
+        // Tag and length of the added field take two to four bytes.
+        let header =
+            [2..130, 3..16387, 4..2_097_156].iter().position(|sizes| sizes.contains(&rest));
+        event.reason = "r".repeat(rest - header.map_or(0, |position| position + 2));
+        let event = Bytes::from(event.encode_to_vec());
+        assert_eq!(event.len(), size);
+        event
+    }
+
+    #[test]
+    fn chunks_fit_a_request_and_keep_the_order() {
+        let (big, small) = (event(EVENT_BYTES_MAX), event(20));
+        let sizes = |events| chunks(events).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(vec![small.clone(); APPEND_EVENTS_MAX]), [APPEND_EVENTS_MAX]);
+        assert_eq!(sizes(vec![small.clone(); APPEND_EVENTS_MAX + 1]), [APPEND_EVENTS_MAX, 1]);
+        assert_eq!(sizes(vec![big.clone(), big.clone(), big.clone(), small.clone()]), [2, 2]);
+        assert!(chunks(vec![big, small]).iter().all(|chunk| check_request(None, chunk).is_ok()));
+    }
+
+    #[test]
+    fn what_a_node_would_refuse_is_refused_here() {
+        let (big, small) = (event(EVENT_BYTES_MAX), event(20));
+        assert!(check_request(None, &[]).is_err());
+        assert!(check_request(Some(0), &[small.clone()]).is_err());
+        assert!(check_request(None, &vec![small.clone(); APPEND_EVENTS_MAX + 1]).is_err());
+        assert!(check_request(None, &[big.clone()]).is_ok());
+        assert!(check_request(None, &[big.clone(), big.clone()]).is_ok());
+        assert!(check_request(None, &[big.clone(), big, small]).is_err());
+        let nobody = Event::new("", "b", "c").encode_to_vec();
+        assert!(check_request(None, &[nobody.into()]).is_err());
+        // Over the size limit is said first, before the content is looked at.
+        let error = check_request(None, &[Bytes::from(vec![0; EVENT_BYTES_MAX + 1])]);
+        assert!(error.expect_err("too large").to_string().contains("262144"));
+    }
+}

@@ -1,0 +1,334 @@
+//! Receipts, and the check that makes them worth something.
+//!
+//! A node could answer anything. So nothing is reported as recorded before the commitment has been recomputed from the bytes
+//! that *this* process sent, and kind, size and seq of the leaf are the ones that were asked for.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use indelible_core::leaf::{LEAF_SIZE, commit};
+use indelible_core::{Kind, Leaf, LeafIndex, Salt};
+use indelible_proto::v1::AppendResponse;
+
+/// That one event is in the trail, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Position in the trail.
+    pub index: LeafIndex,
+    /// The producer's number for the event.
+    pub seq: u64,
+    /// What the tree commits to.
+    pub leaf: Leaf,
+    /// With the event's bytes, opens the leaf's commitment.
+    pub salt: Salt,
+    /// Recorded by an earlier attempt or an earlier run of the producer; this is that receipt.
+    pub duplicate: bool,
+    /// A tree size that covers the event: reads at this level see it.
+    pub tree_size: u64,
+}
+
+/// Consecutive seqs at consecutive leaf indexes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Seq of the first event.
+    pub first_seq: u64,
+    /// Leaf index of the first event.
+    pub first_index: LeafIndex,
+    /// Events in the run, at least one.
+    pub count: u64,
+    /// Recorded before this append.
+    pub duplicate: bool,
+}
+
+/// Receipts of many events, 80 bytes each, in the order in which they were appended.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Receipts {
+    runs: Vec<Run>,
+    /// 64 bytes an event.
+    leaves: Bytes,
+    /// 16 bytes an event.
+    salts: Bytes,
+    tree_size: u64,
+}
+
+impl Receipts {
+    /// Events.
+    pub fn count(&self) -> usize {
+        self.leaves.len() / LEAF_SIZE
+    }
+
+    /// Events that an earlier append had recorded already.
+    pub fn duplicates(&self) -> u64 {
+        self.runs.iter().filter(|run| run.duplicate).map(|run| run.count).sum()
+    }
+
+    /// Where the events are, in the order in which they were appended.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// A tree size that covers all of them.
+    pub fn tree_size(&self) -> u64 {
+        self.tree_size
+    }
+
+    /// The receipt of the event at this position of the append.
+    pub fn get(&self, position: usize) -> Option<Receipt> {
+        if position >= self.count() {
+            return None;
+        }
+        let mut before = position as u64;
+        let run = self.runs.iter().find(|run| {
+            let inside = before < run.count;
+            if !inside {
+                before -= run.count;
+            }
+            inside
+        })?;
+        let leaf = &self.leaves[position * LEAF_SIZE..][..LEAF_SIZE];
+        Some(Receipt {
+            index: run.first_index + before,
+            seq: run.first_seq + before,
+            leaf: Leaf::decode(leaf).ok()?,
+            salt: Salt::from_slice(&self.salts[position * Salt::SIZE..][..Salt::SIZE])?,
+            duplicate: run.duplicate,
+            tree_size: self.tree_size,
+        })
+    }
+
+    /// All receipts, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Receipt> {
+        (0..self.count()).filter_map(|position| self.get(position))
+    }
+
+    /// The receipts of a part of the append; shares the bytes.
+    pub(super) fn slice(&self, range: Range<usize>) -> Receipts {
+        let mut runs = Vec::with_capacity(1);
+        let (mut start, end) = (0u64, range.end as u64);
+        for run in &self.runs {
+            let from = (range.start as u64).max(start);
+            let to = end.min(start + run.count);
+            if from < to {
+                let skipped = from - start;
+                runs.push(Run {
+                    first_seq: run.first_seq + skipped,
+                    first_index: run.first_index + skipped,
+                    count: to - from,
+                    duplicate: run.duplicate,
+                });
+            }
+            start += run.count;
+        }
+        Receipts {
+            runs,
+            leaves: self.leaves.slice(range.start * LEAF_SIZE..range.end * LEAF_SIZE),
+            salts: self.salts.slice(range.start * Salt::SIZE..range.end * Salt::SIZE),
+            tree_size: self.tree_size,
+        }
+    }
+
+    /// Puts the receipts of several appends one behind the other.
+    pub(super) fn concat(mut parts: Vec<Receipts>) -> Receipts {
+        if parts.len() <= 1 {
+            return parts.pop().unwrap_or_default();
+        }
+        let join = |field: fn(&Receipts) -> &Bytes| -> Bytes {
+            parts.iter().flat_map(|part| field(part).iter().copied()).collect::<Vec<u8>>().into()
+        };
+        Receipts {
+            leaves: join(|part| &part.leaves),
+            salts: join(|part| &part.salts),
+            tree_size: parts.iter().map(|part| part.tree_size).max().unwrap_or(0),
+            runs: parts.into_iter().flat_map(|part| part.runs).collect(),
+        }
+    }
+}
+
+/// What was sent, as far as a receipt must match it.
+pub(super) struct Sent<'a> {
+    pub(super) first_seq: u64,
+    pub(super) events: &'a [Bytes],
+    pub(super) kind: Kind,
+    /// Leaf index of the record that opened the producer; older epochs' duplicates have another.
+    pub(super) opened: LeafIndex,
+}
+
+/// The receipts in a response, or the first seq that does not fit and why.
+pub(super) fn verify(sent: &Sent, response: AppendResponse) -> Result<Receipts, (u64, String)> {
+    let count = sent.events.len();
+    let lengths = [
+        ("leaves", response.leaves.len(), count * LEAF_SIZE),
+        ("salts", response.salts.len(), count * Salt::SIZE),
+    ];
+    for (what, actual, expected) in lengths {
+        if actual != expected {
+            return Err((sent.first_seq, format!("{what}: {actual} bytes for {count} events")));
+        }
+    }
+    let receipts = Receipts {
+        runs: verify_runs(sent, &response)?,
+        leaves: response.leaves,
+        salts: response.salts,
+        tree_size: response.tree_size,
+    };
+    for (position, event) in sent.events.iter().enumerate() {
+        let seq = sent.first_seq + position as u64;
+        let receipt = receipts.get(position).ok_or((seq, "the leaf cannot be decoded".into()))?;
+        check(sent, seq, &receipt, event).map_err(|what| (seq, what.to_owned()))?;
+    }
+    Ok(receipts)
+}
+
+/// The runs, if they cover exactly what was sent.
+fn verify_runs(sent: &Sent, response: &AppendResponse) -> Result<Vec<Run>, (u64, String)> {
+    let mut next_seq = sent.first_seq;
+    let end = sent.first_seq + sent.events.len() as u64;
+    let mut runs = Vec::with_capacity(response.runs.len());
+    for run in &response.runs {
+        let count = u64::from(run.count);
+        let last = run.first_leaf.checked_add(count);
+        if run.first_seq != next_seq || count == 0 || count > end - next_seq {
+            return Err((
+                next_seq,
+                format!("run {} + {count} is not what was sent", run.first_seq),
+            ));
+        }
+        if last.is_none_or(|last| last > response.tree_size) {
+            let what = format!("leaf {} is past tree size {}", run.first_leaf, response.tree_size);
+            return Err((next_seq, what));
+        }
+        next_seq += count;
+        let (first_seq, first_index) = (run.first_seq, run.first_leaf);
+        runs.push(Run { first_seq, first_index, count, duplicate: run.duplicate });
+    }
+    if next_seq != end {
+        return Err((next_seq, format!("no receipt from seq {next_seq} on")));
+    }
+    Ok(runs)
+}
+
+fn check(sent: &Sent, seq: u64, receipt: &Receipt, event: &[u8]) -> Result<(), &'static str> {
+    let leaf = &receipt.leaf;
+    if leaf.seq != seq {
+        return Err("the leaf is of another seq");
+    }
+    if leaf.kind != sent.kind {
+        return Err("the leaf is of another kind");
+    }
+    if leaf.opened != sent.opened && !receipt.duplicate {
+        return Err("the leaf is of another producer");
+    }
+    if leaf.event_size as usize != event.len() {
+        return Err("the leaf has another event size");
+    }
+    if leaf.commitment != commit(&receipt.salt, event) {
+        return Err("the commitment is not to the event that was sent");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indelible_proto::v1;
+
+    const OPENED: u64 = 4;
+
+    fn events(count: u64) -> Vec<Bytes> {
+        (0..count).map(|number| Bytes::from(format!("event {number}"))).collect()
+    }
+
+    /// What an honest node answers.
+    fn honest(first_seq: u64, events: &[Bytes], runs: &[(u32, u64, bool)]) -> AppendResponse {
+        let mut leaves = Vec::new();
+        let mut salts = Vec::new();
+        for (position, event) in events.iter().enumerate() {
+            let salt = Salt([position as u8; 16]);
+            let leaf = Leaf {
+                kind: Kind::Event,
+                retention_class: 0,
+                event_size: event.len() as u32,
+                received: 1,
+                opened: OPENED,
+                seq: first_seq + position as u64,
+                commitment: commit(&salt, event),
+            };
+            leaves.extend(leaf.encode());
+            salts.extend(salt.0);
+        }
+        let mut seq = first_seq;
+        let runs = runs.iter().map(|(count, first_leaf, duplicate)| {
+            seq += u64::from(*count);
+            v1::Run {
+                first_seq: seq - u64::from(*count),
+                first_leaf: *first_leaf,
+                count: *count,
+                duplicate: *duplicate,
+            }
+        });
+        let runs = runs.collect();
+        AppendResponse { runs, leaves: leaves.into(), salts: salts.into(), tree_size: 1000 }
+    }
+
+    fn check_response(response: AppendResponse, events: &[Bytes]) -> Result<Receipts, u64> {
+        let sent = Sent { first_seq: 7, events, kind: Kind::Event, opened: OPENED };
+        verify(&sent, response).map_err(|(seq, _)| seq)
+    }
+
+    #[test]
+    fn an_honest_receipt_is_taken_apart() {
+        let events = events(5);
+        let receipts =
+            check_response(honest(7, &events, &[(2, 90, true), (3, 200, false)]), &events)
+                .expect("verifies");
+        assert_eq!((receipts.count(), receipts.duplicates()), (5, 2));
+        let places: Vec<_> = receipts.iter().map(|r| (r.seq, r.index, r.duplicate)).collect();
+        let expected =
+            [(7, 90, true), (8, 91, true), (9, 200, false), (10, 201, false), (11, 202, false)];
+        assert_eq!(places, expected);
+        let middle = receipts.slice(1..4);
+        let places: Vec<_> = middle.iter().map(|r| (r.seq, r.index, r.duplicate)).collect();
+        assert_eq!(places, expected[1..4]);
+        let whole = Receipts::concat(vec![receipts.slice(0..1), middle, receipts.slice(4..5)]);
+        assert!(whole.iter().eq(receipts.iter()));
+        assert_eq!(receipts.get(5), None);
+    }
+
+    #[test]
+    fn every_flipped_byte_that_matters_is_found() {
+        let events = events(3);
+        let good = honest(7, &events, &[(3, 90, false)]);
+        for byte in 0..good.leaves.len() {
+            // Retention class and time are the leader's to say.
+            if matches!(byte % LEAF_SIZE, 2 | 3 | 8..16) {
+                continue;
+            }
+            let mut bad = good.clone();
+            let mut leaves = bad.leaves.to_vec();
+            leaves[byte] ^= 0x40;
+            bad.leaves = leaves.into();
+            assert!(check_response(bad, &events).is_err(), "leaf byte {byte} was not checked");
+        }
+        for byte in 0..good.salts.len() {
+            let mut bad = good.clone();
+            let mut salts = bad.salts.to_vec();
+            salts[byte] ^= 1;
+            bad.salts = salts.into();
+            let seq = 7 + (byte / Salt::SIZE) as u64;
+            assert_eq!(check_response(bad, &events), Err(seq), "salt byte {byte}");
+        }
+    }
+
+    #[test]
+    fn runs_must_cover_exactly_what_was_sent() {
+        let events = events(3);
+        let with = |runs: &[(u32, u64, bool)]| check_response(honest(7, &events, runs), &events);
+        assert!(with(&[(3, 0, false)]).is_ok());
+        for runs in [&[][..], &[(2, 0, false)], &[(4, 0, false)], &[(3, 998, false)]] {
+            assert!(with(runs).is_err(), "{runs:?} was accepted");
+        }
+        let mut repeated = honest(7, &events, &[(2, 0, false), (1, 5, false)]);
+        repeated.runs[1].first_seq = 8;
+        assert_eq!(check_response(repeated, &events), Err(9));
+    }
+}

@@ -1,0 +1,343 @@
+//! The task behind a producer: sends batches to the leader, whoever that is by now, until each is answered.
+//!
+//! The rules are those of `notes/balancer.md` 2.2. R1: when the leadership changes, everything unacknowledged is sent to the
+//! new leader at once and in order, while old requests may still answer; the trail takes each (producer, seq) once, so the
+//! first verified answer wins. R2: a leader hint is followed at once, but only once a term. R3: without a leader nothing is
+//! sent; the nodes push the news. A batch leaves the ring only with receipts or with a definite refusal.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::{Aborted, abortable};
+use futures_util::stream::FuturesUnordered;
+use indelible_core::{Kind, LeafIndex, ProducerId};
+use indelible_proto::v1::AppendRequest;
+use indelible_proto::{Reason, Rejected};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::receipt::{Receipts, Sent, verify};
+use super::ring::{Item, Ring};
+use crate::call::Patience;
+use crate::error::Failure;
+use crate::table::{Link, Route};
+use crate::{AppendError, Client};
+
+/// Items taken from the inbox at once.
+const INBOX_MAX: usize = 1024;
+/// How often a leader may say what cannot be (a gap where there is none, a producer that it does not know) before it is
+/// taken at its word: a new one may answer so while it still catches up with its own log.
+const IMPOSSIBLE_MAX: u32 = 20;
+/// Attempts of one batch that are awaited at once; the oldest is given up.
+const UNDER_WAY_MAX: usize = 2;
+
+/// What the producer was opened as.
+#[derive(Clone, Copy)]
+pub(super) struct Opened {
+    pub(super) id: ProducerId,
+    pub(super) epoch: u64,
+    pub(super) opened: LeafIndex,
+}
+
+/// What the last attempt met, for callers whose deadline passes.
+#[derive(Clone, Default)]
+pub(super) struct Progress(Arc<Mutex<Option<String>>>);
+
+impl Progress {
+    /// In words, or `otherwise` if nothing went wrong.
+    pub(super) fn last(&self, otherwise: &str) -> String {
+        let last = self.0.lock().expect("nothing panics while it holds this lock");
+        last.clone().unwrap_or_else(|| otherwise.to_owned())
+    }
+
+    fn set(&self, last: Option<String>) {
+        *self.0.lock().expect("nothing panics while it holds this lock") = last;
+    }
+}
+
+/// The owner of a producer's state.
+pub(super) struct ProducerTask {
+    client: Client,
+    opened: Opened,
+    inbox: mpsc::Receiver<Item>,
+    /// Every handle is gone; nothing new comes.
+    closed: bool,
+    ring: Ring,
+    /// Requests under way. Polled here and not spawned, so that they enter the connection in order.
+    attempts: FuturesUnordered<Pin<Box<dyn Future<Output = Result<Attempt, Aborted>> + Send>>>,
+    /// Whom the batches were sent to: (term, node).
+    leadership: Option<(u64, u64)>,
+    /// Nothing is sent to this leader before.
+    pause: Option<Instant>,
+    patience: Patience,
+    /// Impossible answers since the last good one.
+    impossible: u32,
+    /// Why nothing new is accepted.
+    stopped: Option<Arc<AppendError>>,
+    progress: Progress,
+}
+
+/// How one request ended.
+struct Attempt {
+    batch: u64,
+    /// The batch's count of attempts when it was sent.
+    number: u32,
+    link: Link,
+    leadership: (u64, u64),
+    result: Result<Receipts, Error>,
+}
+
+enum Error {
+    Failure(Failure),
+    /// The seq that does not fit, and what.
+    Receipt(u64, String),
+}
+
+impl ProducerTask {
+    pub(super) fn new(
+        client: Client,
+        opened: Opened,
+        next_seq: u64,
+        window: usize,
+        inbox: mpsc::Receiver<Item>,
+        progress: Progress,
+    ) -> ProducerTask {
+        ProducerTask {
+            client,
+            opened,
+            inbox,
+            closed: false,
+            ring: Ring::new(next_seq, window),
+            attempts: FuturesUnordered::new(),
+            leadership: None,
+            pause: None,
+            patience: Patience::new(),
+            impossible: 0,
+            stopped: None,
+            progress,
+        }
+    }
+
+    /// Until every handle is gone and nobody waits for an outcome.
+    pub(super) async fn run(mut self) {
+        let mut changes = self.client.table().subscribe();
+        let mut arrived = Vec::new();
+        loop {
+            changes.mark_unchanged();
+            self.dispatch();
+            if self.is_done() {
+                break;
+            }
+            tokio::select! {
+                count = self.inbox.recv_many(&mut arrived, INBOX_MAX), if !self.closed => {
+                    self.closed = count == 0;
+                    arrived.drain(..).for_each(|item| self.ring.push(item));
+                }
+                Some(ended) = self.attempts.next() => {
+                    if let Ok(attempt) = ended {
+                        self.on_end(attempt);
+                    }
+                }
+                _ = changes.changed() => {}
+                () = pause_over(self.pause) => self.pause = None,
+            }
+        }
+        let unresolved: usize = self.ring.batches.iter().map(|batch| batch.events.len()).sum();
+        if unresolved > 0 {
+            tracing::warn!(unresolved, producer = %self.opened.id, "closed with unknown outcomes");
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let awaited = self.ring.batches.iter().any(|batch| batch.is_awaited());
+        self.closed && self.ring.is_queue_empty() && !awaited
+    }
+
+    /// Sends whatever may be sent now.
+    fn dispatch(&mut self) {
+        if let Some(error) = &self.stopped {
+            self.ring.fail_queue(error);
+        }
+        let Some(route) = self.client.table().leader() else {
+            if !self.ring.batches.is_empty() || !self.ring.is_queue_empty() {
+                self.progress.set(Some(self.client.table().why_no_leader()));
+            }
+            return;
+        };
+        if self.leadership != Some(route.leadership()) {
+            self.leadership = Some(route.leadership());
+            self.pause = None;
+            self.ring.batches.iter_mut().for_each(|batch| batch.waiting = true);
+        }
+        if self.pause.is_some() {
+            return;
+        }
+        for position in 0..self.ring.batches.len() {
+            let batch = &self.ring.batches[position];
+            if batch.waiting && (position == 0 || !batch.gapped) {
+                self.send(position, &route);
+            }
+        }
+        while self.ring.form_batch() {
+            self.send(self.ring.batches.len() - 1, &route);
+        }
+    }
+
+    fn send(&mut self, position: usize, route: &Route) {
+        let batch = &mut self.ring.batches[position];
+        batch.waiting = false;
+        batch.attempts += 1;
+        let attempt = request(
+            route.clone(),
+            self.opened,
+            (batch.id, batch.attempts),
+            (batch.first_seq, batch.events.clone()),
+            self.client.options().attempt_timeout,
+        );
+        let (attempt, handle) = abortable(attempt);
+        batch.under_way.push(handle);
+        if batch.under_way.len() > UNDER_WAY_MAX {
+            batch.under_way.remove(0).abort();
+        }
+        self.attempts.push(Box::pin(attempt));
+    }
+
+    fn on_end(&mut self, attempt: Attempt) {
+        // Answered through another attempt, or failed.
+        let Some(position) = self.ring.position(attempt.batch) else { return };
+        match attempt.result {
+            Ok(receipts) => {
+                self.client.table().saw_tree_size(receipts.tree_size());
+                self.patience.reset();
+                self.impossible = 0;
+                self.progress.set(None);
+                let batch = self.ring.batches.remove(position).expect("the position was found");
+                batch.resolve(&receipts);
+            }
+            Err(Error::Receipt(seq, what)) => {
+                let (node_id, addr) = (attempt.link.node_id, attempt.link.addr.to_string());
+                tracing::error!(node_id, addr, seq, what, "a receipt does not verify");
+                self.stop(position, &AppendError::ReceiptBroken { node_id, addr, seq, what });
+            }
+            // While a newer attempt is under way, only that one's failure counts.
+            Err(_) if attempt.number != self.ring.batches[position].attempts => {}
+            Err(Error::Failure(failure)) => {
+                self.progress.set(Some(failure.text()));
+                self.on_failure(position, &failure, &attempt.link, attempt.leadership);
+            }
+        }
+    }
+
+    fn on_failure(&mut self, position: usize, failure: &Failure, link: &Link, led: (u64, u64)) {
+        self.ring.batches[position].waiting = true;
+        let table = self.client.table();
+        if let Failure::Rejected(rejected) = failure {
+            let boxed = || Box::new(rejected.clone());
+            match rejected.reason {
+                Reason::SeqConflict => return self.stop(position, &AppendError::Conflict(boxed())),
+                Reason::ProducerFenced => {
+                    return self.stop(position, &AppendError::Fenced(boxed()));
+                }
+                // Overtaken by a later request: rewind to what the node expects by waiting for what is before.
+                Reason::SeqGap if position > 0 => {
+                    self.ring.batches[position].gapped = true;
+                    return;
+                }
+                Reason::SeqGap | Reason::ProducerUnknown => {
+                    return self.on_impossible(position, rejected);
+                }
+                _ => {}
+            }
+        }
+        // Others of the same leadership failed before and said what to do; a new leadership starts afresh.
+        let is_first = self.pause.is_none() && self.leadership == Some(led);
+        let is_current = table.leader().is_some_and(|route| route.leadership() == led);
+        if !(is_first && is_current) && !is_definite(failure) {
+            if matches!(failure, Failure::Broken(_)) {
+                link.suspect();
+            }
+            return;
+        }
+        match self.patience.after(failure, link, table) {
+            Ok(delay) => self.pause = Some(Instant::now() + delay),
+            Err(rejected) => self.stop(position, &AppendError::Rejected(Box::new(rejected))),
+        }
+    }
+
+    /// The first batch in line is refused for something that was acknowledged before.
+    fn on_impossible(&mut self, position: usize, rejected: &Rejected) {
+        self.impossible += 1;
+        if self.impossible > IMPOSSIBLE_MAX {
+            let first_seq = self.ring.batches[position].first_seq;
+            tracing::error!(first_seq, %rejected, "the trail lacks what it acknowledged");
+            return self.stop(position, &AppendError::Rejected(Box::new(rejected.clone())));
+        }
+        self.pause = Some(Instant::now() + self.patience.tick());
+    }
+
+    /// Fails one batch for good. What is behind it cannot keep its seq, so the producer stops; what is before it goes on.
+    fn stop(&mut self, position: usize, error: &AppendError) {
+        let mut failed = self.ring.batches.split_off(position).into_iter();
+        if let Some(batch) = failed.next() {
+            batch.fail(|_| error.clone());
+        }
+        for batch in failed {
+            let last = format!("the producer stopped: {error}");
+            batch.fail(|seq| AppendError::Unknown { seq, last: last.clone() });
+        }
+        self.stopped.get_or_insert_with(|| Arc::new(error.clone()));
+    }
+}
+
+/// Whether no further attempt can help.
+fn is_definite(failure: &Failure) -> bool {
+    match failure {
+        Failure::Rejected(rejected) => matches!(
+            rejected.reason,
+            Reason::Invalid | Reason::TooLarge | Reason::TooManyProducers | Reason::Membership
+        ),
+        _ => false,
+    }
+}
+
+/// One request, to its verified end.
+async fn request(
+    route: Route,
+    opened: Opened,
+    (batch, number): (u64, u32),
+    (first_seq, events): (u64, Vec<Bytes>),
+    limit: Duration,
+) -> Attempt {
+    let request = AppendRequest {
+        producer_id: Bytes::copy_from_slice(&opened.id.0),
+        epoch: opened.epoch,
+        first_seq,
+        events: events.clone(),
+        kind: indelible_proto::v1::Kind::Event.into(),
+        retention_class: 0,
+    };
+    let (leadership, link) = (route.leadership(), route.link);
+    let in_flight = link.begin();
+    let result = match timeout(limit, link.audit().append(request)).await {
+        Err(_) => Err(Error::Failure(Failure::TimedOut(limit))),
+        Ok(Err(status)) => Err(Error::Failure(status.into())),
+        Ok(Ok(response)) => {
+            let (kind, opened) = (Kind::Event, opened.opened);
+            let sent = Sent { first_seq, events: &events, kind, opened };
+            verify(&sent, response.into_inner()).map_err(|(seq, what)| Error::Receipt(seq, what))
+        }
+    };
+    drop(in_flight);
+    Attempt { batch, number, link, leadership, result }
+}
+
+async fn pause_over(pause: Option<Instant>) {
+    match pause {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}

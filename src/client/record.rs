@@ -1,0 +1,86 @@
+//! Records as they are read: nothing is handed out before the commitment fits the bytes.
+
+use bytes::Bytes;
+use indelible_core::leaf::{commit, leaf_hash};
+use indelible_core::{Hash, Leaf, LeafIndex, Salt};
+use indelible_proto::v1;
+
+/// A record of the trail whose event is the one that its leaf commits to. That the leaf is in the tree is another
+/// question: [`crate::Client::prove`] answers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Position in the trail.
+    pub index: LeafIndex,
+    /// What the tree commits to.
+    pub leaf: Leaf,
+    /// Opens the commitment. All zero in records that the nodes derive (leadership, membership).
+    pub salt: Salt,
+    /// The bytes that the producer sent.
+    pub event: Bytes,
+}
+
+impl Record {
+    /// The leaf's hash in the tree.
+    pub fn leaf_hash(&self) -> Hash {
+        leaf_hash(&self.leaf.encode())
+    }
+
+    /// From the wire, if it is the record at `index` and holds what its leaf commits to; otherwise what does not fit.
+    pub(crate) fn verify(record: v1::Record, index: LeafIndex) -> Result<Record, String> {
+        if record.index != index {
+            return Err(format!("record {} was sent for record {index}", record.index));
+        }
+        let leaf = Leaf::decode(&record.leaf).map_err(|error| error.to_string())?;
+        let salt = Salt::from_slice(&record.salt)
+            .ok_or_else(|| format!("a salt of {} bytes", record.salt.len()))?;
+        if leaf.event_size as usize != record.event.len() {
+            let (actual, expected) = (record.event.len(), leaf.event_size);
+            return Err(format!("an event of {actual} bytes, the leaf says {expected}"));
+        }
+        if commit(&salt, &record.event) != leaf.commitment {
+            return Err(format!("record {index}: the leaf does not commit to this event"));
+        }
+        Ok(Record { index, leaf, salt, event: record.event })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indelible_core::Kind;
+
+    #[test]
+    fn a_record_with_any_other_byte_is_refused() {
+        let (salt, event) = (Salt([7; 16]), Bytes::from_static(b"who did what"));
+        let leaf = Leaf {
+            kind: Kind::Event,
+            retention_class: 0,
+            event_size: event.len() as u32,
+            received: 5,
+            opened: 2,
+            seq: 1,
+            commitment: commit(&salt, &event),
+        };
+        let good = v1::Record {
+            index: 9,
+            leaf: Bytes::copy_from_slice(&leaf.encode()),
+            salt: Bytes::copy_from_slice(&salt.0),
+            event: event.clone(),
+        };
+        let record = Record::verify(good.clone(), 9).expect("verifies");
+        assert_eq!((record.index, record.leaf, &record.event), (9, leaf, &event));
+        assert!(Record::verify(good.clone(), 8).is_err());
+        let fields: [fn(&mut v1::Record) -> &mut Bytes; 2] = [|r| &mut r.salt, |r| &mut r.event];
+        for field in fields {
+            for byte in 0..field(&mut good.clone()).len() {
+                let mut bad = good.clone();
+                let mut bytes = field(&mut bad).to_vec();
+                bytes[byte] ^= 1;
+                *field(&mut bad) = bytes.into();
+                assert!(Record::verify(bad, 9).is_err());
+            }
+        }
+        let cut = v1::Record { event: event.slice(1..), ..good };
+        assert!(Record::verify(cut, 9).is_err());
+    }
+}

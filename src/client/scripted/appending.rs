@@ -1,0 +1,212 @@
+//! What a producer does when the cluster does not simply say yes.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use indelible_proto::reason::key;
+use prost::Message;
+use tokio::time::Instant;
+
+use super::fake::{Act, Fake};
+use crate::{AppendError, Client, Event, Producer, ProducerId, Reason, Rejected};
+
+const ID: ProducerId = ProducerId([5; 16]);
+
+async fn open(client: &Client) -> Producer {
+    client.producer(ID, "test").open().await.expect("opens")
+}
+
+fn encoded(count: u64, size: usize) -> Vec<Bytes> {
+    let padding = "x".repeat(size);
+    let event = |number: u64| Event::new(number.to_string(), "do", &padding).encode_to_vec();
+    (0..count).map(|number| event(number).into()).collect()
+}
+
+/// Every seq from 1 once, in order.
+fn assert_recorded_once(fake: &Fake, count: u64) {
+    let seqs: Vec<u64> = fake.recorded().into_iter().map(|(seq, _)| seq).collect();
+    assert_eq!(seqs, (1..=count).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_event_gets_a_verified_receipt() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    let receipt = producer.append(Event::new("alice", "read", "file")).await.expect("recorded");
+    assert_eq!((receipt.seq, receipt.index, receipt.duplicate), (1, 2, false));
+    assert_eq!(client.session(), 3);
+    let again = open(&client).await;
+    assert_eq!((again.last_seq(), again.epoch(), again.known()), (1, 2, true));
+    let error = producer.append(Event::new("alice", "read", "file")).await.expect_err("fenced");
+    assert!(matches!(error, AppendError::Fenced(_)), "{error}");
+    let error = producer.append(Event::new("alice", "read", "file")).await.expect_err("stopped");
+    assert!(matches!(error, AppendError::Stopped(_)), "{error}");
+}
+
+#[tokio::test]
+async fn many_callers_share_a_producer_and_few_requests() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    let appends = (0..200).map(|number| producer.append(Event::new("a", "b", number.to_string())));
+    let receipts = futures_util::future::join_all(appends).await;
+    let mut seqs: Vec<u64> = receipts.into_iter().map(|r| r.expect("recorded").seq).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, (1..=200).collect::<Vec<_>>());
+    assert_recorded_once(&fake, 200);
+    let requests = fake.node(1).calls().len();
+    assert!(requests < 100, "{requests} requests for 200 events");
+}
+
+#[tokio::test]
+async fn a_leader_hint_is_followed_once() {
+    let fake = Fake::start(2).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    let (one, two) = (fake.node(1), fake.node(2));
+    one.script([Act::Refuse(one.not_leader(two, 2))]);
+    producer.append(Event::new("a", "b", "c")).await.expect("recorded");
+    assert_eq!((one.calls().len(), two.calls().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn what_a_dead_leader_left_open_is_sent_again_under_the_same_seq() {
+    for act in [Act::Lose, Act::Hang] {
+        let fake = Fake::start(2).await;
+        let client = fake.client().await;
+        let producer = open(&client).await;
+        // From here on node 1 answers nothing any more.
+        fake.node(1).script(std::iter::once(act).chain((0..100).map(|_| Act::Hang)));
+        let append = tokio::spawn({
+            let producer = producer.clone();
+            async move { producer.append(Event::new("a", "b", "c")).await }
+        });
+        fake.node(1).called(1).await;
+        let lost = fake.recorded().len() == 1;
+        // Node 2 alone tells of the new term: the old request is not waited for (rule R1).
+        fake.tell(fake.node(2), 2, 2);
+        let receipt = append.await.expect("joins").expect("recorded");
+        assert_eq!((receipt.seq, receipt.duplicate), (1, lost));
+        assert_eq!(fake.node(2).calls(), [(1, 1)]);
+        assert_recorded_once(&fake, 1);
+    }
+}
+
+#[tokio::test]
+async fn without_a_leader_nothing_is_sent_and_nothing_fails() {
+    let fake = Fake::start(2).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    let no_leader = Rejected::new(Reason::NoLeader, "an election is under way");
+    fake.node(1).script([Act::Refuse(no_leader)]);
+    let append = tokio::spawn(async move { producer.append(Event::new("a", "b", "c")).await });
+    fake.elect(0, 2);
+    fake.elect(2, 3);
+    append.await.expect("joins").expect("recorded");
+    assert_recorded_once(&fake, 1);
+}
+
+#[tokio::test]
+async fn a_gap_rewinds() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    let lost = Rejected::new(Reason::CommitUnknown, "commit timed out");
+    // The first request is lost before it is recorded, so that those behind it leave a gap.
+    fake.node(1).script([Act::Refuse(lost)]);
+    let tickets =
+        futures_util::future::join_all((0..4).map(|_| producer.submit(None, encoded(100, 2000))));
+    for ticket in tickets.await {
+        let receipts = ticket.expect("space").await_receipts().await.expect("recorded");
+        assert_eq!((receipts.count(), receipts.duplicates()), (100, 0));
+    }
+    assert_recorded_once(&fake, 400);
+}
+
+#[tokio::test]
+async fn busy_is_waited_out() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    let delay = Duration::from_millis(30);
+    let busy = || Act::Refuse(Rejected::new(Reason::Busy, "queue full").retry_after(delay));
+    fake.node(1).script([busy(), busy()]);
+    let started = Instant::now();
+    producer.append(Event::new("a", "b", "c")).await.expect("recorded");
+    assert!(started.elapsed() >= delay * 2);
+    assert_eq!(fake.node(1).calls().len(), 3);
+}
+
+#[tokio::test]
+async fn a_deadline_with_the_outcome_open_is_not_a_failure() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    fake.node(1).script([Act::Hang]);
+    let deadline = Instant::now() + Duration::from_millis(50);
+    let (first, second) =
+        tokio::join!(producer.append_with_deadline(Event::new("a", "b", "c"), deadline), async {
+            // Behind the first in line, and never sent.
+            fake.node(1).called(1).await;
+            producer.append_with_deadline(Event::new("a", "b", "d"), deadline).await
+        });
+    assert!(matches!(first, Err(AppendError::Unknown { seq: 1, .. })), "{first:?}");
+    assert!(matches!(second, Err(AppendError::NotSent { .. })), "{second:?}");
+    assert!(fake.recorded().is_empty());
+    // The producer did not give it up: a new term brings it into the trail, once.
+    fake.elect(1, 2);
+    let receipt = producer.append(Event::new("a", "b", "e")).await.expect("recorded");
+    assert_eq!(receipt.seq, 2);
+    assert_recorded_once(&fake, 2);
+}
+
+#[tokio::test]
+async fn a_receipt_for_other_content_is_no_receipt() {
+    let lies: [fn(&mut indelible_proto::v1::AppendResponse); 3] = [
+        |response| response.salts = Bytes::from_static(&[3; 16]),
+        |response| response.runs[0].first_seq += 1,
+        |response| response.leaves = response.leaves.slice(1..),
+    ];
+    for lie in lies {
+        let fake = Fake::start(1).await;
+        let client = fake.client().await;
+        let producer = open(&client).await;
+        fake.node(1).script([Act::Lie(lie)]);
+        let error = producer.append(Event::new("a", "b", "c")).await.expect_err("a lie");
+        let AppendError::ReceiptBroken { node_id: 1, seq: 1, .. } = error else {
+            panic!("{error}");
+        };
+    }
+}
+
+#[tokio::test]
+async fn own_numbers_continue_where_they_were_and_conflicts_are_told() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let events = encoded(10, 50);
+    let producer = open(&client).await;
+    producer.append_at(1, events[..6].to_vec()).await.expect("recorded");
+    let producer = open(&client).await;
+    let receipts = producer.append_at(1, events.clone()).await.expect("recorded");
+    assert_eq!((receipts.count(), receipts.duplicates()), (10, 6));
+    assert_recorded_once(&fake, 10);
+    let error = producer.append_at(13, encoded(1, 1)).await.expect_err("a gap");
+    assert!(matches!(error, AppendError::Invalid(_)), "{error}");
+    let error = producer.append_at(4, encoded(1, 50)).await.expect_err("a conflict");
+    assert!(matches!(error, AppendError::Conflict(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_refusal_stops_only_what_cannot_go_on() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    let too_large = Rejected::new(Reason::TooLarge, "too large").with(key::LIMIT, 7);
+    fake.node(1).script([Act::Refuse(too_large)]);
+    let error = producer.append(Event::new("a", "b", "c")).await.expect_err("refused");
+    let AppendError::Rejected(rejected) = error else { panic!("{error}") };
+    assert_eq!(rejected.metadata.get(key::LIMIT), Some(&7));
+    let error = producer.append(Event::new("a", "b", "c")).await.expect_err("stopped");
+    assert!(matches!(error, AppendError::Stopped(_)), "{error}");
+}

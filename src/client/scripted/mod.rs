@@ -1,0 +1,5 @@
+//! Tests against scripted nodes.
+
+mod appending;
+mod fake;
+mod reading;

@@ -1,0 +1,327 @@
+//! What the client knows about the nodes, shared by everything that calls them.
+//!
+//! One mutex over a few small maps, held for microseconds and never across an await; whoever waits for a change subscribes
+//! to a counter. Written by the node tasks ([`crate::node`]) and by callers that were refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use indelible_core::limits::{CLIENT_MESSAGE_BYTES_MAX, MEMBERS_MAX};
+use indelible_proto::v1::audit_log_client::AuditLogClient;
+use indelible_proto::v1::cluster_client::ClusterClient;
+use indelible_proto::v1::{ClusterView, Node, ServingState};
+use indelible_proto::{LeaderHint, Rejected};
+use tokio::sync::{Notify, watch};
+use tonic::transport::Channel;
+
+use crate::leader::LeaderView;
+
+/// The shared table.
+pub(crate) struct Table {
+    state: Mutex<State>,
+    /// Counts changes.
+    changed: watch::Sender<u64>,
+    /// Highest tree size seen in any answer: the session's read-your-writes token.
+    tree_size_seen: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    /// As given to the client.
+    seeds: Vec<String>,
+    /// Every address there is a task for.
+    nodes: BTreeMap<String, NodeState>,
+    leader: LeaderView,
+    /// The newest membership, and the applied index of the view that it came in.
+    members: Vec<Node>,
+    members_applied: u64,
+    /// Of the first view: a node of another trail is not listened to.
+    trail_id: Option<Bytes>,
+    /// Connections made so far.
+    links: u64,
+}
+
+/// One address.
+#[derive(Default, Clone)]
+struct NodeState {
+    /// While connected.
+    link: Option<Link>,
+    /// The last view that came from there.
+    view: Option<ClusterView>,
+    /// Why it is not connected.
+    error: Option<String>,
+}
+
+/// A connection to a node that has said who it is. Cloning shares it.
+#[derive(Clone)]
+pub(crate) struct Link {
+    /// Address, `host:port`.
+    pub(crate) addr: Arc<str>,
+    /// Who answers there.
+    pub(crate) node_id: u64,
+    /// Differs for every connection ever made.
+    pub(crate) generation: u64,
+    /// Calls under way through it.
+    pub(crate) in_flight: Arc<AtomicUsize>,
+    channel: Channel,
+    suspect: Arc<Notify>,
+}
+
+impl Link {
+    pub(crate) fn audit(&self) -> AuditLogClient<Channel> {
+        AuditLogClient::new(self.channel.clone())
+            .max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone()).max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX)
+    }
+
+    /// A call met a transport error: the node's task connects anew.
+    pub(crate) fn suspect(&self) {
+        self.suspect.notify_one();
+    }
+
+    /// Counts a call as under way until the guard is dropped.
+    pub(crate) fn begin(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.in_flight.clone())
+    }
+}
+
+/// A call under way.
+pub(crate) struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The leader and how to reach it.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) term: u64,
+    pub(crate) link: Link,
+}
+
+impl Route {
+    /// Which leadership this is. Another one means that what is unacknowledged is sent again (rule R1).
+    pub(crate) fn leadership(&self) -> (u64, u64) {
+        (self.term, self.link.node_id)
+    }
+}
+
+impl Table {
+    pub(crate) fn new(seeds: Vec<String>) -> Table {
+        Table {
+            state: Mutex::new(State { seeds, ..State::default() }),
+            changed: watch::Sender::new(0),
+            tree_size_seen: AtomicU64::new(0),
+        }
+    }
+
+    /// Wakes on every change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Every address worth a connection: the seeds, the members that no connected seed already is, and the address of a
+    /// leader hint.
+    pub(crate) fn addresses(&self) -> BTreeSet<String> {
+        let state = self.state();
+        let mut addresses: BTreeSet<String> = state.seeds.iter().cloned().collect();
+        let reached = |id| {
+            let mut seeds = state.seeds.iter().filter_map(|seed| state.nodes.get(seed));
+            seeds.any(|node| node.link.as_ref().is_some_and(|link| link.node_id == id))
+        };
+        let members = state.members.iter().filter(|member| !reached(member.id)).take(MEMBERS_MAX);
+        addresses.extend(members.map(|member| member.client_addr.clone()));
+        if state.leader.leader.is_some_and(|id| !reached(id)) {
+            addresses.extend(state.leader.addr.clone());
+        }
+        addresses
+    }
+
+    /// Forgets addresses that no task is for any more.
+    pub(crate) fn retain(&self, addresses: &BTreeSet<String>) {
+        self.state().nodes.retain(|addr, _| addresses.contains(addr));
+    }
+
+    /// A node answered on a fresh connection. Refused if it belongs to another trail.
+    pub(crate) fn connected(
+        &self,
+        addr: &str,
+        channel: Channel,
+        suspect: Arc<Notify>,
+        view: ClusterView,
+    ) -> Result<(), String> {
+        let mut state = self.state();
+        state.links += 1;
+        let link = Link {
+            addr: addr.into(),
+            node_id: view.node_id,
+            generation: state.links,
+            in_flight: Arc::default(),
+            channel,
+            suspect,
+        };
+        state.observe(addr, view)?;
+        let node = state.nodes.entry(addr.to_owned()).or_default();
+        node.link = Some(link);
+        node.error = None;
+        drop(state);
+        self.wake();
+        Ok(())
+    }
+
+    /// A node pushed its view.
+    pub(crate) fn observe(&self, addr: &str, view: ClusterView) -> Result<(), String> {
+        self.state().observe(addr, view)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// A connection is gone, or was never made. A leader that cannot be reached is still the leader: only the cluster
+    /// says who follows.
+    pub(crate) fn disconnected(&self, addr: &str, error: String) {
+        let mut state = self.state();
+        let node = state.nodes.entry(addr.to_owned()).or_default();
+        node.link = None;
+        node.view = None;
+        node.error = Some(error);
+        drop(state);
+        self.wake();
+    }
+
+    /// A node refused a call because it does not lead.
+    pub(crate) fn refused(&self, link: &Link, rejected: &Rejected) {
+        let mut state = self.state();
+        let mut changed = state.leader.deny(link.node_id);
+        if let Some(LeaderHint { id, .. }) = &rejected.leader
+            && *id != link.node_id
+        {
+            changed |= rejected.leader.as_ref().is_some_and(|hint| state.leader.hint(hint));
+        }
+        drop(state);
+        if changed {
+            self.wake();
+        }
+    }
+
+    /// The leader, if one is known and connected.
+    pub(crate) fn leader(&self) -> Option<Route> {
+        let state = self.state();
+        let id = state.leader.leader?;
+        let link = state.links().find(|link| link.node_id == id)?;
+        Some(Route { term: state.leader.term, link: link.clone() })
+    }
+
+    /// One connection per node, and whether the node leads; nodes that are not ready to serve reads are left out unless
+    /// there is no other.
+    pub(crate) fn readers(&self) -> Vec<(Link, bool)> {
+        let state = self.state();
+        let mut seen = BTreeSet::new();
+        let serves = |node: &NodeState| {
+            let ready = [ServingState::Serving, ServingState::ReadOnly];
+            node.view.as_ref().is_some_and(|view| ready.contains(&view.state()))
+        };
+        let mut pick = |all: bool| -> Vec<(Link, bool)> {
+            let nodes = state.nodes.values().filter(|node| all || serves(node));
+            let links = nodes.filter_map(|node| node.link.as_ref());
+            let links = links.filter(|link| seen.insert(link.node_id));
+            links.map(|link| (link.clone(), state.leader.leader == Some(link.node_id))).collect()
+        };
+        let ready = pick(false);
+        if ready.is_empty() { pick(true) } else { ready }
+    }
+
+    /// Whether this very connection is still the node's.
+    pub(crate) fn is_current(&self, link: &Link) -> bool {
+        let state = self.state();
+        let current = state.nodes.get(&*link.addr).and_then(|node| node.link.as_ref());
+        current.is_some_and(|current| current.generation == link.generation)
+    }
+
+    /// The newest membership.
+    pub(crate) fn members(&self) -> Vec<Node> {
+        self.state().members.clone()
+    }
+
+    /// Whether every address has been tried.
+    pub(crate) fn is_settled(&self) -> bool {
+        let addresses = self.addresses();
+        let state = self.state();
+        let tried = |node: &NodeState| node.link.is_some() || node.error.is_some();
+        addresses.iter().all(|addr| state.nodes.get(addr).is_some_and(tried))
+    }
+
+    /// Every address with its connection, or the error that it has instead.
+    pub(crate) fn connections(&self) -> Vec<(String, Result<Link, String>)> {
+        let state = self.state();
+        let nodes = state.nodes.iter();
+        nodes
+            .map(|(addr, node)| {
+                let error = || node.error.clone().unwrap_or_else(|| "not connected yet".into());
+                (addr.clone(), node.link.clone().ok_or_else(error))
+            })
+            .collect()
+    }
+
+    /// Why writes are held up, for people.
+    pub(crate) fn why_no_leader(&self) -> String {
+        let state = self.state();
+        match (state.leader.leader, state.links().count()) {
+            (_, 0) => "no node is connected".to_owned(),
+            (None, _) => format!("no leader is known (term {})", state.leader.term),
+            (Some(id), _) => {
+                format!("node {id} leads term {} but is not connected", state.leader.term)
+            }
+        }
+    }
+
+    /// Keeps the highest tree size.
+    pub(crate) fn saw_tree_size(&self, tree_size: u64) {
+        self.tree_size_seen.fetch_max(tree_size, Ordering::Relaxed);
+    }
+
+    /// The highest tree size in any answer so far.
+    pub(crate) fn tree_size_seen(&self) -> u64 {
+        self.tree_size_seen.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl State {
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.nodes.values().filter_map(|node| node.link.as_ref())
+    }
+
+    fn observe(&mut self, addr: &str, view: ClusterView) -> Result<(), String> {
+        let trail_id = self.trail_id.get_or_insert_with(|| view.trail_id.clone());
+        if *trail_id != view.trail_id {
+            return Err(format!(
+                "node {} belongs to trail {}, not to {}",
+                view.node_id,
+                hex::encode(&view.trail_id),
+                hex::encode(trail_id),
+            ));
+        }
+        self.leader.observe(&view);
+        if !view.nodes.is_empty() && view.applied_index >= self.members_applied {
+            self.members_applied = view.applied_index;
+            self.members.clone_from(&view.nodes);
+        }
+        self.nodes.entry(addr.to_owned()).or_default().view = Some(view);
+        Ok(())
+    }
+}
