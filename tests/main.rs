@@ -1,1 +1,15 @@
-//! The integration binary: real processes, real files.
+//! The integration binary: real processes, real files, free ports, no sleep as synchronisation.
+//!
+//! [`harness`] runs groups and waits for what they say of themselves; the other modules are one promise each.
+
+#![allow(missing_docs, reason = "a test binary has no readers of its documentation")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
+
+mod bad_input;
+mod chaos;
+mod commands;
+mod harness;
+mod membership;
+mod reads;
+mod tidy;
+mod wiped;

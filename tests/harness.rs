@@ -1,0 +1,236 @@
+//! Groups of real nodes, and what a test waits for.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use indelible::cli::local_cluster::{LocalCluster, LocalOptions};
+use indelible_client::{Client, Level, Options};
+use indelible_core::leaf::{commit, leaf_hash};
+use indelible_core::merkle::Frontier;
+use indelible_core::{Hash, Kind, Leaf, Salt};
+use indelible_proto::v1;
+use indelible_proto::v1::audit_log_client::AuditLogClient;
+use indelible_proto::v1::cluster_client::ClusterClient;
+use tonic::transport::{Channel, Endpoint};
+
+/// Longest time that anything may take. Generous: the machine is shared.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_indelible");
+
+/// Three nodes with small segments, so that tests seal some.
+pub fn three_nodes() -> LocalCluster {
+    nodes_with(3, Some(128 * 1024), "")
+}
+
+pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> LocalCluster {
+    let options =
+        LocalOptions { binary: BINARY.into(), nodes, segment_bytes, config: config.into() };
+    LocalCluster::start(options).unwrap()
+}
+
+/// A client that does not give up during an election.
+pub async fn client(cluster: &LocalCluster) -> Client {
+    let mut options = Options::new(cluster.endpoints()).unwrap();
+    options.request_timeout = PATIENCE;
+    let connect = || {
+        let options = options.clone();
+        async move { Client::connect_with(options).await.ok() }
+    };
+    let client = eventually("a node answers", connect).await;
+    tokio::time::timeout(PATIENCE, client.wait_for_leader()).await.expect("a leader");
+    client
+}
+
+/// Asks until there is an answer. Fails the test after [`PATIENCE`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub async fn channel(addr: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
+    eventually("a node listens", || async { endpoint.connect().await.ok() }).await
+}
+
+pub async fn audit_log(addr: &str) -> AuditLogClient<Channel> {
+    AuditLogClient::new(channel(addr).await).max_decoding_message_size(4 << 20)
+}
+
+pub async fn view(addr: &str) -> Option<v1::ClusterView> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
+    let channel = endpoint.connect().await.ok()?;
+    let answer = ClusterClient::new(channel).get_cluster(v1::GetClusterRequest {}).await;
+    Some(answer.ok()?.into_inner())
+}
+
+/// Who leads, as a majority of the running nodes says.
+pub async fn leader(cluster: &LocalCluster) -> u64 {
+    eventually("a leader that says so itself", || async {
+        for node in &cluster.nodes {
+            if let Some(view) = view(&node.client_addr).await
+                && view.role() == v1::Role::Leader
+                && view.quorum_ack_age_ms.is_some_and(|age| age < 1000)
+            {
+                return Some(view.node_id);
+            }
+        }
+        None
+    })
+    .await
+}
+
+/// Runs the command line tool against a cluster.
+pub async fn indelible(cluster: &LocalCluster, args: &[&str]) -> Output {
+    indelible_at(&cluster.endpoints(), args).await
+}
+
+pub async fn indelible_at(endpoints: &[String], args: &[&str]) -> Output {
+    let mut command = tokio::process::Command::new(BINARY);
+    command.kill_on_drop(true).env("INDELIBLE_ENDPOINTS", endpoints.join(",")).args(args);
+    let run = tokio::time::timeout(PATIENCE, command.output());
+    run.await.unwrap_or_else(|_| panic!("{args:?} took too long")).unwrap()
+}
+
+/// Its standard output, if it succeeded.
+pub fn stdout(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{}\n{text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+/// Real audit data, beside the project.
+pub fn data(file: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(file);
+    assert!(path.exists(), "{} is missing", path.display());
+    path
+}
+
+pub const CLOUDTRAIL: &str = "cloudtrail/ec2_proxy_s3_exfiltration.jsonl";
+pub const SSHD: &str = "openssh/OpenSSH_2k.log";
+
+/// A whole trail, read from one node, with every hash recomputed here.
+pub struct Trail {
+    pub records: Vec<(Leaf, Vec<u8>)>,
+    pub root: Hash,
+}
+
+impl Trail {
+    /// Reads `size` records from the node at `addr`, waiting until it has them.
+    pub async fn read(addr: &str, size: u64) -> Trail {
+        let request = v1::ReadRequest {
+            from: 0,
+            to: size,
+            follow: true,
+            level: Some(v1::ReadLevel { level: Some(v1::read_level::Level::Any(true)) }),
+        };
+        let mut stream = audit_log(addr).await.read(request).await.unwrap().into_inner();
+        let mut frontier = Frontier::default();
+        let mut records = Vec::new();
+        while let Some(response) = stream.message().await.unwrap() {
+            for record in response.records {
+                assert_eq!(record.index, frontier.size(), "no gaps");
+                let leaf = Leaf::decode(&record.leaf).unwrap();
+                let salt = Salt::from_slice(&record.salt).unwrap();
+                assert_eq!(commit(&salt, &record.event), leaf.commitment, "leaf {}", record.index);
+                frontier.append(leaf_hash(&leaf.encode()));
+                records.push((leaf, record.event.to_vec()));
+            }
+        }
+        assert_eq!(frontier.size(), size);
+        Trail { records, root: frontier.root() }
+    }
+
+    /// The same trail from every node, or the test fails.
+    pub async fn read_everywhere(cluster: &LocalCluster, client: &Client) -> Trail {
+        let size = client.tree_head(Level::Linearizable).await.unwrap().tree_size;
+        let mut first: Option<Trail> = None;
+        for node in &cluster.nodes {
+            let trail = Trail::read(&node.client_addr, size).await;
+            let head = audit_log(&node.client_addr).await.prove_consistency(
+                v1::ProveConsistencyRequest { old_size: size, new_size: size },
+            );
+            let head = head.await.unwrap().into_inner();
+            assert_eq!(head.new_root, trail.root.0.to_vec(), "node {} says another root", node.id);
+            if let Some(first) = &first {
+                assert_eq!(first.root, trail.root, "node {} has another root", node.id);
+            } else {
+                first = Some(trail);
+            }
+        }
+        first.unwrap()
+    }
+
+    /// Events of each producer by its first `opened`, in trail order; asserts that seqs are 1, 2, 3, ... and that no
+    /// leaf's stamp goes backwards.
+    pub fn events_by_producer(&self) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
+        use prost::Message;
+        let mut names: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut events: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut received = 0;
+        for (index, (leaf, event)) in self.records.iter().enumerate() {
+            assert!(leaf.received >= received, "leaf {index}: received goes backwards");
+            received = leaf.received;
+            match leaf.kind {
+                Kind::ProducerOpened => {
+                    let opened = v1::ProducerOpened::decode(&event[..]).unwrap();
+                    names.insert(index as u64, opened.producer_id.to_vec());
+                }
+                Kind::Event => {
+                    let producer = names.get(&leaf.opened).expect("opened before it appends");
+                    let list = events.entry(producer.clone()).or_default();
+                    list.push(event.clone());
+                    assert_eq!(leaf.seq, list.len() as u64, "leaf {index}: a gap or a repetition");
+                }
+                _ => {}
+            }
+        }
+        events
+    }
+}
+
+/// Stops every node in an orderly way, then compares sealed segments byte by byte and lets `check` re-read everything.
+pub fn stop_and_compare(cluster: &mut LocalCluster) {
+    let mut segments: BTreeMap<String, (u64, Vec<u8>)> = BTreeMap::new();
+    let mut compared = 0;
+    for node in &mut cluster.nodes {
+        if node.is_running() {
+            assert!(node.stop().unwrap().success(), "node {}: {}", node.id, node.log_tail());
+        }
+        let check = std::process::Command::new(BINARY).arg("check").arg(&node.data_dir).output();
+        let check = check.unwrap();
+        let text = String::from_utf8_lossy(&check.stdout);
+        assert!(check.status.success(), "check of node {}: {text}", node.id);
+        let dir = node.data_dir.join("segments");
+        let mut names: Vec<_> =
+            std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        // The last one, and one preallocated ahead of it, are not sealed.
+        for name in names.iter().take(names.len().saturating_sub(2)) {
+            let bytes = std::fs::read(dir.join(name)).unwrap();
+            let name = name.to_string_lossy().into_owned();
+            match segments.get(&name) {
+                Some((other, expected)) => {
+                    assert!(*expected == bytes, "segment {name}: nodes {other} and {} differ", node.id);
+                    compared += 1;
+                }
+                None => drop(segments.insert(name, (node.id, bytes))),
+            }
+        }
+    }
+    eprintln!("{compared} sealed segments compared");
+}

@@ -1,0 +1,125 @@
+//! A node that lost its disk, or got an older copy of it back, is refused under its old id.
+
+use indelible_client::ProducerId;
+
+use crate::harness::{
+    Trail, client, eventually, indelible_at, leader, stop_and_compare, three_nodes, view,
+};
+
+async fn some_events(sdk: &indelible_client::Client, id: &[u8; 16], count: u64) {
+    let producer = sdk.producer(ProducerId(*id), "w").open().await.unwrap();
+    for number in 0..count {
+        producer.append(indelible::cli::generate::event(number)).await.unwrap();
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_under_its_old_id_is_refused() {
+    let mut cluster = three_nodes();
+    let sdk = client(&cluster).await;
+    some_events(&sdk, b"before the wipe!", 50).await;
+    let leads = leader(&cluster).await;
+    let wiped = if leads == 1 { 2 } else { 1 };
+    let node = cluster.node(wiped).unwrap();
+    node.kill().unwrap();
+    // Only its identity survives: everything it ever promised is gone.
+    for name in std::fs::read_dir(&node.data_dir).unwrap() {
+        let path = name.unwrap().path();
+        let keep = ["identity", "genesis"].iter().any(|name| path.ends_with(name));
+        match (keep, path.is_dir()) {
+            (true, _) => {}
+            (false, true) => std::fs::remove_dir_all(path).unwrap(),
+            (false, false) => std::fs::remove_file(path).unwrap(),
+        }
+    }
+    node.start().unwrap();
+    let node = cluster.node(wiped).unwrap();
+    let text = || async { Some(node.log_text()).filter(|text| text.contains("wiped")) };
+    let text = eventually("the wiped node says that it is refused", text).await;
+    assert!(text.contains("never reused"), "{text}");
+    some_events(&sdk, b"after the wipe!!", 50).await;
+    let view = view(&node.client_addr).await.unwrap();
+    assert_eq!(view.tree_size, 0, "nobody gave it anything");
+    cluster.nodes.retain(|node| node.id != wiped);
+    let trail = Trail::read_everywhere(&cluster, &sdk).await;
+    assert_eq!(trail.events_by_producer().values().map(Vec::len).sum::<usize>(), 100);
+    stop_and_compare(&mut cluster);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_of_a_disk_is_refused() {
+    let mut cluster = three_nodes();
+    let sdk = client(&cluster).await;
+    some_events(&sdk, b"before the copy!", 20).await;
+    let leads = leader(&cluster).await;
+    let rolled_back = if leads == 1 { 2 } else { 1 };
+    let copy = cluster.dir().join("copy");
+    let node = cluster.node(rolled_back).unwrap();
+    assert!(node.stop().unwrap().success());
+    copy_folder(&node.data_dir, &copy);
+    // Two more starts after the copy was taken, both seen by the others.
+    for _ in 0..2 {
+        cluster.node(rolled_back).unwrap().start().unwrap();
+        let addr = cluster.node(rolled_back).unwrap().client_addr.clone();
+        eventually("it follows", || async {
+            view(&addr).await.filter(|view| view.leader_id != 0)
+        })
+        .await;
+        assert!(cluster.node(rolled_back).unwrap().stop().unwrap().success());
+    }
+    let node = cluster.node(rolled_back).unwrap();
+    std::fs::remove_dir_all(&node.data_dir).unwrap();
+    std::fs::rename(&copy, &node.data_dir).unwrap();
+    node.start().unwrap();
+    let node = cluster.node(rolled_back).unwrap();
+    let text = || async { Some(node.log_text()).filter(|text| text.contains("older copy")) };
+    eventually("the node with the older disk says that it is refused", text).await;
+    some_events(&sdk, b"after the copy!!", 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_another_trail_is_refused() {
+    let mut cluster = three_nodes();
+    client(&cluster).await;
+    let mut stranger = three_nodes();
+    let node = stranger.node(1).unwrap();
+    node.kill().unwrap();
+    let target = cluster.node(2).unwrap().raft_addr.clone();
+    let mut raft = indelible_proto::raft::raft_client::RaftClient::new(
+        crate::harness::channel(&target).await,
+    );
+    let hello = indelible_proto::raft::Hello {
+        trail_id: vec![7; 16].into(),
+        from: 1,
+        to: 2,
+        public_key: vec![0; 32].into(),
+        boot_count: 1,
+        segment_bytes: 128 * 1024,
+        ..Default::default()
+    };
+    let refused = raft.handshake(hello).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    assert!(refused.message().contains("belongs to trail"), "{}", refused.message());
+    // Without a handshake there is no vote.
+    let refused = raft.vote(indelible_proto::raft::VoteRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    // init never takes a folder twice.
+    let config = cluster.node(1).unwrap().config.to_str().unwrap().to_owned();
+    let again = indelible_at(&[], &["init", &config]).await;
+    assert!(!again.status.success());
+    let message = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(message.contains("already holds a node"), "{message}");
+}
