@@ -14,6 +14,7 @@ mod dir;
 mod error;
 mod file;
 mod lock;
+mod plain;
 pub mod recorder;
 #[cfg(test)]
 pub(crate) mod replay;
@@ -24,6 +25,7 @@ pub use dir::Dir;
 pub use error::DiskError;
 pub use file::File;
 pub use lock::{DirLock, LockError};
+pub use plain::{create_folders, list, output_file, read_text, write_text};
 pub use recorder::Recorder;
 pub use slots::{SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
 pub use space::free_bytes;

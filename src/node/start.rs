@@ -75,11 +75,15 @@ pub struct Node {
 impl Node {
     /// Opens the data directory and starts everything but the sockets. Recovery happens in here.
     pub async fn start(config: NodeConfig) -> Result<Arc<Node>, StartError> {
-        let options = StorageOptions { log_cache_bytes: config.storage.log_cache_bytes };
+        let options = StorageOptions {
+            cache_bytes_max: config.storage.log_cache_bytes,
+            ..StorageOptions::default()
+        };
         let dir = config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || Storage::open(&dir, &options));
         let storage = opened.await.map_err(|error| StartError::Raft(error.to_string()))??;
-        let Storage { identity, genesis, log, ledger } = storage;
+        let Storage { identity, genesis, log, ledger, recovered } = storage;
+        tracing::info!(?recovered, "storage opened");
         let (known_tx, known) = watch::channel(known_at_start(&ledger));
         let me = Introduction {
             node_id: identity.node_id,
@@ -159,6 +163,7 @@ impl Node {
         RaftService::new(
             self.raft.clone(),
             self.log.clone(),
+            self.config.data_dir.clone(),
             self.peers.clone(),
             self.read_only.clone(),
             timeout,

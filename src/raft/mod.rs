@@ -15,6 +15,8 @@ pub mod network;
 pub mod peers;
 pub mod service;
 pub mod state_machine;
+#[cfg(test)]
+mod suite;
 pub mod types;
 pub mod verify;
 mod wire;

@@ -380,19 +380,37 @@ impl<'s> Answers<'s> {
             .map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
     }
 
-    /// A follower that found our chain to be another than its own says so with DATA_LOSS: then this node re-checks its
-    /// own copy, and dies if that is bad.
+    /// A follower that refuses what this node sent, because a commitment or the chain does not hold, says so with
+    /// DATA_LOSS. Then this node re-checks its own copy of what is on the way, and dies if that is bad.
     async fn stream_failed(&self, status: &Status) -> RPCError<TypeConfig> {
         if status.code() == Code::DataLoss {
-            tracing::error!(node = self.client.node, error = status.message(), "chains differ");
+            tracing::error!(node = self.client.node, error = status.message(), "refused by a peer");
             let log = self.client.network.log.clone();
-            let checked = tokio::task::spawn_blocking(move || log.verify_tail()).await;
+            let checked = tokio::task::spawn_blocking(move || recheck(&log)).await;
             if let Ok(Err(error)) = checked {
                 panic!("this node's own log is damaged: {error}");
             }
         }
         unreachable(self.client.link.failed(status).await)
     }
+}
+
+/// Entries at the end of the log that are checked when a peer refuses one.
+const RECHECK_ENTRIES: u64 = 256;
+
+/// Re-reads the newest entries, with all their commitments and links.
+fn recheck(log: &Log) -> Result<(), String> {
+    let next = *log.durable().borrow();
+    for index in next.saturating_sub(RECHECK_ENTRIES).max(log.first())..next {
+        let entries = log.read(index..index + 1, 1).map_err(|error| error.to_string())?;
+        for entry in &entries {
+            super::verify::verify(entry).map_err(|error| error.to_string())?;
+        }
+        if !log.verify_link(index).map_err(|error| error.to_string())? {
+            return Err(format!("entry {index}: the chain does not hold"));
+        }
+    }
+    Ok(())
 }
 
 /// This node's clock, as Unix time in nanoseconds.

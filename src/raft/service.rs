@@ -1,6 +1,7 @@
 //! The answering side of the wire between nodes: the gRPC service on the raft port.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::network::unix_ns;
 use super::peers::Peers;
 use super::types::{Entry, LogId, Raft, TypeConfig, entry_id};
 use super::{verify, wire};
+use crate::storage::evidence;
 use crate::storage::log::{Log, LogError};
 
 /// Entries of a request from which on they are verified off the runtime's threads, in bytes.
@@ -30,6 +32,8 @@ const INLINE_BYTES_MAX: usize = 16 * 1024;
 pub struct RaftService {
     raft: Raft,
     log: Log,
+    /// Where evidence is kept.
+    data_dir: PathBuf,
     peers: Arc<Peers>,
     /// Whether the disk is nearly full: then entries are refused before openraft sees them, votes and heartbeats go on.
     read_only: watch::Receiver<bool>,
@@ -42,11 +46,12 @@ impl RaftService {
     pub fn new(
         raft: Raft,
         log: Log,
+        data_dir: PathBuf,
         peers: Arc<Peers>,
         read_only: watch::Receiver<bool>,
         read_index_timeout: Duration,
     ) -> Self {
-        RaftService { raft, log, peers, read_only, read_index_timeout }
+        RaftService { raft, log, data_dir, peers, read_only, read_index_timeout }
     }
 
     /// As a tonic service, with the raft port's limits.
@@ -150,7 +155,7 @@ pub(super) async fn chain_at(log: &Log, index: u64) -> Result<Chain, LogError> {
 }
 
 /// Compares the leader's chain with ours before a request is acknowledged. A mismatch is evidence, not a retry.
-async fn check_chain(log: &Log, theirs: PrevChain) -> Result<(), Status> {
+async fn check_chain(log: &Log, data_dir: &Path, theirs: PrevChain) -> Result<(), Status> {
     let index = theirs.id.index;
     let ours = chain_at(log, index).await.map_err(|error| Status::internal(error.to_string()))?;
     if ours == theirs.chain {
@@ -163,7 +168,7 @@ async fn check_chain(log: &Log, theirs: PrevChain) -> Result<(), Status> {
     );
     tracing::error!(%what, "chains differ; evidence kept");
     let name = format!("chain-{index}-{}.txt", entry_id(&theirs.id).term);
-    if let Err(error) = log.save_evidence(&name, what.as_bytes()) {
+    if let Err(error) = evidence::keep(data_dir, &name, what.as_bytes()) {
         tracing::error!(%error, "cannot keep the evidence");
     }
     Err(Status::data_loss(what))
@@ -228,11 +233,12 @@ fn incoming(
 /// openraft's answer as a message, once the chain agrees.
 async fn answer(
     log: &Log,
+    data_dir: &Path,
     shared: &AppendStream,
     result: StreamAppendResult<TypeConfig>,
 ) -> Result<pb::AppendResponse, Status> {
     if let (Some(chain), Ok(_)) = (shared.pop(), &result) {
-        check_chain(log, chain).await?;
+        check_chain(log, data_dir, chain).await?;
     }
     Ok(pb::AppendResponse { result: Some(wire::result_to_pb(&result)), clock_unix_ns: unix_ns() })
 }
@@ -263,13 +269,13 @@ impl pb::raft_server::Raft for RaftService {
         let shared = Arc::new(AppendStream::default());
         let requests = incoming(self.clone(), peer, request.into_inner(), shared.clone());
         let results = Box::pin(self.raft.stream_append(requests));
-        let log = self.log.clone();
+        let (log, data_dir) = (self.log.clone(), self.data_dir.clone());
         let answers = futures_util::stream::unfold(Some(results), move |results| {
-            let (shared, log) = (shared.clone(), log.clone());
+            let (shared, log, dir) = (shared.clone(), log.clone(), data_dir.clone());
             async move {
                 let mut results = results?;
                 let answer = match results.next().await {
-                    Some(Ok(result)) => answer(&log, &shared, result).await,
+                    Some(Ok(result)) => answer(&log, &dir, &shared, result).await,
                     Some(Err(fatal)) => Err(Status::unavailable(fatal.to_string())),
                     None => Err(shared.take_failure()?),
                 };

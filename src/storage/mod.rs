@@ -4,6 +4,7 @@
 //! ([`synced`]), and what a start makes of it ([`recovery`]). [`ledger`] is what follows from it and can be rebuilt: the [`tree`],
 //! the [`index`]. [`identity`] says whose disk it is, and [`check`] reads everything again.
 pub mod check;
+pub mod evidence;
 pub mod frame;
 pub mod hard_state;
 pub mod identity;

@@ -97,6 +97,16 @@ impl Log {
         self.shared.lock().last()
     }
 
+    /// Index of the first entry: 0, except in openraft's storage suite.
+    pub fn first(&self) -> u64 {
+        self.shared.lock().first()
+    }
+
+    /// One past the last entry.
+    pub fn next(&self) -> u64 {
+        self.shared.lock().next
+    }
+
     /// Index, term and leader of an entry. Memory only.
     pub fn id_at(&self, index: u64) -> Result<Option<EntryId>, LogError> {
         Ok(self.shared.lock().id_at(index))
@@ -254,6 +264,16 @@ impl Log {
     /// is not in memory; every checksum is checked.
     pub fn read_at(&self, location: Location) -> Result<(Entry, Chain), LogError> {
         self.shared.read_at(location)
+    }
+
+    /// Reads an entry from the disk and recomputes its link of the chain. False if the link is another one.
+    pub fn verify_link(&self, index: u64) -> Result<bool, LogError> {
+        let (entry, link) = self.read_at(self.locate(index)?)?;
+        let previous = match index.checked_sub(1) {
+            None => indelible_core::chain::genesis(&self.shared.options.trail_id),
+            Some(before) => self.chain_at(before)?,
+        };
+        Ok(link == indelible_core::chain::link_entry(&previous, &entry))
     }
 
     /// Reads everything that is durable, checks every checksum and the chain, and returns how many entries that was.

@@ -179,6 +179,11 @@ impl Shared {
 }
 
 impl State {
+    /// Index of the first entry.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
     /// An error if the log is closed or has stopped.
     pub(super) fn check_open(&self) -> Result<(), Arc<LogError>> {
         match (&self.failure, &self.queue) {
