@@ -1,1 +1,245 @@
-//! (being written)
+//! Who this node is, and with whom the trail began: two files that are written once (docs/FORMAT-storage.md, "Identity",
+//! "Genesis").
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use indelible_core::TrailId;
+use indelible_core::limits::{MEMBERS_MAX, NAME_BYTES_MAX};
+
+use crate::disk::{Dir, DiskError};
+
+/// Name of the identity file; only its owner may read it.
+pub const IDENTITY_FILE: &str = "identity";
+/// Name of the genesis file: the same bytes on every initial node, absent on nodes that were added later.
+pub const GENESIS_FILE: &str = "genesis";
+
+const IDENTITY_MAGIC: [u8; 8] = *b"INDIDENT";
+const GENESIS_MAGIC: [u8; 8] = *b"INDGENES";
+const VERSION: u32 = 1;
+
+/// Who this node is. Made by `indelible init` or `indelible node-key`, never changed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its id; never used for another node, not even after this one is gone.
+    pub node_id: u64,
+    /// The trail that it belongs to.
+    pub trail_id: TrailId,
+    /// Name of the trail in checkpoints.
+    pub origin: String,
+    /// Size in bytes that closes a segment; the same on all nodes.
+    pub segment_bytes: u64,
+    /// Ed25519 seed of the node's key.
+    pub secret_key: [u8; 32],
+    /// Its public half.
+    pub public_key: [u8; 32],
+}
+
+impl fmt::Debug for Identity {
+    /// Without the secret key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("node_id", &self.node_id)
+            .field("trail_id", &self.trail_id)
+            .field("origin", &self.origin)
+            .field("segment_bytes", &self.segment_bytes)
+            .field("public_key", &hex::encode(self.public_key))
+            .finish_non_exhaustive()
+    }
+}
+
+/// One of the initial voters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenesisNode {
+    /// Its id.
+    pub id: u64,
+    /// Where clients reach it.
+    pub client_addr: String,
+    /// Where other nodes reach it.
+    pub raft_addr: String,
+    /// Where it serves HTTP.
+    pub http_addr: String,
+    /// Its public key.
+    pub public_key: [u8; 32],
+}
+
+/// The initial voters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Genesis {
+    /// The trail that they began.
+    pub trail_id: TrailId,
+    /// In order of id.
+    pub nodes: Vec<GenesisNode>,
+}
+
+/// Why identity or genesis could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// There is no such file.
+    #[error(
+        "{} does not exist; hint: `indelible init` makes the first nodes of a trail, `indelible node-key` a later one",
+        path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is not what was written.
+    #[error("{} is damaged: {what}; hint: restore it from a backup, or join as a new node", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The file exists already, or could not be read or written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl Identity {
+    /// Writes the file durably, readable by its owner only; refuses to replace one.
+    pub fn write_new(dir: &Path, identity: &Identity) -> Result<(), IdentityError> {
+        assert!(identity.origin.len() <= NAME_BYTES_MAX, "the origin is too long");
+        let mut out = header(IDENTITY_MAGIC, &identity.trail_id);
+        out.extend_from_slice(&identity.node_id.to_le_bytes());
+        out.extend_from_slice(&identity.segment_bytes.to_le_bytes());
+        out.extend_from_slice(&identity.secret_key);
+        out.extend_from_slice(&identity.public_key);
+        put_string(&mut out, &identity.origin);
+        // Crash before the return: there is no identity, and `init` starts over. After: there is one, whole.
+        Ok(Dir::open(dir, true)?.write_new(IDENTITY_FILE, 0o600, &finish(out))?)
+    }
+
+    /// Reads the file.
+    pub fn read(dir: &Path) -> Result<Identity, IdentityError> {
+        let path = dir.join(IDENTITY_FILE);
+        let bytes = Dir::open(dir, true)?.read_file(IDENTITY_FILE)?;
+        let bytes = bytes.ok_or_else(|| IdentityError::Missing { path: path.clone() })?;
+        let damaged = |what| IdentityError::Damaged { path: path.clone(), what };
+        let (trail_id, mut fields) = Fields::open(IDENTITY_MAGIC, &bytes).map_err(damaged)?;
+        let mut read = || -> Option<Identity> {
+            Some(Identity {
+                trail_id,
+                node_id: fields.u64()?,
+                segment_bytes: fields.u64()?,
+                secret_key: fields.array()?,
+                public_key: fields.array()?,
+                origin: fields.string()?,
+            })
+        };
+        let identity = read().ok_or_else(|| damaged("a field is cut off"))?;
+        fields.end().map_err(damaged)?;
+        Ok(identity)
+    }
+}
+
+impl Genesis {
+    /// Writes the file durably; refuses to replace one.
+    pub fn write_new(dir: &Path, genesis: &Genesis) -> Result<(), IdentityError> {
+        assert!(genesis.nodes.len() <= MEMBERS_MAX, "too many initial nodes");
+        assert!(genesis.nodes.is_sorted_by_key(|node| node.id), "nodes are in order of id");
+        let mut out = header(GENESIS_MAGIC, &genesis.trail_id);
+        out.extend_from_slice(&(genesis.nodes.len() as u32).to_le_bytes());
+        for node in &genesis.nodes {
+            out.extend_from_slice(&node.id.to_le_bytes());
+            out.extend_from_slice(&node.public_key);
+            put_string(&mut out, &node.client_addr);
+            put_string(&mut out, &node.raft_addr);
+            put_string(&mut out, &node.http_addr);
+        }
+        // Crash before the return: there is no genesis, and `init` starts over. After: there is one, whole.
+        Ok(Dir::open(dir, true)?.write_new(GENESIS_FILE, 0o644, &finish(out))?)
+    }
+
+    /// Reads the file; none on a node that was added later.
+    pub fn read(dir: &Path) -> Result<Option<Genesis>, IdentityError> {
+        let Some(bytes) = Dir::open(dir, true)?.read_file(GENESIS_FILE)? else { return Ok(None) };
+        let damaged = |what| IdentityError::Damaged { path: dir.join(GENESIS_FILE), what };
+        let (trail_id, mut fields) = Fields::open(GENESIS_MAGIC, &bytes).map_err(damaged)?;
+        let mut read = || -> Option<Genesis> {
+            let count = fields.u32()?;
+            let nodes = (0..count).map(|_| genesis_node(&mut fields)).collect::<Option<_>>()?;
+            Some(Genesis { trail_id, nodes })
+        };
+        let genesis = read().ok_or_else(|| damaged("a field is cut off"))?;
+        fields.end().map_err(damaged)?;
+        Ok(Some(genesis))
+    }
+}
+
+fn genesis_node(fields: &mut Fields<'_>) -> Option<GenesisNode> {
+    Some(GenesisNode {
+        id: fields.u64()?,
+        public_key: fields.array()?,
+        client_addr: fields.string()?,
+        raft_addr: fields.string()?,
+        http_addr: fields.string()?,
+    })
+}
+
+fn header(magic: [u8; 8], trail_id: &TrailId) -> Vec<u8> {
+    let mut out = magic.to_vec();
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&trail_id.0);
+    out
+}
+
+fn put_string(out: &mut Vec<u8>, text: &str) {
+    let size = u16::try_from(text.len()).expect("names are far shorter than 64 KiB");
+    out.extend_from_slice(&size.to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn finish(mut out: Vec<u8>) -> Vec<u8> {
+    let crc = crc32c::crc32c(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Fields of a file whose checksum is right, in order.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    /// Checks magic, version and checksum; returns the trail id and what follows it.
+    fn open(magic: [u8; 8], bytes: &'a [u8]) -> Result<(TrailId, Fields<'a>), &'static str> {
+        let (covered, crc) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
+        if !covered.starts_with(&magic) {
+            return Err("it does not start with its magic");
+        }
+        if crc32c::crc32c(covered) != u32::from_le_bytes(*crc) {
+            return Err("its checksum does not match");
+        }
+        let mut fields = Fields(&covered[magic.len()..]);
+        if fields.u32() != Some(VERSION) {
+            return Err("its version is unknown");
+        }
+        let trail_id = fields.array().map(TrailId).ok_or("it is too short")?;
+        Ok((trail_id, fields))
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn string(&mut self) -> Option<String> {
+        let size = usize::from(self.array().map(u16::from_le_bytes)?);
+        let (field, rest) = self.0.split_at_checked(size)?;
+        self.0 = rest;
+        String::from_utf8(field.to_vec()).ok()
+    }
+
+    fn end(&self) -> Result<(), &'static str> {
+        if self.0.is_empty() { Ok(()) } else { Err("bytes follow the last field") }
+    }
+}

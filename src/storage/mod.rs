@@ -1,4 +1,8 @@
-//! One node's durable state.
+//! One node's durable state: what is on its disk, without Raft, network, clock or randomness.
+//!
+//! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]), how far all of it is durable
+//! ([`synced`]), and what a start makes of it ([`recovery`]). [`ledger`] is what follows from it and can be rebuilt: the [`tree`],
+//! the [`index`]. [`identity`] says whose disk it is, and [`check`] reads everything again.
 pub mod check;
 pub mod frame;
 pub mod hard_state;
@@ -10,3 +14,82 @@ pub mod recovery;
 pub mod segment;
 pub mod synced;
 pub mod tree;
+
+use std::path::Path;
+
+use identity::{Genesis, Identity, IdentityError};
+use log::{Log, LogOptions, Recovered, SyncPolicy};
+use recovery::OpenError;
+
+/// All that a node has on its disk.
+#[derive(Debug)]
+pub struct Storage {
+    /// Whose disk it is.
+    pub identity: Identity,
+    /// With whom the trail began; none on a node that was added later.
+    pub genesis: Option<Genesis>,
+    /// The entries and the vote.
+    pub log: Log,
+    /// What the start has found.
+    pub recovered: Recovered,
+}
+
+/// What a node may choose about its storage; all else is in the identity.
+#[derive(Debug, Clone)]
+pub struct StorageOptions {
+    /// Memory for entries that are durable already, in bytes.
+    pub cache_bytes_max: usize,
+    /// Whether writes are made durable.
+    pub sync: SyncPolicy,
+}
+
+impl Default for StorageOptions {
+    fn default() -> StorageOptions {
+        let cache_bytes_max = indelible_core::limits::LOG_CACHE_BYTES_MAX;
+        StorageOptions { cache_bytes_max, sync: SyncPolicy::Always }
+    }
+}
+
+/// Why a node cannot start on its disk.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Identity or genesis.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The two files are of different trails.
+    #[error(
+        "identity is of trail {identity}, genesis of trail {genesis}; hint: one of them was copied here"
+    )]
+    Trail {
+        /// The trail in the identity.
+        identity: indelible_core::TrailId,
+        /// The trail in the genesis.
+        genesis: indelible_core::TrailId,
+    },
+}
+
+impl Storage {
+    /// Opens a data directory that `indelible init` or `indelible node-key` has made.
+    pub fn open(dir: &Path, options: &StorageOptions) -> Result<Storage, StorageError> {
+        let identity = Identity::read(dir)?;
+        let genesis = Genesis::read(dir)?;
+        if let Some(genesis) = &genesis
+            && genesis.trail_id != identity.trail_id
+        {
+            let (identity, genesis) = (identity.trail_id, genesis.trail_id);
+            return Err(StorageError::Trail { identity, genesis });
+        }
+        let log_options = LogOptions {
+            segment_bytes: identity.segment_bytes,
+            trail_id: identity.trail_id,
+            cache_bytes_max: options.cache_bytes_max,
+            first_index_any: false,
+            sync: options.sync,
+        };
+        let (log, recovered) = Log::open(dir, log_options)?;
+        Ok(Storage { identity, genesis, log, recovered })
+    }
+}

@@ -1,1 +1,73 @@
-//! (being written)
+//! The `synced` marker: how far the log is known to be durable (docs/FORMAT-storage.md, "Marker").
+//!
+//! At start it tells a torn tail, which a crash leaves, from damage to what was acknowledged, which nothing but a fault
+//! leaves. It never claims more than is durable; that it may claim less is why a bad frame above it can be ambiguous.
+
+use crate::disk::{Dir, DiskError, SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
+
+use super::frame::{Location, u64_at};
+
+/// Name of the file.
+pub const SYNCED_FILE: &str = "synced";
+const MAGIC: [u8; 8] = *b"INDSYNCD";
+
+/// What the marker says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Synced {
+    /// One past the index of the last durable entry.
+    pub next: u64,
+    /// Where the frame of that entry ends; where the first segment's first frame starts if there is none.
+    pub end: Location,
+    /// One past the index of the last entry known to be committed: a lower bound.
+    pub committed: u64,
+}
+
+/// The marker's file.
+#[derive(Debug)]
+pub struct SyncedFile {
+    slots: SlotFile,
+}
+
+impl Synced {
+    /// The marker of an empty log.
+    pub const EMPTY: Synced =
+        Synced { next: 0, end: Location { segment: 0, offset: 0 }, committed: 0 };
+
+    fn encode(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        out[0..8].copy_from_slice(&self.next.to_le_bytes());
+        out[8..16].copy_from_slice(&self.end.segment.to_le_bytes());
+        out[16..24].copy_from_slice(&self.end.offset.to_le_bytes());
+        out[24..32].copy_from_slice(&self.committed.to_le_bytes());
+        out
+    }
+
+    fn decode(bytes: &[u8; SLOT_PAYLOAD_SIZE]) -> Synced {
+        Synced {
+            next: u64_at(bytes, 0),
+            end: Location { segment: u64_at(bytes, 8), offset: u64_at(bytes, 16) },
+            committed: u64_at(bytes, 24),
+        }
+    }
+}
+
+impl SyncedFile {
+    /// Makes the marker of an empty log.
+    pub fn create(dir: &Dir) -> Result<SyncedFile, DiskError> {
+        let slots = SlotFile::create(dir, SYNCED_FILE, MAGIC, &Synced::EMPTY.encode())?;
+        Ok(SyncedFile { slots })
+    }
+
+    /// Opens the marker and reads it.
+    pub fn open(dir: &Dir) -> Result<(SyncedFile, Synced), SlotsError> {
+        let (slots, payload) = SlotFile::open(dir, SYNCED_FILE, MAGIC)?;
+        Ok((SyncedFile { slots }, Synced::decode(&payload)))
+    }
+
+    /// Replaces what the marker says, durably. Crash before the return: the old marker or the new one; the caller sees to it
+    /// that both are true.
+    pub fn write(&mut self, synced: &Synced) -> Result<(), DiskError> {
+        assert!(synced.committed <= synced.next, "committed past the durable end: {synced:?}");
+        self.slots.write(&synced.encode())
+    }
+}

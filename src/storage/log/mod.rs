@@ -1,1 +1,284 @@
-//! (being written)
+//! The log: entries in segments, the vote, and the one thread that writes both.
+//!
+//! A caller hands over entries and goes on; they are readable at once. Two threads take it from there. *Chain* computes each
+//! entry's link and its place. *IO* writes whatever has queued up, makes it durable with one fdatasync, and only then calls
+//! back, in order. Votes and truncations go through the same queue, so that nothing overtakes anything on its way to the
+//! disk. If a write fails, the log stops for good: what the disk holds is known again only after a restart.
+//!
+//! ```text
+//! append, save_vote, truncate_after -> [state] -> chain -> io -> segments/, hard_state, synced
+//! read, chain_at, locate            -> [state], then the disk
+//! ```
+//!
+//! Invariants: no lock is held during disk I/O or a callback. Whatever is not durable is in memory. `durable` never runs
+//! ahead of the disk, and the marker never ahead of `durable`.
+
+mod chain;
+mod error;
+mod files;
+mod io;
+mod open;
+mod read;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+
+use indelible_core::{Chain, Entry, EntryId, TrailId};
+use tokio::sync::watch;
+
+pub use error::LogError;
+pub use open::Recovered;
+
+use crate::storage::frame::Location;
+use crate::storage::hard_state::{HardState, StoredVote};
+use crate::storage::recovery::OpenError;
+use chain::Op;
+use io::Control;
+use open::Owner;
+use state::{Shared, Slot};
+
+/// Called once, on the IO thread, when an operation is durable or has failed. It must not block, and must not call
+/// [`Log::append`]: that may wait for the thread that it would block.
+pub type Done = Box<dyn FnOnce(Result<(), Arc<LogError>>) + Send>;
+
+/// How a log behaves.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Size in bytes that closes a segment: from the identity.
+    pub segment_bytes: u64,
+    /// The trail that the log belongs to.
+    pub trail_id: TrailId,
+    /// Memory for entries that are durable already, in bytes.
+    pub cache_bytes_max: usize,
+    /// Whether the first append may start anywhere: only for openraft's storage suite.
+    pub first_index_any: bool,
+    /// Whether writes are made durable.
+    pub sync: SyncPolicy,
+}
+
+/// Whether writes are made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SyncPolicy {
+    /// Before anybody is told. The only choice for a node.
+    #[default]
+    Always,
+    /// Never: for tests of other things.
+    Never,
+}
+
+/// Figures for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSizes {
+    /// Segment files.
+    pub segments: usize,
+    /// Frames in them, in bytes; preallocated space does not count.
+    pub bytes: u64,
+    /// Entries in memory, in bytes.
+    pub cache_bytes: usize,
+    /// Operations that are not finished.
+    pub queue: usize,
+}
+
+/// A log that is open. Cheap to clone; closed by [`Log::close`], or when the last clone goes.
+#[derive(Clone, Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    /// Joins the threads.
+    owner: Arc<Owner>,
+}
+
+impl Log {
+    /// The last entry; none in an empty log.
+    pub fn last(&self) -> Option<EntryId> {
+        self.shared.lock().last()
+    }
+
+    /// Index, term and leader of an entry. Memory only.
+    pub fn id_at(&self, index: u64) -> Result<Option<EntryId>, LogError> {
+        Ok(self.shared.lock().id_at(index))
+    }
+
+    /// Appends entries that follow the last one. They are readable when this returns and durable when `done` is called. Never
+    /// waits for the disk, except when `IO_QUEUE_MAX` operations or `cache_bytes_max` bytes wait for it already: admission
+    /// and replication keep far below that.
+    pub fn append(&self, entries: Vec<Entry>, done: Done) {
+        let mut state = self.shared.lock_with_room();
+        if let Err(error) = state.check_open() {
+            drop(state);
+            return done(Err(error));
+        }
+        let follows = state.follows(&entries);
+        if !follows {
+            let next = state.next;
+            drop(state);
+            let first = entries.first().map(|entry| entry.id.index);
+            panic!("append starts at {first:?} or has gaps; the log's next entry is {next}");
+        }
+        let append = state.append(entries, done);
+        state.send(Op::Append(append));
+    }
+
+    /// Makes a vote durable, after everything that was handed over before it.
+    pub fn save_vote(&self, vote: StoredVote, done: Done) {
+        self.change_hard_state(Box::new(move |state| state.vote = Some(vote)), done);
+    }
+
+    /// The newest vote that is durable.
+    pub fn vote(&self) -> Option<StoredVote> {
+        self.shared.lock().hard_state.vote
+    }
+
+    /// How often this log has been opened, this time included.
+    pub fn boot_count(&self) -> u64 {
+        self.shared.lock().hard_state.boot_count
+    }
+
+    /// The boot counter of a peer that was saved last.
+    pub fn peer_boot(&self, node_id: u64) -> Option<u64> {
+        self.shared.lock().hard_state.peer_boot(node_id)
+    }
+
+    /// Makes a peer's boot counter durable, after everything that was handed over before it.
+    pub fn save_peer_boot(&self, node_id: u64, boot: u64, done: Done) {
+        self.change_hard_state(Box::new(move |state| state.set_peer_boot(node_id, boot)), done);
+    }
+
+    fn change_hard_state(&self, change: Box<dyn FnOnce(&mut HardState) + Send>, done: Done) {
+        self.control(Control::HardState { change, done });
+    }
+
+    /// Removes all entries after `last_kept` (none: all). They are gone for readers when this returns, and from the disk when
+    /// `done` is called. Waits for the chain up to `last_kept`.
+    ///
+    /// Refuses, and does nothing, if one of them is applied or committed ([`LogError::Committed`]), or if `last_kept` does not
+    /// exist ([`LogError::Missing`]); `done` is not called then.
+    pub fn truncate_after(&self, last_kept: Option<u64>, done: Done) -> Result<(), LogError> {
+        loop {
+            let epoch = self.shared.lock().epoch;
+            let kept = last_kept.map(|index| self.shared.kept(index)).transpose()?;
+            let mut state = self.shared.lock();
+            if state.epoch != epoch {
+                continue;
+            }
+            state.check_open().map_err(LogError::Stopped)?;
+            state.truncate(kept.as_ref())?;
+            self.shared.chained.send_replace(state.chained);
+            self.shared.durable.send_replace(state.durable);
+            state.queue_ops += 1;
+            state.send(Op::Control(Control::Truncate { kept, done }));
+            return Ok(());
+        }
+    }
+
+    fn control(&self, control: Control) {
+        let mut state = self.shared.lock_with_room();
+        if let Err(error) = state.check_open() {
+            drop(state);
+            return control.finish(Err(error));
+        }
+        state.queue_ops += 1;
+        state.send(Op::Control(control));
+    }
+
+    /// Entries from `range`, as many as have `bytes_max` bytes of payload, at least one if the range is not empty. Reads the
+    /// disk unless they are in memory; every checksum is checked. An error if the range starts past the end.
+    pub fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, LogError> {
+        self.shared.read(range, bytes_max)
+    }
+
+    /// As [`Self::read`], from memory; none if that does not have all of it.
+    pub fn read_cached(&self, range: Range<u64>, bytes_max: usize) -> Option<Vec<Entry>> {
+        self.shared.lock().read_cached(range, bytes_max)
+    }
+
+    /// The chain's link of an entry. Waits for it if it is being computed; reads the disk for old entries.
+    pub fn chain_at(&self, index: u64) -> Result<Chain, LogError> {
+        Ok(self.shared.kept(index)?.chain)
+    }
+
+    /// The chain's link of an entry that is in memory and has been chained.
+    pub fn try_chain_at(&self, index: u64) -> Option<Chain> {
+        self.shared.lock().slot(index)?.placed.map(|placed| placed.chain)
+    }
+
+    /// One past the last entry whose link has been computed.
+    pub fn chained(&self) -> watch::Receiver<u64> {
+        self.shared.chained.subscribe()
+    }
+
+    /// One past the last entry that is durable here.
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
+    }
+
+    /// Why the log has stopped, once it has: the process must exit then.
+    pub fn failed(&self) -> watch::Receiver<Option<Arc<LogError>>> {
+        self.shared.failed.subscribe()
+    }
+
+    /// The last entry in `range` of each leader that has one there. Memory only.
+    pub fn last_of_each_leader(
+        &self,
+        range: RangeInclusive<u64>,
+    ) -> Result<Vec<EntryId>, LogError> {
+        Ok(self.shared.lock().last_of_each_leader(range))
+    }
+
+    /// Notes that all entries before `index_plus_one` are committed. The marker carries it to the disk some time later.
+    pub fn set_committed(&self, index_plus_one: u64) {
+        self.shared.set_committed(index_plus_one);
+    }
+
+    /// One past the last entry known to be committed: a lower bound.
+    pub fn committed(&self) -> u64 {
+        self.shared.lock().committed
+    }
+
+    /// Notes that all entries before `index_plus_one` are applied: they are never truncated, and their segments may be sealed.
+    pub fn set_applied(&self, index_plus_one: u64) {
+        let mut state = self.shared.lock();
+        assert!(index_plus_one <= state.next, "applied {index_plus_one}, past the end");
+        state.applied = state.applied.max(index_plus_one);
+    }
+
+    /// Where an entry's frame is. Waits until that is known; may read the disk for old entries.
+    pub fn locate(&self, index: u64) -> Result<Location, LogError> {
+        Ok(self.shared.kept(index)?.location)
+    }
+
+    /// The entry whose frame is at a place that [`Self::locate`] has named, with its link of the chain. One positioned read if it
+    /// is not in memory; every checksum is checked.
+    pub fn read_at(&self, location: Location) -> Result<(Entry, Chain), LogError> {
+        self.shared.read_at(location)
+    }
+
+    /// Reads everything that is durable, checks every checksum and the chain, and returns how many entries that was.
+    pub fn scan_all(&self) -> Result<u64, OpenError> {
+        self.shared.scan_all()
+    }
+
+    /// Figures for metrics.
+    pub fn sizes(&self) -> LogSizes {
+        self.shared.lock().sizes()
+    }
+
+    /// Finishes all that was handed over, makes the marker durable, and stops the threads. Later calls that change the log get
+    /// [`LogError::Closed`]; reads still work.
+    pub fn close(&self) {
+        self.owner.close(&self.shared);
+    }
+}
+
+impl Slot {
+    /// What an entry costs in memory besides its payload, in bytes: this struct, and what its buffers allocate.
+    const OVERHEAD: usize = 256;
+
+    /// What it costs in memory, in bytes.
+    fn memory_bytes(&self) -> usize {
+        self.entry.payload_bytes() + Self::OVERHEAD
+    }
+}

@@ -1,0 +1,1 @@
+//! Rebuilds directories from recorded runs.

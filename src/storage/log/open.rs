@@ -1,0 +1,290 @@
+//! Opening a log: recovery, then the threads. Closing it.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use indelible_core::{EntryId, chain};
+
+use super::chain::{Chainer, Op};
+use super::io::{Control, Io, IoOp};
+use super::state::{Shared, State};
+use super::writer::{NEXT_FILE, Writer};
+use super::{Log, LogOptions, SyncPolicy};
+use crate::disk::{Dir, DirLock, DiskError, LockError, Recorder, SlotsError};
+use crate::storage::frame::Location;
+use crate::storage::hard_state::{HARD_STATE_FILE, HardStateFile, StoredVote};
+use crate::storage::recovery::{self, Expected, Found, OpenError, SEGMENTS_DIR, Tear};
+use crate::storage::segment;
+use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
+
+/// How long the marker may be behind. What a crash in this time leaves is told from damage by its shape alone.
+const MARKER_INTERVAL: Duration = Duration::from_millis(10);
+
+/// What a start has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// The last entry.
+    pub last: Option<EntryId>,
+    /// One past the last entry known to be committed.
+    pub committed: u64,
+    /// The vote.
+    pub vote: Option<StoredVote>,
+    /// How often this log has been opened, this time included.
+    pub boot_count: u64,
+    /// Segment files, and how many of them had to be read.
+    pub segments: (usize, usize),
+    /// A torn tail that was cut, and where its copy is.
+    pub torn: Option<(Tear, PathBuf)>,
+}
+
+/// How tests open a log.
+#[derive(Debug, Clone)]
+pub(in crate::storage) struct Tuning {
+    /// Listens to all disk operations.
+    pub(in crate::storage) recorder: Option<Arc<Recorder>>,
+    /// How long the marker may be behind.
+    pub(in crate::storage) marker_interval: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { recorder: None, marker_interval: MARKER_INTERVAL }
+    }
+}
+
+/// Owns the threads and the directory's lock.
+#[derive(Debug)]
+pub(super) struct Owner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<DirLock>>,
+}
+
+impl Log {
+    /// Opens the log in a data directory, or makes a new one in an empty directory. Recovers first; when it refuses, nothing
+    /// was changed.
+    pub fn open(dir: &Path, options: LogOptions) -> Result<(Log, Recovered), OpenError> {
+        Self::open_tuned(dir, options, Tuning::default())
+    }
+
+    pub(in crate::storage) fn open_tuned(
+        path: &Path,
+        options: LogOptions,
+        tuning: Tuning,
+    ) -> Result<(Log, Recovered), OpenError> {
+        let lock = DirLock::acquire(path).map_err(|error| match error {
+            LockError::Disk(error) => OpenError::Disk(error),
+            held => OpenError::Locked(held),
+        })?;
+        let syncs = options.sync == SyncPolicy::Always;
+        let data = match tuning.recorder {
+            Some(recorder) => Dir::open_recorded(path, syncs, recorder)?,
+            None => Dir::open(path, syncs)?,
+        };
+        let (mut hard_state, marker, marked) = open_slots(&data)?;
+        let segments = data.subdir(SEGMENTS_DIR)?;
+        let mut found = recover(&segments, &options, &marked)?;
+
+        // From here on the disk is changed: the log is accepted.
+        let torn = settle(&data, &segments, &mut found)?;
+        // Crash before: this start does not count. It has told nobody its number.
+        hard_state.update(|state| state.boot_count += 1)?;
+        let recovered = Recovered {
+            last: recovery::leaders(&found.segments).last().copied(),
+            committed: marked.committed,
+            vote: hard_state.value().vote,
+            boot_count: hard_state.value().boot_count,
+            segments: (found.segments.len(), found.scanned.len()),
+            torn,
+        };
+        let parts = Parts { segments, found, hard_state, marker, marked };
+        let log = start(options, parts, tuning.marker_interval, lock)?;
+        Ok((log, recovered))
+    }
+}
+
+/// Opens hard state and marker; makes them in a directory that has neither.
+fn open_slots(data: &Dir) -> Result<(HardStateFile, SyncedFile, Synced), OpenError> {
+    let no_hard_state = || OpenError::NoHardState { path: data.path().join(HARD_STATE_FILE) };
+    let has_log = data.exists(SYNCED_FILE)? || has_segments(data)?;
+    let hard_state = if data.exists(HARD_STATE_FILE)? {
+        HardStateFile::open(data).map_err(|error| match error {
+            SlotsError::Damaged { .. } => no_hard_state(),
+            SlotsError::Disk(error) => error.into(),
+        })?
+    } else if has_log {
+        return Err(no_hard_state());
+    } else {
+        // Crash after: a hard state without a vote, and the marker is made next time. No vote is saved before there is one,
+        // so that a hard state that goes missing later is missed.
+        HardStateFile::create(data)?
+    };
+    let never_started = hard_state.value().boot_count == 0;
+    if !data.exists(SYNCED_FILE)? && never_started && !has_segments(data)? {
+        return Ok((hard_state, SyncedFile::create(data)?, Synced::EMPTY));
+    }
+    let (marker, marked) = open_marker(data)?;
+    Ok((hard_state, marker, marked))
+}
+
+fn open_marker(data: &Dir) -> Result<(SyncedFile, Synced), OpenError> {
+    let damaged = || OpenError::Corrupt {
+        file: data.path().join(SYNCED_FILE),
+        offset: 0,
+        first: 0,
+        last: 0,
+        what: "the synced marker cannot be read, so a torn tail cannot be told from damage".into(),
+    };
+    if !data.exists(SYNCED_FILE)? {
+        return Err(damaged());
+    }
+    SyncedFile::open(data).map_err(|error| match error {
+        SlotsError::Damaged { .. } => damaged(),
+        SlotsError::Disk(error) => error.into(),
+    })
+}
+
+fn has_segments(data: &Dir) -> Result<bool, DiskError> {
+    if !data.exists(SEGMENTS_DIR)? {
+        return Ok(false);
+    }
+    let names = data.subdir(SEGMENTS_DIR)?.list()?;
+    Ok(names.iter().any(|name| segment::parse_file_name(name).is_some()))
+}
+
+fn recover(segments: &Dir, options: &LogOptions, marked: &Synced) -> Result<Found, OpenError> {
+    let expected = Expected {
+        trail_id: options.trail_id,
+        segment_bytes: options.segment_bytes,
+        first_index_any: options.first_index_any,
+        read_all: false,
+    };
+    recovery::find(segments, &expected, marked, &mut |_| {})
+}
+
+/// Makes durable what was found, without what was torn.
+fn settle(
+    data: &Dir,
+    segments: &Dir,
+    found: &mut Found,
+) -> Result<Option<(Tear, PathBuf)>, DiskError> {
+    let torn = match found.tear {
+        Some(tear) => Some((tear, recovery::quarantine(data, segments, &tear)?)),
+        None => None,
+    };
+    if segments.exists(NEXT_FILE)? {
+        segments.remove(NEXT_FILE)?;
+    }
+    for first in &found.scanned {
+        // After a killed process, what was read may be in the system's memory alone. Crash before: it may be gone at the next
+        // start; nobody has been told of it.
+        segments.open_file(&segment::file_name(*first))?.sync_all()?;
+    }
+    segments.sync()?;
+    Ok(torn)
+}
+
+/// What recovery leaves to the running log.
+struct Parts {
+    segments: Dir,
+    found: Found,
+    hard_state: HardStateFile,
+    marker: SyncedFile,
+    marked: Synced,
+}
+
+/// Starts the threads.
+fn start(
+    options: LogOptions,
+    parts: Parts,
+    marker_interval: Duration,
+    lock: DirLock,
+) -> Result<Log, OpenError> {
+    let Parts { segments, found, hard_state, marker, marked } = parts;
+    let last = found.segments.last().map(|(summary, _)| summary);
+    let (trail_id, segment_bytes) = (options.trail_id, options.segment_bytes);
+    let writer = Writer::resume(segments.clone(), trail_id, segment_bytes, last)?;
+    let chain = last.map_or_else(|| chain::genesis(&trail_id), |last| last.chain_after);
+    let end = last.map(|last| Location { segment: last.first, offset: last.frames_end });
+
+    let (to_chain, chain_queue) = channel();
+    let (to_io, io_queue) = channel();
+    let state = State::opened(
+        found.segments,
+        marked.committed,
+        hard_state.value().clone(),
+        options.first_index_any,
+        to_chain,
+        to_io.clone(),
+    );
+    let shared = Arc::new(Shared::new(options, segments, state));
+    let chainer = Chainer { shared: shared.clone(), queue: chain_queue, io: to_io, chain, end };
+    let io = new_io(&shared, io_queue, writer, hard_state, marker, marked, marker_interval);
+    let threads = Mutex::new(vec![
+        spawn("log-chain", move || chainer.run())?,
+        spawn("log-io", move || io.run())?,
+    ]);
+    let owner = Owner { shared: shared.clone(), threads, lock: Mutex::new(Some(lock)) };
+    Ok(Log { shared, owner: Arc::new(owner) })
+}
+
+fn new_io(
+    shared: &Arc<Shared>,
+    queue: Receiver<IoOp>,
+    writer: Writer,
+    hard_state: HardStateFile,
+    marker: SyncedFile,
+    marked: Synced,
+    marker_interval: Duration,
+) -> Io {
+    Io {
+        shared: shared.clone(),
+        queue,
+        writer,
+        hard_state,
+        marker,
+        marked,
+        marker_interval,
+        behind_since: None,
+        group: Vec::new(),
+        group_bytes: 0,
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, DiskError> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+    thread.map_err(|error| DiskError::new("start thread", Path::new(name), error))
+}
+
+impl Owner {
+    /// Stops the log and waits for its threads.
+    pub(super) fn close(&self, shared: &Shared) {
+        let mut state = shared.lock();
+        if let Some(queue) = state.queue.take() {
+            state.queue_ops += 1;
+            // If the thread has panicked there is nothing left to finish.
+            let _ = queue.send(Op::Control(Control::Close));
+        }
+        drop(state);
+        shared.room.notify_all();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // The last handle may be dropped by a callback, on the IO thread itself.
+            if thread.thread().id() != std::thread::current().id() {
+                // A panic was reported through `failed` already.
+                let _ = thread.join();
+            }
+        }
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.close(&self.shared);
+    }
+}
