@@ -19,6 +19,7 @@ pub mod recorder;
 pub(crate) mod replay;
 mod slots;
 mod space;
+mod trees;
 
 pub use dir::Dir;
 pub use error::DiskError;
@@ -27,3 +28,4 @@ pub use lock::{DirLock, LockError};
 pub use recorder::Recorder;
 pub use slots::{SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
 pub use space::free_bytes;
+pub use trees::{ScratchDir, TreeFile, files_below, remove_tree, wait_unlocked};
