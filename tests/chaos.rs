@@ -15,7 +15,10 @@ use crate::harness::{
 };
 
 /// Imports both files under names of their own, over and over, until told to stop. Returns the names.
-async fn import_until(endpoints: Vec<String>, stop: Arc<AtomicBool>) -> Vec<(String, &'static str)> {
+async fn import_until(
+    endpoints: Vec<String>,
+    stop: Arc<AtomicBool>,
+) -> Vec<(String, &'static str)> {
     let mut names = Vec::new();
     for round in 0.. {
         for (format, file) in [("cloudtrail", CLOUDTRAIL), ("syslog", SSHD)] {
@@ -130,7 +133,12 @@ async fn nothing_is_lost_or_twice_while_leaders_and_whole_groups_die() {
         assert_eq!(*leaf, receipt.leaf, "never altered");
         assert_eq!(*bytes, event.encode_to_vec(), "never altered");
     }
-    eprintln!("{} records, {} imports, {} calls", trail.records.len(), names.len(), acknowledged.len());
+    eprintln!(
+        "{} records, {} imports, {} calls",
+        trail.records.len(),
+        names.len(),
+        acknowledged.len()
+    );
     stop_and_compare(&mut cluster);
 }
 

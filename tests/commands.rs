@@ -8,7 +8,8 @@ use crate::harness::{CLOUDTRAIL, client, data, indelible, indelible_at, stdout, 
 async fn append_get_read_status_import_and_check() {
     let mut cluster = three_nodes();
     client(&cluster).await;
-    let append = ["--json", "append", "--actor", "alice", "--action", "DELETE", "--target", "invoice/7"];
+    let append =
+        ["--json", "append", "--actor", "alice", "--action", "DELETE", "--target", "invoice/7"];
     let receipt: Value =
         serde_json::from_str(&stdout(&indelible(&cluster, &append).await)).unwrap();
     let index = receipt["index"].as_u64().expect("an index").to_string();
@@ -65,7 +66,9 @@ async fn check_finds_a_flipped_byte_and_the_node_refuses_to_start_on_it() {
     let mut cluster = three_nodes();
     client(&cluster).await;
     let path = data(CLOUDTRAIL);
-    stdout(&indelible(&cluster, &["import", "--format", "cloudtrail", path.to_str().unwrap()]).await);
+    stdout(
+        &indelible(&cluster, &["import", "--format", "cloudtrail", path.to_str().unwrap()]).await,
+    );
     let node = cluster.node(1).unwrap();
     assert!(node.stop().unwrap().success());
     let segment = node.data_dir.join("segments/00000000000000000000.seg");

@@ -161,9 +161,9 @@ impl Trail {
         let mut first: Option<Trail> = None;
         for node in &cluster.nodes {
             let trail = Trail::read(&node.client_addr, size).await;
-            let head = audit_log(&node.client_addr).await.prove_consistency(
-                v1::ProveConsistencyRequest { old_size: size, new_size: size },
-            );
+            let head = audit_log(&node.client_addr)
+                .await
+                .prove_consistency(v1::ProveConsistencyRequest { old_size: size, new_size: size });
             let head = head.await.unwrap().into_inner();
             assert_eq!(head.new_root, trail.root.0.to_vec(), "node {} says another root", node.id);
             if let Some(first) = &first {
@@ -225,7 +225,11 @@ pub fn stop_and_compare(cluster: &mut LocalCluster) {
             let name = name.to_string_lossy().into_owned();
             match segments.get(&name) {
                 Some((other, expected)) => {
-                    assert!(*expected == bytes, "segment {name}: nodes {other} and {} differ", node.id);
+                    assert!(
+                        *expected == bytes,
+                        "segment {name}: nodes {other} and {} differ",
+                        node.id
+                    );
                     compared += 1;
                 }
                 None => drop(segments.insert(name, (node.id, bytes))),

@@ -43,7 +43,11 @@ fn only_in(needle: &str, places: &[&str]) {
         }
         for (number, line) in code.lines().enumerate() {
             let code = line.split("//").next().unwrap_or(line);
-            assert!(!code.contains(needle), "{name}:{}: {needle} belongs in {places:?}", number + 1);
+            assert!(
+                !code.contains(needle),
+                "{name}:{}: {needle} belongs in {places:?}",
+                number + 1
+            );
         }
     }
 }
@@ -90,7 +94,9 @@ fn layers_point_down() {
 fn core_and_storage_read_no_clock_and_no_randomness() {
     for (name, code) in files() {
         // The IO thread paces the `synced` marker; nothing that is written depends on it.
-        if !(name.starts_with("core/") || name.starts_with("storage/")) || name == "storage/log/io.rs" {
+        if !(name.starts_with("core/") || name.starts_with("storage/"))
+            || name == "storage/log/io.rs"
+        {
             continue;
         }
         for needle in ["SystemTime", "Instant::now", "rand::", "std::env"] {

@@ -74,10 +74,8 @@ async fn an_older_copy_of_a_disk_is_refused() {
     for _ in 0..2 {
         cluster.node(rolled_back).unwrap().start().unwrap();
         let addr = cluster.node(rolled_back).unwrap().client_addr.clone();
-        eventually("it follows", || async {
-            view(&addr).await.filter(|view| view.leader_id != 0)
-        })
-        .await;
+        eventually("it follows", || async { view(&addr).await.filter(|view| view.leader_id != 0) })
+            .await;
         assert!(cluster.node(rolled_back).unwrap().stop().unwrap().success());
     }
     let node = cluster.node(rolled_back).unwrap();
@@ -98,9 +96,8 @@ async fn a_node_of_another_trail_is_refused() {
     let node = stranger.node(1).unwrap();
     node.kill().unwrap();
     let target = cluster.node(2).unwrap().raft_addr.clone();
-    let mut raft = indelible_proto::raft::raft_client::RaftClient::new(
-        crate::harness::channel(&target).await,
-    );
+    let mut raft =
+        indelible_proto::raft::raft_client::RaftClient::new(crate::harness::channel(&target).await);
     let hello = indelible_proto::raft::Hello {
         trail_id: vec![7; 16].into(),
         from: 1,

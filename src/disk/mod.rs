@@ -20,6 +20,7 @@ pub mod recorder;
 pub(crate) mod replay;
 mod slots;
 mod space;
+mod trees;
 
 pub use dir::Dir;
 pub use error::DiskError;
@@ -29,3 +30,4 @@ pub use plain::{create_folders, list, output_file, read_text, write_text};
 pub use recorder::Recorder;
 pub use slots::{SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
 pub use space::free_bytes;
+pub use trees::{ScratchDir, TreeFile, files_below, remove_tree, wait_unlocked};

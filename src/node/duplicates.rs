@@ -1,8 +1,6 @@
 //! What a repeated append gets back: the first receipt, or "same seq, other content". Looked up outside apply, from the
 //! records themselves.
 
-use std::sync::Arc;
-
 use indelible_core::Leaf;
 use indelible_core::leaf::commit;
 use indelible_core::limits::{READ_BYTES_MAX, READ_RECORDS_MAX};
@@ -15,7 +13,7 @@ use crate::storage::ledger::{Ledger, LedgerError, StoredRecord};
 /// Looks the receipts up off the runtime's threads and sends them. Records from `fresh_from` on were recorded by this
 /// very request.
 pub fn answer_later(
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     append: Append,
     fresh_from: u64,
     reply: oneshot::Sender<Result<Appended, Rejected>>,

@@ -3,8 +3,6 @@
 //! A new leader proposes nothing of its own before the blank entry of its term is applied here: then everything that an
 //! earlier leader has committed is applied too, and the last stamp and every producer's last seq are known.
 
-use std::sync::Arc;
-
 use indelible_proto::reason::{LeaderHint, Reason, Rejected};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ForwardReason, ForwardToLeader};
@@ -76,7 +74,7 @@ pub fn forward_rejection(forward: &ForwardToLeader<TypeConfig>, term: u64) -> Re
 /// membership for the handshake. Ends when openraft does.
 pub async fn watch(
     raft: Raft,
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     known: watch::Sender<Known>,
     leadership: watch::Sender<Leadership>,
 ) {

@@ -26,7 +26,7 @@ const TRANSFER: Duration = Duration::from_secs(10);
 /// Membership changes of this node while it leads.
 pub struct MembershipChanges {
     raft: Raft,
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     leadership: watch::Receiver<Leadership>,
     operations: Arc<Operations>,
     /// One change at a time.
@@ -37,7 +37,7 @@ impl MembershipChanges {
     /// Nothing happens before a call.
     pub fn new(
         raft: Raft,
-        ledger: Arc<Ledger>,
+        ledger: Ledger,
         leadership: watch::Receiver<Leadership>,
         operations: Arc<Operations>,
     ) -> Self {

@@ -1,6 +1,5 @@
 //! What a read waits for before it is served from this node's own ledger.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use indelible_proto::reason::{Reason, Rejected};
@@ -33,7 +32,7 @@ pub enum Level {
 /// Lets reads through when this node's ledger is fresh enough for them.
 #[derive(Clone)]
 pub struct Reads {
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     ask: mpsc::Sender<oneshot::Sender<Result<u64, Rejected>>>,
 }
 
@@ -53,7 +52,7 @@ pub struct ReadIndexer {
 
 impl Reads {
     /// Starts the task that asks for read indexes.
-    pub fn start(ledger: Arc<Ledger>, indexer: ReadIndexer) -> Reads {
+    pub fn start(ledger: Ledger, indexer: ReadIndexer) -> Reads {
         let (ask, asked) = mpsc::channel(WAITING_MAX);
         tokio::spawn(indexer.run(asked));
         Reads { ledger, ask }

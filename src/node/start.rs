@@ -52,7 +52,7 @@ pub struct Node {
     /// Its log.
     pub log: Log,
     /// Its ledger: what reads are served from.
-    pub ledger: Arc<Ledger>,
+    pub ledger: Ledger,
     /// Its openraft.
     pub raft: Raft,
     /// The way in for events.
@@ -244,7 +244,7 @@ async fn build_raft(
     config: &NodeConfig,
     network: &Network,
     log: &Log,
-    ledger: &Arc<Ledger>,
+    ledger: &Ledger,
 ) -> Result<Raft, StartError> {
     let options = Arc::new(openraft_config(identity.origin.clone(), &config.raft)?);
     let state_machine = StateMachine::new(ledger.clone(), log);

@@ -1,7 +1,6 @@
 //! openraft's state machine on top of [`Ledger`]. It applies only what is durable here, and knows no snapshot.
 
 use std::io;
-use std::sync::Arc;
 
 use futures_util::{Stream, TryStreamExt};
 use indelible_core::EntryKind;
@@ -20,14 +19,14 @@ const INLINE_HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// The ledger as openraft drives it.
 pub struct StateMachine {
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     /// One past the last index that fdatasync covers.
     durable: watch::Receiver<u64>,
 }
 
 impl StateMachine {
     /// Applies to `ledger` what `log` has made durable.
-    pub fn new(ledger: Arc<Ledger>, log: &Log) -> Self {
+    pub fn new(ledger: Ledger, log: &Log) -> Self {
         StateMachine { ledger, durable: log.durable() }
     }
 }

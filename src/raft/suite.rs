@@ -103,7 +103,8 @@ fn open(dir: &std::path::Path) -> LogStore {
 impl StoreBuilder<TypeConfig, LogStore, MemoryStateMachine, tempfile::TempDir> for Builder {
     async fn build(
         &self,
-    ) -> Result<(tempfile::TempDir, LogStore, MemoryStateMachine), RaftStorageError<TypeConfig>> {
+    ) -> Result<(tempfile::TempDir, LogStore, MemoryStateMachine), RaftStorageError<TypeConfig>>
+    {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let store = open(dir.path());
         Ok((dir, store, MemoryStateMachine::default()))

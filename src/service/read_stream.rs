@@ -1,7 +1,5 @@
 //! A range of records as a stream: read from disk as the reader takes them, never buffered for a slow one.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures_util::Stream;
 use indelible_core::limits::{READ_BYTES_MAX, READ_RECORDS_MAX};
@@ -16,7 +14,7 @@ use crate::storage::ledger::{Head, Ledger, StoredRecord};
 /// A read in progress.
 pub(super) struct ReadStream {
     pub(super) node_id: u64,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) ledger: Ledger,
     pub(super) head: watch::Receiver<Head>,
     /// True once the node is on its way out.
     pub(super) draining: watch::Receiver<bool>,

@@ -3,7 +3,6 @@
 //! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]), how far all of it is durable
 //! ([`synced`]), and what a start makes of it ([`recovery`]). [`ledger`] is what follows from it and can be rebuilt: the [`tree`],
 //! the [`index`]. [`identity`] says whose disk it is, and [`check`] reads everything again.
-pub mod check;
 pub mod evidence;
 pub mod frame;
 pub mod hard_state;
@@ -12,6 +11,7 @@ pub mod index;
 pub mod ledger;
 pub mod log;
 pub mod recovery;
+pub mod rows;
 pub mod segment;
 pub mod synced;
 pub mod tree;
@@ -19,6 +19,7 @@ pub mod tree;
 use std::path::Path;
 
 use identity::{Genesis, Identity, IdentityError};
+use ledger::{Ledger, LedgerError};
 use log::{Log, LogOptions, Recovered, SyncPolicy};
 use recovery::OpenError;
 
@@ -31,6 +32,8 @@ pub struct Storage {
     pub genesis: Option<Genesis>,
     /// The entries and the vote.
     pub log: Log,
+    /// What follows from the committed ones.
+    pub ledger: Ledger,
     /// What the start has found.
     pub recovered: Recovered,
 }
@@ -60,6 +63,9 @@ pub enum StorageError {
     /// The log.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// The two files are of different trails.
     #[error(
         "identity is of trail {identity}, genesis of trail {genesis}; hint: one of them was copied here"
@@ -91,6 +97,7 @@ impl Storage {
             sync: options.sync,
         };
         let (log, recovered) = Log::open(dir, log_options)?;
-        Ok(Storage { identity, genesis, log, recovered })
+        let ledger = Ledger::open(log.clone(), dir, identity.trail_id)?;
+        Ok(Storage { identity, genesis, log, ledger, recovered })
     }
 }

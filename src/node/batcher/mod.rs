@@ -154,7 +154,7 @@ pub struct Options {
     /// This node's openraft.
     pub raft: Raft,
     /// This node's ledger.
-    pub ledger: Arc<Ledger>,
+    pub ledger: Ledger,
     /// For the median of the nodes' clocks.
     pub peers: Arc<Peers>,
     /// Who leads.

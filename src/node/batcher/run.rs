@@ -30,7 +30,7 @@ const CLOCK_AHEAD_MAX_NS: u64 = 1_000_000_000;
 /// The loop's state; it owns all of it.
 pub(super) struct Run {
     raft: Raft,
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     peers: Arc<Peers>,
     leadership: watch::Receiver<Leadership>,
     requests: mpsc::Receiver<Request>,

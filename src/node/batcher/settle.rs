@@ -1,7 +1,5 @@
 //! How an entry ended, and what each of its requests is told.
 
-use std::sync::Arc;
-
 use indelible_core::batch::BATCH_HEADER_SIZE;
 use indelible_core::leaf::LEAF_SIZE;
 use indelible_core::{ProducerId, Salt};
@@ -30,7 +28,7 @@ pub(super) struct Settled {
 pub(super) async fn settle<E>(
     proposal: Proposal,
     completed: impl Future<Output = Result<ClientWriteResult<TypeConfig>, E>>,
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     term: u64,
     settled: mpsc::Sender<Settled>,
 ) {
@@ -65,7 +63,7 @@ fn reject(part: Part, rejected: Rejected) {
 }
 
 /// Answers one request whose entry was applied.
-fn answer(part: Part, applied: &Applied, payload: &BatchPayload, ledger: &Arc<Ledger>) {
+fn answer(part: Part, applied: &Applied, payload: &BatchPayload, ledger: &Ledger) {
     let rejection = first_rejection(applied, part.start, part.count);
     match part.of {
         PartOf::Open { open, epoch, known, reply } => {

@@ -1,0 +1,4 @@
+//! Tests of the ledger as a whole.
+
+mod rules;
+pub(crate) mod trail;
