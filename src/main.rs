@@ -1,3 +1,7 @@
 //! Parses the command line and dispatches; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    indelible::cli::run()
+}

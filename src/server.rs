@@ -9,8 +9,8 @@ use openraft::async_runtime::WatchReceiver as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -130,7 +130,6 @@ fn mount(
         .build_v1()
         .expect("the descriptors are compiled in");
     let clients = Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(4 * WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
@@ -139,15 +138,14 @@ fn mount(
         .add_service(reflection)
         .add_service(AuditLogService::new(node.clone(), metrics.clone()).into_server())
         .add_service(ClusterService::new(node.clone()).into_server())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.client), wait(stopped));
+        .serve_with_incoming_shutdown(incoming(listeners.client), wait(stopped));
     servers.spawn(async move { clients.await.map_err(|error| error.to_string()) });
 
     let peers = Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(crate::raft::link::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(2 * crate::raft::link::STREAM_WINDOW_BYTES)
         .add_service(node.raft_service().into_server())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listeners.raft), wait(stopped));
+        .serve_with_incoming_shutdown(incoming(listeners.raft), wait(stopped));
     servers.spawn(async move { peers.await.map_err(|error| error.to_string()) });
 
     let router = http::router(node.clone(), metrics);
@@ -155,6 +153,12 @@ fn mount(
     servers.spawn(async move { probes.await.map_err(|error| error.to_string()) });
 
     tokio::spawn(report_health(node.clone(), reporter));
+}
+
+/// NB: `Server::tcp_nodelay` does nothing for a listener that was bound elsewhere, and without it every small answer waits
+/// 40 ms for the peer's delayed acknowledgement.
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn wait(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {

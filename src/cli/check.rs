@@ -3,29 +3,31 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
 use serde_json::json;
 
+use super::Global;
 use crate::storage::check::{Report, check};
 
 /// Re-reads everything in a data folder, recomputes every hash, and says what is wrong and where.
 ///
 /// The node must be stopped. Nothing is changed. Exits with 0 only if everything is sound.
-#[derive(Debug, Args)]
-pub struct Check {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
     /// The node's data folder.
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }
 
-impl Check {
-    /// Exit code 1 if anything is wrong.
-    pub fn run(self, json: bool) -> anyhow::Result<ExitCode> {
-        let report = check(&self.dir)?;
-        let sound = report.problems.is_empty();
-        if json { print_json(&report) } else { print_text(&report) }
-        Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+/// Exit code 1 if anything is wrong.
+pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
+    let report = check(&args.dir)?;
+    let sound = report.problems.is_empty();
+    if global.json {
+        print_json(&report)
+    } else {
+        print_text(&report)
     }
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print_json(report: &Report) {

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::Args;
 use indelible_core::TrailId;
 use indelible_core::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
+use super::Global;
 use crate::disk::create_folders;
 use crate::node::NodeConfig;
 use crate::storage::identity::{Genesis, GenesisNode, Identity};
@@ -16,8 +16,8 @@ use crate::storage::identity::{Genesis, GenesisNode, Identity};
 ///
 /// The nodes get the ids 1, 2, 3, ... in the order of their configuration files. Run it once, on one machine, and move
 /// each data folder to its node by a safe way: it holds the node's secret key.
-#[derive(Debug, Args)]
-pub struct Init {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
     /// Configuration files of the first nodes, an odd number of them.
     #[arg(value_name = "CONFIG", required = true)]
     configs: Vec<PathBuf>,
@@ -29,60 +29,61 @@ pub struct Init {
     segment_bytes: u64,
 }
 
-impl Init {
-    /// Refuses, before it writes anything, if one of the folders is taken.
-    pub fn run(self, json: bool) -> anyhow::Result<ExitCode> {
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
-            bail!(
-                "--segment-bytes {} is not between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}",
-                self.segment_bytes
-            );
-        }
-        if self.configs.len().is_multiple_of(2) {
-            bail!(
-                "{} nodes tolerate no more failures than {}; hint: give an odd number of configurations",
-                self.configs.len(),
-                self.configs.len() - 1
-            );
-        }
-        let configs = self
-            .configs
-            .iter()
-            .map(|path| NodeConfig::load(path))
-            .collect::<Result<Vec<_>, _>>()?;
-        let trail_id = TrailId(rand::random());
-        let origin = self.origin.unwrap_or_else(|| format!("indelible.local/{trail_id}"));
-        check_origin(&origin)?;
-        let identities: Vec<Identity> = (1..)
-            .zip(&configs)
-            .map(|(node_id, _)| new_identity(node_id, trail_id, &origin, self.segment_bytes))
-            .collect();
-        let nodes = identities.iter().zip(&configs).map(|(identity, config)| genesis_node(identity, config));
-        let genesis = Genesis { trail_id, nodes: nodes.collect() };
-        for config in &configs {
-            check_unused(&config.data_dir)?;
-        }
-        for (identity, config) in identities.iter().zip(&configs) {
-            create_folders(&config.data_dir)?;
-            Genesis::write_new(&config.data_dir, &genesis)
-                .with_context(|| format!("write genesis in {}", config.data_dir.display()))?;
-            Identity::write_new(&config.data_dir, identity)
-                .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
-        }
-        report(json, &origin, &identities, &configs);
-        Ok(ExitCode::SUCCESS)
+/// Refuses, before it writes anything, if one of the folders is taken.
+pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&args.segment_bytes) {
+        bail!(
+            "--segment-bytes {} is not between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}",
+            args.segment_bytes
+        );
     }
+    if args.configs.len().is_multiple_of(2) {
+        bail!(
+            "{} nodes tolerate no more failures than {}; hint: give an odd number of configurations",
+            args.configs.len(),
+            args.configs.len() - 1
+        );
+    }
+    let configs =
+        args.configs.iter().map(|path| NodeConfig::load(path)).collect::<Result<Vec<_>, _>>()?;
+    let trail_id = TrailId(rand::random());
+    let origin = args.origin.unwrap_or_else(|| format!("indelible.local/{trail_id}"));
+    check_origin(&origin)?;
+    let identities: Vec<Identity> = (1..)
+        .zip(&configs)
+        .map(|(node_id, _)| new_identity(node_id, trail_id, &origin, args.segment_bytes))
+        .collect();
+    let nodes =
+        identities.iter().zip(&configs).map(|(identity, config)| genesis_node(identity, config));
+    let genesis = Genesis { trail_id, nodes: nodes.collect() };
+    for config in &configs {
+        check_unused(&config.data_dir)?;
+    }
+    for (identity, config) in identities.iter().zip(&configs) {
+        create_folders(&config.data_dir)?;
+        Genesis::write_new(&config.data_dir, &genesis)
+            .with_context(|| format!("write genesis in {}", config.data_dir.display()))?;
+        Identity::write_new(&config.data_dir, identity)
+            .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
+    }
+    report(global.json, &origin, &identities, &configs);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A fresh identity with a key from the operating system's random source.
-pub fn new_identity(node_id: u64, trail_id: TrailId, origin: &str, segment_bytes: u64) -> Identity {
+pub(super) fn new_identity(
+    node_id: u64,
+    trail_id: TrailId,
+    origin: &str,
+    segment_bytes: u64,
+) -> Identity {
     let secret_key: [u8; 32] = rand::random();
     let public_key = ed25519_dalek::SigningKey::from_bytes(&secret_key).verifying_key().to_bytes();
     Identity { node_id, trail_id, origin: origin.to_owned(), segment_bytes, secret_key, public_key }
 }
 
 /// A data folder that has an identity is taken, whatever else is in it.
-pub fn check_unused(dir: &Path) -> anyhow::Result<()> {
+pub(super) fn check_unused(dir: &Path) -> anyhow::Result<()> {
     if dir.join("identity").exists() || dir.join("segments").exists() {
         bail!(
             "{} already holds a node; hint: an identity is never made anew. To begin another trail, choose another \

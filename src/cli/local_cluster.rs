@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, kill_process};
 pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use tempfile::TempDir;
 
 use crate::disk::{output_file, read_text, write_text};
@@ -62,7 +62,8 @@ pub struct LocalNode {
 impl LocalCluster {
     /// Makes a trail and starts its nodes on free ports.
     pub fn start(options: LocalOptions) -> anyhow::Result<LocalCluster> {
-        let dir = tempfile::Builder::new().prefix("indelible-").tempdir().context("make a folder")?;
+        let dir =
+            tempfile::Builder::new().prefix("indelible-").tempdir().context("make a folder")?;
         let mut cluster = LocalCluster { nodes: Vec::new(), options, dir };
         for id in 1..=cluster.options.nodes {
             cluster.configure(id)?;
@@ -166,7 +167,8 @@ impl LocalNode {
 
     /// Sends a signal to its process: SIGSTOP, SIGCONT.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let child = self.child.as_ref().with_context(|| format!("node {} does not run", self.id))?;
+        let child =
+            self.child.as_ref().with_context(|| format!("node {} does not run", self.id))?;
         kill_process(Pid::from_child(child), signal)
             .with_context(|| format!("send {signal:?} to node {}", self.id))
     }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::Args;
 use indelible_client::Client;
 use indelible_core::TrailId;
 
+use super::Global;
 use super::init::{check_unused, new_identity};
 use crate::disk::create_folders;
 use crate::node::NodeConfig;
@@ -17,35 +17,34 @@ use crate::storage::identity::Identity;
 ///
 /// Asks the group for its trail, its segment size and the next node id. If the folder has an identity already, prints
 /// that one.
-#[derive(Debug, Args)]
-pub struct NodeKey {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
     /// The new node's configuration file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
 
-impl NodeKey {
-    /// Refuses to replace an identity.
-    pub async fn run(self, client: impl Future<Output = anyhow::Result<Client>>, json: bool) -> anyhow::Result<ExitCode> {
-        let config = NodeConfig::load(&self.config)?;
-        let identity = if config.data_dir.join("identity").exists() {
-            Identity::read(&config.data_dir)?
-        } else {
-            let identity = make(&client.await?, &config).await?;
-            create_folders(&config.data_dir)?;
-            Identity::write_new(&config.data_dir, &identity)
-                .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
-            identity
-        };
-        report(json, &identity, &config);
-        Ok(ExitCode::SUCCESS)
-    }
+/// Refuses to replace an identity.
+pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
+    let config = NodeConfig::load(&args.config)?;
+    let identity = if config.data_dir.join("identity").exists() {
+        Identity::read(&config.data_dir)?
+    } else {
+        let identity = make(&global.connect().await?, &config).await?;
+        create_folders(&config.data_dir)?;
+        Identity::write_new(&config.data_dir, &identity)
+            .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
+        identity
+    };
+    report(global.json, &identity, &config);
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn make(client: &Client, config: &NodeConfig) -> anyhow::Result<Identity> {
     check_unused(&config.data_dir)?;
     let statuses = client.status().await;
-    let view = statuses.into_iter().filter_map(|status| status.view.ok()).max_by_key(|view| view.term);
+    let view =
+        statuses.into_iter().filter_map(|status| status.view.ok()).max_by_key(|view| view.term);
     let Some(view) = view else { bail!("no node of the group answers; hint: --endpoints") };
     let Some(trail_id) = TrailId::from_slice(&view.trail_id) else {
         bail!("the group answers with a trail id of {} bytes", view.trail_id.len());

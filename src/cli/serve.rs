@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -11,28 +10,24 @@ use crate::node::NodeConfig;
 use crate::server::{self, Listeners};
 
 /// Runs a node until it gets SIGTERM or SIGINT.
-#[derive(Debug, Args)]
-pub struct Serve {
-    /// The node's configuration file.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The node's configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Also stop when standard input closes, so that a node does not outlive whoever started it.
+    /// Also stop when standard input closes, so that a node does not outlive whoever started it
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
 }
 
-impl Serve {
-    /// Until the node stops.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        let config = NodeConfig::load(&self.config)?;
-        abort_on_panic();
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-            let listeners = Listeners::bind(&config).await?;
-            let shutdown = shutdown(self.until_stdin_closes)?;
-            server::run(config, listeners, shutdown).await?;
-            Ok(ExitCode::SUCCESS)
-        })
-    }
+/// Until the node stops.
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = NodeConfig::load(&args.config)?;
+    abort_on_panic();
+    let listeners = Listeners::bind(&config).await?;
+    let shutdown = shutdown(args.until_stdin_closes)?;
+    server::run(config, listeners, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A panic anywhere is a broken invariant: the process dies, and recovery computes what is true.

@@ -12,7 +12,7 @@ use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX};
 use prost::Message;
 use tokio::task::JoinSet;
 
-use super::{Bench, Mode, Tally};
+use super::{Args, Mode, Tally};
 use crate::cli::generate::event_of_size;
 
 /// Requests that a bulk caller has on the way.
@@ -34,7 +34,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    pub(super) async fn prepare(client: &Client, bench: &Bench) -> anyhow::Result<Load> {
+    pub(super) async fn prepare(client: &Client, bench: &Args) -> anyhow::Result<Load> {
         let producers = match bench.mode {
             Mode::Sdk => 1,
             Mode::Unary | Mode::Bulk => bench.clients,
@@ -146,7 +146,9 @@ impl Caller {
             if on_the_way.len() < BULK_ON_THE_WAY && take > 0 {
                 continue;
             }
-            let Some((began, count, ticket)) = on_the_way.pop_front() else { return Ok(self.tally) };
+            let Some((began, count, ticket)) = on_the_way.pop_front() else {
+                return Ok(self.tally);
+            };
             ticket.await_receipts().await?;
             self.tally.note(count, began.elapsed());
         }

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use clap::{Args, ValueEnum};
+use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use indelible_client::Client;
 use serde::Serialize;
 
+use super::Global;
 use super::local_cluster::{LocalCluster, LocalOptions};
 use processes::Processes;
 
@@ -22,8 +23,8 @@ const LATENCY_US_MAX: u64 = 60_000_000;
 ///
 /// Closed loop: each client waits for its answer before it sends again. CPU time and memory are those of this process
 /// and of every `indelible serve` process on this machine.
-#[derive(Debug, Args)]
-pub struct Bench {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
     /// Callers at once.
     #[arg(long, default_value_t = 64)]
     clients: usize,
@@ -47,7 +48,7 @@ pub struct Bench {
 /// What the callers of a benchmark do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub(super) enum Mode {
     /// Every caller has a producer of its own and appends one event a call.
     Unary,
     /// All callers share one producer and append one event a call; the SDK batches.
@@ -103,54 +104,56 @@ impl Tally {
     }
 }
 
-impl Bench {
-    /// Against `--endpoints`, or a group of its own.
-    pub async fn run(
-        self,
-        connect: impl AsyncFn(Option<Vec<String>>) -> anyhow::Result<Client>,
-        json: bool,
-    ) -> anyhow::Result<ExitCode> {
-        if self.clients == 0 || self.seconds == 0 {
-            bail!("--clients and --seconds begin at 1");
-        }
-        let cluster = match self.spawn {
-            true => Some(LocalCluster::start(LocalOptions::three()?)?),
-            false => None,
-        };
-        let endpoints = cluster.as_ref().map(LocalCluster::endpoints);
-        let client = connect(endpoints).await?;
-        client.wait_for_leader().await;
-        let load = load::Load::prepare(&client, &self).await?;
-        load.run(Duration::from_secs(2), None).await?;
-        let (term_before, cpu_before, began) =
-            (term(&client).await, Processes::find().cpu(), Instant::now());
-        let tally = load.run(Duration::from_secs(self.seconds), self.events).await?;
-        let (took, processes) = (began.elapsed().as_secs_f64(), Processes::find());
-        let cpu = processes.cpu().saturating_sub(cpu_before);
-        let report = Report {
-            mode: self.mode,
-            clients: self.clients,
-            event_bytes: self.event_bytes,
-            seconds: took,
-            events: tally.events,
-            events_per_s: tally.events as f64 / took,
-            p50_us: tally.latency.value_at_quantile(0.5),
-            p99_us: tally.latency.value_at_quantile(0.99),
-            p999_us: tally.latency.value_at_quantile(0.999),
-            max_us: tally.latency.max(),
-            cpu_us_per_event: cpu.as_micros() as f64 / tally.events.max(1) as f64,
-            node_rss_mib: processes.node_rss_bytes_max() as f64 / 1_048_576.0,
-            elections: term(&client).await.saturating_sub(term_before),
-        };
-        report.print(json)?;
-        Ok(ExitCode::SUCCESS)
+/// Against `--endpoints`, or a group of its own.
+pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
+    if args.clients == 0 || args.seconds == 0 {
+        bail!("--clients and --seconds begin at 1");
     }
+    let cluster = match args.spawn {
+        true => Some(LocalCluster::start(LocalOptions::three()?)?),
+        false => None,
+    };
+    let mut global = global.clone();
+    if let Some(cluster) = &cluster {
+        global.endpoints = cluster.endpoints();
+    }
+    let client = global.connect().await?;
+    client.wait_for_leader().await;
+    let load = load::Load::prepare(&client, &args).await?;
+    load.run(Duration::from_secs(2), None).await?;
+    let (term_before, cpu_before, began) =
+        (term(&client).await, Processes::find().cpu(), Instant::now());
+    let tally = load.run(Duration::from_secs(args.seconds), args.events).await?;
+    let (took, processes) = (began.elapsed().as_secs_f64(), Processes::find());
+    let cpu = processes.cpu().saturating_sub(cpu_before);
+    let report = Report {
+        mode: args.mode,
+        clients: args.clients,
+        event_bytes: args.event_bytes,
+        seconds: took,
+        events: tally.events,
+        events_per_s: tally.events as f64 / took,
+        p50_us: tally.latency.value_at_quantile(0.5),
+        p99_us: tally.latency.value_at_quantile(0.99),
+        p999_us: tally.latency.value_at_quantile(0.999),
+        max_us: tally.latency.max(),
+        cpu_us_per_event: cpu.as_micros() as f64 / tally.events.max(1) as f64,
+        node_rss_mib: processes.node_rss_bytes_max() as f64 / 1_048_576.0,
+        elections: term(&client).await.saturating_sub(term_before),
+    };
+    report.print(global.json)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The newest term that a node knows.
 async fn term(client: &Client) -> u64 {
     let statuses = client.status().await;
-    statuses.iter().filter_map(|status| status.view.as_ref().ok()).map(|view| view.term).max().unwrap_or(0)
+    statuses
+        .iter()
+        .filter_map(|status| status.view.as_ref().ok())
+        .map(|view| view.term)
+        .max()
+        .unwrap_or(0)
 }
 
 impl Report {

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::Args;
 use indelible_client::{Client, Level, ProducerId};
 use tokio::time::timeout;
 
@@ -22,76 +21,95 @@ const STEP: Duration = Duration::from_secs(60);
 /// everything back from every node.
 ///
 /// Exits with 0 only if every acknowledged event is there, once and in order, and all nodes have the same root.
-#[derive(Debug, Args)]
-pub struct Demo {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
     /// Events to record.
     #[arg(long, default_value_t = 20_000)]
     events: u64,
 }
 
-impl Demo {
-    /// All of it; takes some seconds.
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
-        if self.events < 100 {
-            bail!("--events {}: with fewer than 100 there is no middle to kill the leader in", self.events);
-        }
-        println!("indelible demo: three nodes, {} events, one murder\n", thousands(self.events));
-        let mut steps = Steps::new();
-        let mut cluster = LocalCluster::start(LocalOptions::three()?)?;
-        match self.play(&mut cluster, &mut steps).await {
-            Ok(code) => Ok(code),
-            Err(error) => {
-                for node in &cluster.nodes {
-                    eprintln!("last words of node {}:\n{}", node.id, node.log_tail());
-                }
-                Err(error)
+/// All of it; takes some seconds.
+pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.events < 100 {
+        bail!(
+            "--events {}: with fewer than 100 there is no middle to kill the leader in",
+            args.events
+        );
+    }
+    println!("indelible demo: three nodes, {} events, one murder\n", thousands(args.events));
+    let mut steps = Steps::new();
+    let mut cluster = LocalCluster::start(LocalOptions::three()?)?;
+    match play(args.events, &mut cluster, &mut steps).await {
+        Ok(code) => Ok(code),
+        Err(error) => {
+            for node in &cluster.nodes {
+                eprintln!("last words of node {}:\n{}", node.id, node.log_tail());
             }
+            Err(error)
         }
     }
+}
 
-    async fn play(&self, cluster: &mut LocalCluster, steps: &mut Steps) -> anyhow::Result<ExitCode> {
-        let client = Client::connect(cluster.endpoints()).await?;
-        let (leader, term) =
-            timeout(STEP, client.wait_for_leader()).await.context("wait for a leader")?;
-        steps.say(format!("three nodes in {}; node {leader} leads in term {term}", cluster.dir().display()));
+async fn play(
+    events: u64,
+    cluster: &mut LocalCluster,
+    steps: &mut Steps,
+) -> anyhow::Result<ExitCode> {
+    let client = Client::connect(cluster.endpoints()).await?;
+    let (leader, term) =
+        timeout(STEP, client.wait_for_leader()).await.context("wait for a leader")?;
+    steps.say(format!(
+        "three nodes in {}; node {leader} leads in term {term}",
+        cluster.dir().display()
+    ));
 
-        let producer = client.producer(ProducerId(rand::random()), "demo").open().await?;
-        let recorder = Recorder::start(producer, self.events);
-        recorder.wait_for(self.events / 3).await?;
-        steps.say(format!("{} events recorded, more coming", thousands(recorder.acknowledged())));
+    let producer = client.producer(ProducerId(rand::random()), "demo").open().await?;
+    let recorder = Recorder::start(producer, events);
+    recorder.wait_for(events / 3).await?;
+    steps.say(format!("{} events recorded, more coming", thousands(recorder.acknowledged())));
 
-        let (leader, _) = client.wait_for_leader().await;
-        let killed_at = Instant::now();
-        let pid = cluster.node(leader)?.kill()?;
-        steps.say(format!("SIGKILL to the leader, node {leader} (pid {pid})"));
+    let (leader, _) = client.wait_for_leader().await;
+    let killed_at = Instant::now();
+    let pid = cluster.node(leader)?.kill()?;
+    steps.say(format!("SIGKILL to the leader, node {leader} (pid {pid})"));
 
-        let recorded = timeout(STEP, recorder.finish()).await.context("record all events")??;
-        let (next, term) = client.wait_for_leader().await;
-        let gap = recorded.longest_silence(killed_at);
-        steps.say(format!(
-            "node {next} took over in term {term}; writes stood still for {} ms",
-            gap.as_millis()
-        ));
-        steps.say(format!("all {} events acknowledged", thousands(recorded.count())));
+    let recorded = timeout(STEP, recorder.finish()).await.context("record all events")??;
+    let (next, term) = client.wait_for_leader().await;
+    let gap = recorded.longest_silence(killed_at);
+    steps.say(format!(
+        "node {next} took over in term {term}; writes stood still for {} ms",
+        gap.as_millis()
+    ));
+    steps.say(format!("all {} events acknowledged", thousands(recorded.count())));
 
-        cluster.node(leader)?.start()?;
-        let size = client.tree_head(Level::Linearizable).await?.tree_size;
-        let mut readbacks = Vec::new();
-        for node in &cluster.nodes {
-            let read = timeout(STEP, read_back(&node.client_addr, size, &recorded)).await;
-            let read = read.with_context(|| format!("read back from node {}", node.id))?;
-            readbacks.push((node.id, read.with_context(|| format!("read back from node {}", node.id))?));
-        }
-        steps.say(format!("node {leader} restarted, recovered and caught up; read back from every node\n"));
-        Ok(verdict(&readbacks, &recorded, steps))
+    cluster.node(leader)?.start()?;
+    let size = client.tree_head(Level::Linearizable).await?.tree_size;
+    let mut readbacks = Vec::new();
+    for node in &cluster.nodes {
+        let read = timeout(STEP, read_back(&node.client_addr, size, &recorded)).await;
+        let read = read.with_context(|| format!("read back from node {}", node.id))?;
+        readbacks
+            .push((node.id, read.with_context(|| format!("read back from node {}", node.id))?));
     }
+    steps.say(format!(
+        "node {leader} restarted, recovered and caught up; read back from every node\n"
+    ));
+    Ok(verdict(&readbacks, &recorded, steps))
 }
 
 /// The table and the last word.
 fn verdict(readbacks: &[(u64, Readback)], recorded: &Recorded, steps: &Steps) -> ExitCode {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["node", "events", "missing", "twice", "out of order", "tree size", "root, recomputed here"]);
+    table.set_header([
+        "node",
+        "events",
+        "missing",
+        "twice",
+        "out of order",
+        "tree size",
+        "root, recomputed here",
+    ]);
     for (id, read) in readbacks {
         table.add_row([
             id.to_string(),
@@ -111,7 +129,10 @@ fn verdict(readbacks: &[(u64, Readback)], recorded: &Recorded, steps: &Steps) ->
         println!("nothing lost, nothing twice, one history. ({took:.1} s)");
         return ExitCode::SUCCESS;
     }
-    println!("FAILED: {}", if same_roots { "events are missing or twice" } else { "the roots differ" });
+    println!(
+        "FAILED: {}",
+        if same_roots { "events are missing or twice" } else { "the roots differ" }
+    );
     ExitCode::FAILURE
 }
 

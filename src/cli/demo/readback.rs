@@ -31,7 +31,8 @@ pub(super) struct Readback {
 
 impl Readback {
     pub(super) fn is_sound(&self, recorded: &Recorded) -> bool {
-        (self.missing, self.twice, self.out_of_order) == (0, 0, 0) && self.events == recorded.count()
+        (self.missing, self.twice, self.out_of_order) == (0, 0, 0)
+            && self.events == recorded.count()
     }
 }
 
@@ -84,7 +85,14 @@ struct Check<'a> {
 impl<'a> Check<'a> {
     fn new(recorded: &'a Recorded) -> Self {
         let seen = vec![0; recorded.indexes.len()];
-        Check { recorded, frontier: Frontier::default(), seen, misplaced: 0, out_of_order: 0, last_seq: 0 }
+        Check {
+            recorded,
+            frontier: Frontier::default(),
+            seen,
+            misplaced: 0,
+            out_of_order: 0,
+            last_seq: 0,
+        }
     }
 
     fn record(&mut self, record: &v1::Record) -> anyhow::Result<()> {
