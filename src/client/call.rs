@@ -48,6 +48,13 @@ impl Patience {
         self.backoff.next()
     }
 
+    /// Whether a hint of this term is followed at once: the first one is, and then none that is not newer.
+    fn hops(&mut self, hint_term: Option<u64>) -> bool {
+        let newer = hint_term > self.hopped;
+        self.hopped = self.hopped.max(hint_term);
+        newer
+    }
+
     /// Tells the table what the failure says about the leader. Returns the delay before the next attempt, or the refusal
     /// if another attempt cannot help.
     pub(crate) fn after(
@@ -68,11 +75,7 @@ impl Patience {
             Reason::NotLeader => {
                 table.refused(link, rejected);
                 let term = rejected.leader.as_ref().map(|hint| hint.term);
-                if term.is_some() && term > self.hopped {
-                    self.hopped = term;
-                    return Ok(Duration::ZERO);
-                }
-                Ok(self.backoff.next())
+                Ok(if self.hops(term) { Duration::ZERO } else { self.backoff.next() })
             }
             Reason::NoLeader
             | Reason::LeaseExpired
@@ -140,5 +143,18 @@ pub(crate) async fn leader(table: &Table) -> Route {
         if changes.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_point_at_each_other_are_followed_once_a_term() {
+        let mut patience = Patience::new();
+        let hints = [None, Some(3), Some(3), Some(2), None, Some(4), Some(4)];
+        let hops = hints.map(|term| patience.hops(term));
+        assert_eq!(hops, [false, true, false, false, false, true, false]);
     }
 }

@@ -171,7 +171,10 @@ impl ProducerTask {
         if self.leadership != Some(route.leadership()) {
             self.leadership = Some(route.leadership());
             self.pause = None;
-            self.ring.batches.iter_mut().for_each(|batch| batch.waiting = true);
+            for batch in &mut self.ring.batches {
+                batch.waiting = true;
+                batch.gapped = false;
+            }
         }
         if self.pause.is_some() {
             return;

@@ -8,7 +8,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::fake::{Act, Fake};
-use crate::{AppendError, Client, Event, Producer, ProducerId, Reason, Rejected};
+use crate::{AppendError, Client, Event, Level, Producer, ProducerId, Reason, Rejected};
 
 const ID: ProducerId = ProducerId([5; 16]);
 
@@ -108,20 +108,44 @@ async fn without_a_leader_nothing_is_sent_and_nothing_fails() {
 }
 
 #[tokio::test]
-async fn a_gap_rewinds() {
+async fn a_gap_waits_for_what_is_before_it() {
     let fake = Fake::start(1).await;
     let client = fake.client().await;
     let producer = open(&client).await;
-    let lost = Rejected::new(Reason::CommitUnknown, "commit timed out");
-    // The first request is lost before it is recorded, so that those behind it leave a gap.
-    fake.node(1).script([Act::Refuse(lost)]);
-    let tickets =
-        futures_util::future::join_all((0..4).map(|_| producer.submit(None, encoded(100, 2000))));
-    for ticket in tickets.await {
-        let receipts = ticket.expect("space").await_receipts().await.expect("recorded");
+    // The first request never arrives, so those behind it leave a gap. No two fit one request.
+    fake.node(1).script([Act::Hang]);
+    let mut tickets = Vec::new();
+    for _ in 0..4 {
+        tickets.push(producer.submit(None, encoded(100, 3000)).await.expect("space"));
+    }
+    fake.node(1).called(4).await;
+    for _ in 0..50 {
+        client.tree_head(Level::Any).await.expect("answers");
+    }
+    assert_eq!(fake.node(1).calls().len(), 4, "the node was asked again and again");
+    // The next term rewinds: all four are sent again, in order.
+    fake.elect(1, 2);
+    for ticket in tickets {
+        let receipts = ticket.await_receipts().await.expect("recorded");
         assert_eq!((receipts.count(), receipts.duplicates()), (100, 0));
     }
     assert_recorded_once(&fake, 400);
+}
+
+#[tokio::test]
+async fn a_gap_that_cannot_be_stops_the_producer_in_the_end() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    let gap = || Rejected::new(Reason::SeqGap, "expected seq 1").with(key::EXPECTED, 1);
+    producer.append(Event::new("a", "b", "c")).await.expect("recorded");
+    // For a while it may be a leader that still catches up.
+    fake.node(1).script((0..5).map(|_| Act::Refuse(gap())));
+    producer.append(Event::new("a", "b", "c")).await.expect("recorded");
+    fake.node(1).script((0..100).map(|_| Act::Refuse(gap())));
+    let error = producer.append(Event::new("a", "b", "c")).await.expect_err("lost events");
+    let AppendError::Rejected(rejected) = error else { panic!("{error}") };
+    assert_eq!(rejected.expected(), Some(1));
 }
 
 #[tokio::test]
