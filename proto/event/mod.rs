@@ -3,10 +3,10 @@
 //! The server keeps an event's bytes as they came, and readers of other languages and versions
 //! decode them later. So the bytes must mean one thing to all of them: no unknown fields, no
 //! singular field twice, no map key twice, nothing that one decoder takes and another refuses.
-//! A general decoder forgives all of that; this one walks the bytes along a [`schema`] table.
+//! A general decoder forgives all of that; this one walks the bytes along a table of the schema.
 //!
 //! It runs for every event that is appended: one pass, and no allocation for a valid event (but
-//! for a map of more than [`KEYS_ON_STACK`] keys that are not sorted).
+//! for a map of more than 64 keys that are not sorted).
 
 mod error;
 mod schema;
