@@ -1,3 +1,149 @@
-//! (being written)
+//! The command line: one file per subcommand.
+//!
+//! Data goes to stdout, as a table for people or as JSON with `--json`; everything else goes to stderr. A command exits with
+//! 0 if it did what it was asked to, with 1 if not, and with 2 if it was asked something that makes no sense.
 
+mod add_node;
+mod append;
+mod bench;
+mod check;
+mod connect;
+mod demo;
+mod get;
 pub mod import;
+mod import_chunks;
+mod import_file;
+mod init;
+mod node_key;
+mod output;
+mod read;
+mod remove_node;
+mod serve;
+mod status;
+mod transfer_leader;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use connect::Global;
+
+/// A replicated, tamper-evident audit log.
+#[derive(Debug, Parser)]
+#[command(
+    name = "indelible",
+    version,
+    about = "A replicated, tamper-evident audit log.",
+    after_help = "Start here: `indelible demo` shows all of it in one minute.",
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Record one event and print its receipt
+    Append(append::Args),
+    /// Record the lines of a file, each one once, however often the file is imported
+    Import(import_file::Args),
+    /// Print one record
+    Get(get::Args),
+    /// Print a range of records, one JSON object a line
+    Read(read::Args),
+    /// Show the nodes: who leads, how far each is, and whether they agree
+    Status(status::Args),
+    /// Hand leadership to another node
+    TransferLeader(transfer_leader::Args),
+    /// Add a node to the group
+    AddNode(add_node::Args),
+    /// Remove a node from the group, for ever
+    RemoveNode(remove_node::Args),
+    /// Run a node
+    #[command(hide = true)]
+    Serve(serve::Args),
+    /// Make the files of a new cluster
+    #[command(hide = true)]
+    Init(init::Args),
+    /// Make the identity of a node that is to be added
+    #[command(hide = true)]
+    NodeKey(node_key::Args),
+    /// Re-read and re-hash a stopped node's data
+    #[command(hide = true)]
+    Check(check::Args),
+    /// Measure a cluster under load
+    #[command(hide = true)]
+    Bench(bench::Args),
+    /// Run a three-node cluster, kill its leader, and show that nothing is lost
+    #[command(hide = true)]
+    Demo(demo::Args),
+}
+
+/// Parses the command line of this process and runs it. Errors are printed.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&anyhow::Error::from(error).context("start the runtime")),
+    };
+    match runtime.block_on(dispatch(cli)) {
+        Ok(code) => code,
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// Boxed, as the commands' futures are large and there is one of them.
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Append(args) => Box::pin(append::run(global, args)).await,
+        Command::Import(args) => Box::pin(import_file::run(global, args)).await,
+        Command::Get(args) => Box::pin(get::run(global, args)).await,
+        Command::Read(args) => Box::pin(read::run(global, args)).await,
+        Command::Status(args) => Box::pin(status::run(global, args)).await,
+        Command::TransferLeader(args) => Box::pin(transfer_leader::run(global, args)).await,
+        Command::AddNode(args) => Box::pin(add_node::run(global, args)).await,
+        Command::RemoveNode(args) => Box::pin(remove_node::run(global, args)).await,
+        Command::Serve(args) => Box::pin(serve::run(args)).await,
+        Command::Init(args) => Box::pin(init::run(global, args)).await,
+        Command::NodeKey(args) => Box::pin(node_key::run(global, args)).await,
+        Command::Check(args) => Box::pin(check::run(global, args)).await,
+        Command::Bench(args) => Box::pin(bench::run(global, args)).await,
+        Command::Demo(args) => Box::pin(demo::run(global, args)).await,
+    }
+}
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_terminal_and_every_option_says_what_it_is() {
+        let mut cli = Cli::command();
+        cli.build();
+        for command in cli.get_subcommands().filter(|command| !command.is_hide_set()) {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                let name = (command.get_name(), argument.get_id());
+                assert!(argument.get_help().is_some(), "{name:?} has no help");
+            }
+        }
+    }
+}

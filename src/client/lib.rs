@@ -80,7 +80,7 @@ impl Client {
     /// Connects to a cluster; one endpoint that answers is enough. [`Options::new`] says how endpoints are written.
     ///
     /// # Errors
-    /// [`ConnectError::NoNode`] if none answered within the `request_timeout`.
+    /// [`ConnectError::NoNode`] if none answered within the `reach_timeout`.
     pub async fn connect<E: AsRef<str>>(
         endpoints: impl IntoIterator<Item = E>,
     ) -> Result<Client, ConnectError> {
@@ -118,7 +118,7 @@ impl Client {
 
     async fn wait_for_node(&self) -> Result<(), ConnectError> {
         let started = Instant::now();
-        let deadline = started + self.options().request_timeout;
+        let deadline = started + self.options().reach_timeout;
         let mut changes = self.table().subscribe();
         loop {
             changes.mark_unchanged();

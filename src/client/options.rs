@@ -14,6 +14,8 @@ pub const WINDOW_DEFAULT: usize = 4;
 pub struct Options {
     /// Where to find the nodes first, as `host:port`. One that answers is enough: the others are learned from it.
     pub endpoints: Vec<String>,
+    /// How long [`crate::Client::connect_with`] waits for the first node to answer. Default 5 s.
+    pub reach_timeout: Duration,
     /// How long one attempt to connect may take. Default 1 s.
     pub connect_timeout: Duration,
     /// How long one request may stay unanswered before it is sent again. Default 5 s.
@@ -32,6 +34,7 @@ impl Options {
     ) -> Result<Options, ConnectError> {
         Ok(Options {
             endpoints: parse_endpoints(endpoints)?,
+            reach_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
             attempt_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),

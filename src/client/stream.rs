@@ -112,6 +112,11 @@ impl RecordStream {
         }
     }
 
+    /// Records that can be had without waiting.
+    pub fn buffered(&self) -> usize {
+        self.ready.len()
+    }
+
     /// As a stream of `futures`, for its combinators.
     pub fn into_stream(self) -> impl Stream<Item = Result<Record, CallError>> {
         futures_util::stream::unfold(self, |mut stream| async {

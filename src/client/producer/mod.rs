@@ -356,6 +356,8 @@ fn chunks(events: Vec<Bytes>) -> Vec<Vec<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     /// A valid event of this size.
@@ -385,9 +387,9 @@ mod tests {
     fn what_a_node_would_refuse_is_refused_here() {
         let (big, small) = (event(EVENT_BYTES_MAX), event(20));
         assert!(check_request(None, &[]).is_err());
-        assert!(check_request(Some(0), &[small.clone()]).is_err());
+        assert!(check_request(Some(0), from_ref(&small)).is_err());
         assert!(check_request(None, &vec![small.clone(); APPEND_EVENTS_MAX + 1]).is_err());
-        assert!(check_request(None, &[big.clone()]).is_ok());
+        assert!(check_request(None, from_ref(&big)).is_ok());
         assert!(check_request(None, &[big.clone(), big.clone()]).is_ok());
         assert!(check_request(None, &[big.clone(), big, small]).is_err());
         let nobody = Event::new("", "b", "c").encode_to_vec();

@@ -68,7 +68,7 @@ pub(super) struct ProducerTask {
     closed: bool,
     ring: Ring,
     /// Requests under way. Polled here and not spawned, so that they enter the connection in order.
-    attempts: FuturesUnordered<Pin<Box<dyn Future<Output = Result<Attempt, Aborted>> + Send>>>,
+    attempts: FuturesUnordered<UnderWay>,
     /// Whom the batches were sent to: (term, node).
     leadership: Option<(u64, u64)>,
     /// Nothing is sent to this leader before.
@@ -80,6 +80,9 @@ pub(super) struct ProducerTask {
     stopped: Option<Arc<AppendError>>,
     progress: Progress,
 }
+
+/// One request, until it ends or is given up.
+type UnderWay = Pin<Box<dyn Future<Output = Result<Attempt, Aborted>> + Send>>;
 
 /// How one request ended.
 struct Attempt {
@@ -253,13 +256,17 @@ impl ProducerTask {
                 Reason::SeqGap | Reason::ProducerUnknown => {
                     return self.on_impossible(position, rejected);
                 }
+                Reason::Invalid | Reason::TooLarge => {
+                    return self.stop(position, &AppendError::Rejected(boxed()));
+                }
                 _ => {}
             }
         }
-        // Others of the same leadership failed before and said what to do; a new leadership starts afresh.
+        // One failure says what to do: those of other requests to the same leader say the same again, and those of an
+        // older leadership say nothing any more.
         let is_first = self.pause.is_none() && self.leadership == Some(led);
         let is_current = table.leader().is_some_and(|route| route.leadership() == led);
-        if !(is_first && is_current) && !is_definite(failure) {
+        if !is_first || !is_current {
             if matches!(failure, Failure::Broken(_)) {
                 link.suspect();
             }
@@ -293,17 +300,6 @@ impl ProducerTask {
             batch.fail(|seq| AppendError::Unknown { seq, last: last.clone() });
         }
         self.stopped.get_or_insert_with(|| Arc::new(error.clone()));
-    }
-}
-
-/// Whether no further attempt can help.
-fn is_definite(failure: &Failure) -> bool {
-    match failure {
-        Failure::Rejected(rejected) => matches!(
-            rejected.reason,
-            Reason::Invalid | Reason::TooLarge | Reason::TooManyProducers | Reason::Membership
-        ),
-        _ => false,
     }
 }
 

@@ -122,7 +122,7 @@ async fn nobody_there_is_said_with_addresses() {
     let addr = listener.local_addr().expect("bound").to_string();
     drop(listener);
     let mut options = Options::new([&addr]).expect("valid");
-    options.request_timeout = Duration::from_millis(100);
+    options.reach_timeout = Duration::from_millis(100);
     let Err(error) = Client::connect_with(options).await else { panic!("nobody is there") };
     let text = error.to_string();
     assert!(text.contains(&addr) && text.contains("refused"), "{text}");

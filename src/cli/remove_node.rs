@@ -1,0 +1,28 @@
+//! `indelible remove-node`: removes a node from the group.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::Global;
+use super::add_node::print_voters;
+
+/// Which node.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Its id, which is never used again
+    id: u64,
+    /// Why; kept in the trail
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
+    let client = global.connect().await?;
+    let voters = client
+        .remove_node(args.id, &args.reason)
+        .await
+        .with_context(|| format!("remove node {}", args.id))?;
+    print_voters(global, &voters)?;
+    Ok(ExitCode::SUCCESS)
+}

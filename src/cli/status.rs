@@ -1,0 +1,214 @@
+//! `indelible status`: the nodes, how far each is, and whether they agree.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use indelible_client::NodeStatus;
+use indelible_client::v1::{ClusterView, Role, ServingState};
+use serde_json::{Value, json};
+
+use super::{Global, output};
+
+/// Nothing beyond the options of every command.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) async fn run(global: &Global, _args: Args) -> anyhow::Result<ExitCode> {
+    let client = global.connect().await?;
+    let nodes = client.status().await;
+    let status = Status::new(&nodes);
+    if global.json {
+        output::print(status.json(&nodes))?;
+    } else {
+        output::print(status.headline(&nodes))?;
+        output::print(status.table(&nodes))?;
+    }
+    for (tree_size, roots) in &status.forks {
+        eprintln!("error: the nodes disagree: tree size {tree_size} has the roots {roots}");
+        eprintln!("hint: stop writing, keep every data directory, and run `indelible check`");
+    }
+    let sound = status.leader.is_some() && status.forks.is_empty();
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the nodes' views add up to.
+struct Status {
+    term: u64,
+    /// Of the highest term.
+    leader: Option<u64>,
+    /// Highest number of applied entries.
+    applied_max: u64,
+    /// Tree sizes at which two nodes have different roots, with those roots.
+    forks: Vec<(u64, String)>,
+}
+
+impl Status {
+    fn new(nodes: &[NodeStatus]) -> Status {
+        let views = || nodes.iter().filter_map(|node| node.view.as_ref().ok());
+        let term = views().map(|view| view.term).max().unwrap_or(0);
+        let newest = views().filter(|view| view.term == term);
+        let leader = newest.map(|view| view.leader_id).find(|leader_id| *leader_id != 0);
+        let applied_max = views().map(|view| view.applied_index).max().unwrap_or(0);
+        Status { term, leader, applied_max, forks: forks(views()) }
+    }
+
+    fn headline(&self, nodes: &[NodeStatus]) -> String {
+        let view = nodes.iter().find_map(|node| node.view.as_ref().ok());
+        let trail = view.map_or_else(String::new, |view| {
+            format!("{} (trail {})\n", view.origin, hex::encode(&view.trail_id))
+        });
+        let answered = nodes.iter().filter(|node| node.view.is_ok()).count();
+        let leader = match self.leader {
+            Some(id) => format!("node {id} leads term {}", self.term),
+            None => format!("no leader in term {}: nothing can be appended now", self.term),
+        };
+        format!("{trail}{leader}; {answered} of {} nodes answer\n", nodes.len())
+    }
+
+    fn table(&self, nodes: &[NodeStatus]) -> comfy_table::Table {
+        let mut table = output::table();
+        table.set_header([
+            "NODE",
+            "ADDRESS",
+            "ROLE",
+            "STATE",
+            "TERM",
+            "APPLIED",
+            "LAG",
+            "TREE SIZE",
+            "ROOT",
+        ]);
+        for node in nodes {
+            let id = node.node_id.map_or_else(|| "?".to_owned(), |id| id.to_string());
+            let addr = node.addr.clone();
+            table.add_row(match &node.view {
+                Err(error) => vec![id, addr, "unreachable".into(), error.clone()],
+                Ok(view) => vec![
+                    id,
+                    addr,
+                    role(view).to_owned(),
+                    state(view).to_owned(),
+                    view.term.to_string(),
+                    view.applied_index.to_string(),
+                    self.lag(view).to_string(),
+                    view.tree_size.to_string(),
+                    hex::encode(&view.root).chars().take(16).collect(),
+                ],
+            });
+        }
+        table
+    }
+
+    fn json(&self, nodes: &[NodeStatus]) -> Value {
+        let view = nodes.iter().find_map(|node| node.view.as_ref().ok());
+        let nodes: Vec<Value> = nodes
+            .iter()
+            .map(|node| match &node.view {
+                Err(error) => json!({ "id": node.node_id, "addr": node.addr, "error": error }),
+                Ok(view) => json!({
+                    "id": node.node_id,
+                    "addr": node.addr,
+                    "role": role(view),
+                    "state": state(view),
+                    "term": view.term,
+                    "leader": view.leader_id,
+                    "applied": view.applied_index,
+                    "committed": view.committed_index,
+                    "lag": self.lag(view),
+                    "tree_size": view.tree_size,
+                    "root": hex::encode(&view.root),
+                    "boot_count": view.boot_count,
+                    "version": view.version,
+                }),
+            })
+            .collect();
+        json!({
+            "trail_id": view.map(|view| hex::encode(&view.trail_id)),
+            "origin": view.map(|view| &view.origin),
+            "leader": self.leader,
+            "term": self.term,
+            "agree": self.forks.is_empty(),
+            "nodes": nodes,
+        })
+    }
+
+    /// Entries that another node has applied and this one has not.
+    fn lag(&self, view: &ClusterView) -> u64 {
+        self.applied_max - view.applied_index
+    }
+}
+
+/// Tree sizes with more than one root. There must never be one.
+fn forks<'a>(views: impl Iterator<Item = &'a ClusterView>) -> Vec<(u64, String)> {
+    let mut roots: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for view in views {
+        let root = hex::encode(&view.root);
+        let known = roots.entry(view.tree_size).or_default();
+        if !known.contains(&root) {
+            known.push(root);
+        }
+    }
+    roots.retain(|_, roots| roots.len() > 1);
+    roots.into_iter().map(|(tree_size, roots)| (tree_size, roots.join(" and "))).collect()
+}
+
+fn role(view: &ClusterView) -> &'static str {
+    match view.role() {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Unspecified => "unknown",
+    }
+}
+
+fn state(view: &ClusterView) -> &'static str {
+    match view.state() {
+        ServingState::Serving => "serving",
+        ServingState::CatchingUp => "catching up",
+        ServingState::Draining => "draining",
+        ServingState::ReadOnly => "read only",
+        ServingState::Unspecified => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64, term: u64, leader_id: u64, tree_size: u64, root: u8) -> NodeStatus {
+        let view = ClusterView {
+            node_id: id,
+            term,
+            leader_id,
+            role: if id == leader_id { Role::Leader } else { Role::Follower }.into(),
+            applied_index: tree_size,
+            tree_size,
+            root: vec![root; 32].into(),
+            ..Default::default()
+        };
+        NodeStatus { addr: format!("n{id}:1"), node_id: Some(id), view: Ok(view) }
+    }
+
+    #[test]
+    fn the_highest_term_says_who_leads_and_lag_is_against_the_furthest() {
+        let mut nodes = vec![node(1, 3, 1, 7, 1), node(2, 4, 2, 9, 2), node(3, 4, 0, 9, 2)];
+        nodes.push(NodeStatus { addr: "n4:1".into(), node_id: None, view: Err("refused".into()) });
+        let status = Status::new(&nodes);
+        assert_eq!((status.leader, status.term), (Some(2), 4));
+        let lags: Vec<u64> =
+            nodes.iter().filter_map(|n| n.view.as_ref().ok()).map(|v| status.lag(v)).collect();
+        assert_eq!(lags, [2, 0, 0]);
+        assert!(status.forks.is_empty());
+        let text = status.table(&nodes).to_string();
+        assert!(text.contains("unreachable") && text.contains("refused"), "{text}");
+        assert_eq!(status.json(&nodes)["nodes"][1]["role"], "leader");
+    }
+
+    #[test]
+    fn two_roots_for_one_size_are_shouted_about() {
+        let status = Status::new(&[node(1, 3, 1, 7, 1), node(2, 3, 1, 7, 2)]);
+        assert_eq!(status.forks.len(), 1);
+        assert_eq!(status.forks[0].0, 7);
+    }
+}
