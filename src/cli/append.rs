@@ -71,8 +71,8 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Another `append` may open the same producer between our opening and our append. What is fenced is not recorded, so
-/// opening again and appending again records it once.
+/// Another `append` may open the same producer between our opening and our append. What is fenced
+/// is not recorded, so opening again and appending again records it once.
 async fn append(
     global: &Global,
     client: &Client,

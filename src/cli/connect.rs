@@ -22,7 +22,12 @@ pub struct Global {
     #[arg(long, global = true)]
     pub json: bool,
     /// How long to try before giving up, in seconds [default: 30; import: 300]
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        global = true,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub timeout: Option<u64>,
 }
 

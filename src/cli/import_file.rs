@@ -1,7 +1,8 @@
 //! `indelible import`: records the lines of a file.
 //!
-//! The producer's id comes from its name and every line's seq is its number, so the trail itself knows which lines it has:
-//! importing a file again, or going on after a crash at any point, records nothing twice and leaves nothing out.
+//! The producer's id comes from its name and every line's seq is its number, so the trail itself
+//! knows which lines it has: importing a file again, or going on after a crash at any point,
+//! records nothing twice and leaves nothing out.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -98,8 +99,8 @@ fn parse_in_background(
     chunks
 }
 
-/// Keeps the producer's buffer full until the file ends, and counts receipts as they come. Whatever was read before an
-/// error is brought to its end first.
+/// Keeps the producer's buffer full until the file ends, and counts receipts as they come. Whatever
+/// was read before an error is brought to its end first.
 async fn append_all(
     producer: &Producer,
     mut chunks: mpsc::Receiver<Result<Chunk, ChunkError>>,
@@ -171,7 +172,8 @@ fn explain(sent: Sent, error: AppendError) -> anyhow::Error {
     let last_line = sent.first_line + sent.lines - 1;
     let hint = match &error {
         AppendError::Conflict(_) => {
-            "\nhint: the file is not the one that was imported under this name; give it another --producer"
+            "\nhint: the file is not the one that was imported under this name; give it another \
+             --producer"
         }
         AppendError::Unknown { .. } | AppendError::NotSent { .. } | AppendError::Fenced(_) => {
             "\nhint: run the same import again; what is recorded is not recorded twice"

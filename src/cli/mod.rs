@@ -1,7 +1,8 @@
 //! The command line: one file per subcommand.
 //!
-//! Data goes to stdout, as a table for people or as JSON with `--json`; everything else goes to stderr. A command exits with
-//! 0 if it did what it was asked to, with 1 if not, and with 2 if it was asked something that makes no sense.
+//! Data goes to stdout, as a table for people or as JSON with `--json`; everything else goes to
+//! stderr. A command exits with 0 if it did what it was asked to, with 1 if not, and with 2 if it
+//! was asked something that makes no sense.
 
 mod add_node;
 mod append;

@@ -29,8 +29,8 @@ pub(super) fn time(unix_ns: u64) -> String {
     }
 }
 
-/// The id of the producer with this name: the first 16 bytes of SHA3-256("indelible/producer/" + name). So a name is a
-/// producer on every machine and in every run.
+/// The id of the producer with this name: the first 16 bytes of SHA3-256("indelible/producer/" +
+/// name). So a name is a producer on every machine and in every run.
 pub(super) fn producer_id(name: &str) -> ProducerId {
     let mut hasher = Sha3_256::new();
     hasher.update(b"indelible/producer/");

@@ -1,9 +1,11 @@
-//! The task behind a producer: sends batches to the leader, whoever that is by now, until each is answered.
+//! The task behind a producer: sends batches to the leader, whoever that is by now, until each is
+//! answered.
 //!
-//! The rules are those of `notes/balancer.md` 2.2. R1: when the leadership changes, everything unacknowledged is sent to the
-//! new leader at once and in order, while old requests may still answer; the trail takes each (producer, seq) once, so the
-//! first verified answer wins. R2: a leader hint is followed at once, but only once a term. R3: without a leader nothing is
-//! sent; the nodes push the news. A batch leaves the ring only with receipts or with a definite refusal.
+//! The rules are those of `notes/balancer.md` 2.2. R1: when the leadership changes, everything
+//! unacknowledged is sent to the new leader at once and in order, while old requests may still
+//! answer; the trail takes each (producer, seq) once, so the first verified answer wins. R2: a
+//! leader hint is followed at once, but only once a term. R3: without a leader nothing is sent; the
+//! nodes push the news. A batch leaves the ring only with receipts or with a definite refusal.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,8 +31,9 @@ use crate::{AppendError, Client};
 
 /// Items taken from the inbox at once.
 const INBOX_MAX: usize = 1024;
-/// How often a leader may say what cannot be (a gap where there is none, a producer that it does not know) before it is
-/// taken at its word: a new one may answer so while it still catches up with its own log.
+/// How often a leader may say what cannot be (a gap where there is none, a producer that it does
+/// not know) before it is taken at its word: a new one may answer so while it still catches up with
+/// its own log.
 const IMPOSSIBLE_MAX: u32 = 20;
 /// Attempts of one batch that are awaited at once; the oldest is given up.
 const UNDER_WAY_MAX: usize = 2;
@@ -248,7 +251,8 @@ impl ProducerTask {
                 Reason::ProducerFenced => {
                     return self.stop(position, &AppendError::Fenced(boxed()));
                 }
-                // Overtaken by a later request: rewind to what the node expects by waiting for what is before.
+                // Overtaken by a later request: rewind to what the node expects by waiting for what
+                // is before.
                 Reason::SeqGap if position > 0 => {
                     self.ring.batches[position].gapped = true;
                     return;
@@ -262,8 +266,8 @@ impl ProducerTask {
                 _ => {}
             }
         }
-        // One failure says what to do: those of other requests to the same leader say the same again, and those of an
-        // older leadership say nothing any more.
+        // One failure says what to do: those of other requests to the same leader say the same
+        // again, and those of an older leadership say nothing any more.
         let is_first = self.pause.is_none() && self.leadership == Some(led);
         let is_current = table.leader().is_some_and(|route| route.leadership() == led);
         if !is_first || !is_current {
@@ -289,7 +293,8 @@ impl ProducerTask {
         self.pause = Some(Instant::now() + self.patience.tick());
     }
 
-    /// Fails one batch for good. What is behind it cannot keep its seq, so the producer stops; what is before it goes on.
+    /// Fails one batch for good. What is behind it cannot keep its seq, so the producer stops; what
+    /// is before it goes on.
     fn stop(&mut self, position: usize, error: &AppendError) {
         let mut failed = self.ring.batches.split_off(position).into_iter();
         if let Some(batch) = failed.next() {
