@@ -15,7 +15,7 @@ use crate::{CallError, Options};
 pub(crate) struct Nodes {
     deadline: Instant,
     limit: Duration,
-    attempt_timeout: Duration,
+    pub(crate) attempt_timeout: Duration,
     attempts_left: u32,
     /// Connections that failed this read; asked again only when all have.
     tried: Vec<u64>,
