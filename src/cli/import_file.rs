@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use indelible_client::{AppendError, Producer, Receipts};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -59,7 +59,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     let mut tally = Tally::default();
     let outcome = append_all(&producer, chunks, &mut tally, &progress).await;
     progress.finish_and_clear();
-    output::print(tally.json(started.elapsed()))?;
+    output::print_json(&tally.summary(started.elapsed()))?;
     outcome?;
     Ok(ExitCode::SUCCESS)
 }
@@ -126,7 +126,7 @@ async fn append_all(
                                 .map(|receipts| (sent, receipts))
                         }),
                         Err(error) => {
-                            failed.get_or_insert_with(|| explain(sent, error));
+                            failed.get_or_insert_with(|| explain(sent, &error));
                             reading = false;
                         }
                     }
@@ -139,7 +139,7 @@ async fn append_all(
                     progress.set_message(tally.message());
                 }
                 Err((sent, error)) => {
-                    failed.get_or_insert_with(|| explain(sent, error));
+                    failed.get_or_insert_with(|| explain(sent, &error));
                     reading = false;
                 }
             },
@@ -168,19 +168,19 @@ impl Sent {
     }
 }
 
-fn explain(sent: Sent, error: AppendError) -> anyhow::Error {
+fn explain(sent: Sent, error: &AppendError) -> anyhow::Error {
     let last_line = sent.first_line + sent.lines - 1;
-    let hint = match &error {
-        AppendError::Conflict(_) => {
-            "\nhint: the file is not the one that was imported under this name; give it another \
-             --producer"
-        }
+    let what = match error {
+        AppendError::Conflict(rejected) => format!(
+            "{rejected}\nhint: the file, or --year, is not what was imported under this name; if it \
+             is another file, give it another --producer"
+        ),
         AppendError::Unknown { .. } | AppendError::NotSent { .. } | AppendError::Fenced(_) => {
-            "\nhint: run the same import again; what is recorded is not recorded twice"
+            format!("{error}\nhint: import it again; what is recorded is not recorded twice")
         }
-        _ => "",
+        _ => error.to_string(),
     };
-    anyhow::anyhow!("lines {} to {last_line}: {error}{hint}", sent.first_line)
+    anyhow::anyhow!("lines {} to {last_line}: {what}", sent.first_line)
 }
 
 /// What the receipts add up to.
@@ -209,17 +209,33 @@ impl Tally {
         format!("{} events recorded", self.events)
     }
 
-    fn json(&self, elapsed: Duration) -> Value {
-        json!({
-            "events": self.events,
-            "recorded": self.events - self.duplicates,
-            "duplicates": self.duplicates,
-            "unparsed": self.unparsed,
-            "first_index": self.first_index,
-            "last_index": self.last_index,
-            "seconds": elapsed.as_millis() as f64 / 1000.0,
-        })
+    fn summary(&self, elapsed: Duration) -> Summary {
+        Summary {
+            events: self.events,
+            recorded: self.events - self.duplicates,
+            duplicates: self.duplicates,
+            unparsed: self.unparsed,
+            first_index: self.first_index,
+            last_index: self.last_index,
+            seconds: elapsed.as_millis() as f64 / 1000.0,
+        }
     }
+}
+
+/// The last line of an import.
+#[derive(Debug, Serialize)]
+struct Summary {
+    /// Lines that are in the trail now.
+    events: u64,
+    /// Of these, recorded by this import.
+    recorded: u64,
+    /// Of these, recorded by an earlier one.
+    duplicates: u64,
+    /// Of these, not understood and kept as raw events.
+    unparsed: u64,
+    first_index: Option<u64>,
+    last_index: Option<u64>,
+    seconds: f64,
 }
 
 /// On stderr, and only if that is a terminal.
@@ -248,13 +264,16 @@ mod tests {
             first_index: Some(2),
             last_index: Some(12),
         };
-        let json = tally.json(Duration::from_millis(1234));
-        assert_eq!(json["recorded"], 6);
-        assert_eq!(json["seconds"], 1.234);
-        assert_eq!(Tally::default().json(Duration::ZERO)["first_index"], Value::Null);
-        for key in ["events", "duplicates", "first_index", "last_index"] {
-            assert!(json.get(key).is_some(), "{key} is missing");
-        }
+        let text = |tally: Tally, millis| {
+            let summary = tally.summary(Duration::from_millis(millis));
+            serde_json::to_string(&summary).expect("plain fields")
+        };
+        assert_eq!(
+            text(tally, 1234),
+            r#"{"events":10,"recorded":6,"duplicates":4,"unparsed":1,"#.to_owned()
+                + r#""first_index":2,"last_index":12,"seconds":1.234}"#
+        );
+        assert!(text(Tally::default(), 0).contains(r#""first_index":null"#));
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod transfer_leader;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use connect::Global;
 
@@ -36,15 +36,13 @@ pub use connect::Global;
     version,
     about = "A replicated, tamper-evident audit log.",
     after_help = "Start here: `indelible demo` shows all of it in one minute.",
-    propagate_version = true,
-    subcommand_required = true,
-    arg_required_else_help = true
+    propagate_version = true
 )]
 struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,11 +86,15 @@ enum Command {
 /// Parses the command line of this process and runs it. Errors are printed.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    let Some(command) = cli.command else {
+        eprint!("{}", Cli::command().render_help());
+        return ExitCode::from(2);
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&anyhow::Error::from(error).context("start the runtime")),
     };
-    match runtime.block_on(dispatch(cli)) {
+    match runtime.block_on(dispatch(&cli.global, command)) {
         Ok(code) => code,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => report(&error),
@@ -100,9 +102,8 @@ pub fn run() -> ExitCode {
 }
 
 /// Boxed, as the commands' futures are large and there is one of them.
-async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let global = &cli.global;
-    match cli.command {
+async fn dispatch(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Append(args) => Box::pin(append::run(global, args)).await,
         Command::Import(args) => Box::pin(import_file::run(global, args)).await,
         Command::Get(args) => Box::pin(get::run(global, args)).await,
@@ -128,7 +129,6 @@ fn report(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

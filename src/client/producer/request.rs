@@ -31,7 +31,9 @@ pub(super) fn check_request(
         }
         bytes += event.len();
         if let Err(error) = validate_event(event) {
-            return invalid(format!("event {position} is not valid: {error}"));
+            let which =
+                if events.len() == 1 { "the event".into() } else { format!("event {position}") };
+            return invalid(format!("{which} is not valid: {error}"));
         }
     }
     if bytes > APPEND_BYTES_MAX {
