@@ -30,7 +30,7 @@ pub mod key {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident, $wire:literal, $code:ident;)*) => {
-        /// Why a call was refused. What a client does about it: `notes/balancer.md` 2.4.
+        /// Why a call was refused.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 

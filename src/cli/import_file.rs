@@ -172,8 +172,8 @@ fn explain(sent: Sent, error: &AppendError) -> anyhow::Error {
     let last_line = sent.first_line + sent.lines - 1;
     let what = match error {
         AppendError::Conflict(rejected) => format!(
-            "{rejected}\nhint: the file, or --year, is not what was imported under this name; if it \
-             is another file, give it another --producer"
+            "{rejected}\nhint: the file, or --year, is not what was imported under this name; if \
+             it is another file, give it another --producer"
         ),
         AppendError::Unknown { .. } | AppendError::NotSent { .. } | AppendError::Fenced(_) => {
             format!("{error}\nhint: import it again; what is recorded is not recorded twice")

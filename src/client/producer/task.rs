@@ -1,7 +1,7 @@
 //! The task behind a producer: sends batches to the leader, whoever that is by now, until each is
 //! answered.
 //!
-//! The rules are those of `notes/balancer.md` 2.2. R1: when the leadership changes, everything
+//! Three rules, called by these names in comments. R1: when the leadership changes, everything
 //! unacknowledged is sent to the new leader at once and in order, while old requests may still
 //! answer; the trail takes each (producer, seq) once, so the first verified answer wins. R2: a
 //! leader hint is followed at once, but only once a term. R3: without a leader nothing is sent; the
