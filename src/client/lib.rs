@@ -27,10 +27,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! One background task per node keeps a connection and listens to who leads (`node.rs`, `table.rs`).
-//! `producer/` sends to the leader, `reader.rs` and `stream.rs` read from the followers. What to do
-//! with which refusal is in `call.rs`, the table of refusals in `indelible_proto::reason`. Nothing
-//! here depends on how the nodes work inside.
+//! One background task per node keeps a connection and listens to who leads (`node.rs`,
+//! `table.rs`). `producer/` sends to the leader, `reader.rs` and `stream.rs` read from the
+//! followers. What to do with which refusal is in `call.rs`, the table of refusals in
+//! `indelible_proto::reason`. Nothing here depends on how the nodes work inside.
 
 mod backoff;
 mod call;
