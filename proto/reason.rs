@@ -1,9 +1,10 @@
 //! The error table: why a call was refused, as both ends of the wire spell it.
 //!
-//! A [`Rejected`] travels as `google.rpc.ErrorInfo` (domain [`DOMAIN`], the reason's name, metadata) and, where a delay
-//! is known, `google.rpc.RetryInfo`, in the details of the gRPC status. The code alone is never enough to decide by: a
-//! tonic client maps transport errors to codes differently from build to build, so callers decide by [`Reason`], and a
-//! status without one means that the outcome is unknown.
+//! A [`Rejected`] travels as `google.rpc.ErrorInfo` (domain [`DOMAIN`], the reason's name,
+//! metadata) and, where a delay is known, `google.rpc.RetryInfo`, in the details of the gRPC
+//! status. The code alone is never enough to decide by: a tonic client maps transport errors to
+//! codes differently from build to build, so callers decide by [`Reason`], and a status without one
+//! means that the outcome is unknown.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub mod key {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident, $wire:literal, $code:ident;)*) => {
-        /// Why a call was refused. What a client does about it: `notes/balancer.md` 2.4.
+        /// Why a call was refused.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[$doc])* $name,)* }
 
@@ -55,11 +56,13 @@ reasons! {
     NotLeader, "NOT_LEADER", FailedPrecondition;
     /// No leader is known. Nothing was appended.
     NoLeader, "NO_LEADER", Unavailable;
-    /// Leadership is being handed to the node in the hint, which may not lead yet. Nothing was appended.
+    /// Leadership is being handed to the node in the hint, which may not lead yet. Nothing was
+    /// appended.
     LeaderTransferring, "LEADER_TRANSFERRING", Unavailable;
     /// The leader has not heard from a majority. Nothing was appended.
     LeaseExpired, "LEASE_EXPIRED", Unavailable;
-    /// The events were proposed and may or may not be in the trail: send them again under the same seq.
+    /// The events were proposed and may or may not be in the trail: send them again under the same
+    /// seq.
     CommitUnknown, "COMMIT_UNKNOWN", Aborted;
     /// The first seq is not the next one of this producer (`expected` is). Nothing was appended.
     SeqGap, "SEQ_GAP", Aborted;
@@ -158,8 +161,9 @@ impl Rejected {
         self.metadata.get(key::EXPECTED).copied()
     }
 
-    /// The refusal in a status, or `None` if the status does not come from a node's own table (a transport error, a
-    /// proxy's answer, a reason that this build does not know): then the outcome of the call is unknown.
+    /// The refusal in a status, or `None` if the status does not come from a node's own table (a
+    /// transport error, a proxy's answer, a reason that this build does not know): then the outcome
+    /// of the call is unknown.
     pub fn from_status(status: &Status) -> Option<Rejected> {
         let info = status.get_details_error_info()?;
         if info.domain != DOMAIN {

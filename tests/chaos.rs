@@ -151,7 +151,7 @@ fn check_imports(events: &BTreeMap<Vec<u8>, Vec<Vec<u8>>>, names: &[(String, &st
             .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
             .filter(|line| !line.is_empty())
             .collect();
-        let producer = indelible::cli::import_file::producer_id(name);
+        let producer = indelible::cli::output::producer_id(name);
         let recorded = &events[&producer.0.to_vec()];
         assert_eq!(recorded.len(), lines.len(), "{name}");
         for (line, event) in lines.iter().zip(recorded) {

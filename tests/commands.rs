@@ -18,7 +18,7 @@ async fn append_get_read_status_import_and_check() {
         serde_json::from_str(&stdout(&indelible(&cluster, &["get", &index]).await)).unwrap();
     assert_eq!(got["kind"], "event");
     assert_eq!(got["event"]["actor"]["id"], "alice");
-    assert!(got["received"].as_u64().unwrap() > 1_600_000_000_000_000_000);
+    assert!(got["received"].as_str().unwrap().starts_with("20"));
 
     let path = data(CLOUDTRAIL);
     let import = ["import", "--format", "cloudtrail", path.to_str().unwrap()];

@@ -161,10 +161,9 @@ impl Trail {
         let mut first: Option<Trail> = None;
         for node in &cluster.nodes {
             let trail = Trail::read(&node.client_addr, size).await;
-            let head = audit_log(&node.client_addr)
-                .await
-                .prove_consistency(v1::ProveConsistencyRequest { old_size: size, new_size: size });
-            let head = head.await.unwrap().into_inner();
+            let request = v1::ProveConsistencyRequest { old_size: size, new_size: size };
+            let mut direct = audit_log(&node.client_addr).await;
+            let head = direct.prove_consistency(request).await.unwrap().into_inner();
             assert_eq!(head.new_root, trail.root.0.to_vec(), "node {} says another root", node.id);
             if let Some(first) = &first {
                 assert_eq!(first.root, trail.root, "node {} has another root", node.id);

@@ -1,6 +1,6 @@
 //! Reads on every node, at every level.
 
-use indelible_client::{Level, ProducerId, ReadOptions};
+use indelible_client::{ProducerId, ReadOptions};
 use indelible_proto::reason::{Reason, Rejected};
 use indelible_proto::v1;
 

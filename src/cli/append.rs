@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use indelible_client::{AppendError, Client, Event, Outcome, Receipt, v1::Target};
-use serde_json::json;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{Global, output};
@@ -44,21 +44,35 @@ enum OutcomeArg {
     Unknown,
 }
 
+/// A receipt as programs read it. Bytes are hexadecimal.
+#[derive(Debug, Serialize)]
+struct ReceiptView {
+    index: u64,
+    seq: u64,
+    /// RFC 3339.
+    received: String,
+    leaf: String,
+    salt: String,
+    /// Reads at this level see the event.
+    tree_size: u64,
+    producer: String,
+}
+
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let name = args.producer.clone();
     let event = event(args);
     let client = global.connect().await?;
     let receipt = append(global, &client, &name, event).await?;
     if global.json {
-        output::print(json!({
-            "index": receipt.index,
-            "seq": receipt.seq,
-            "received": output::time(receipt.leaf.received),
-            "leaf": hex::encode(receipt.leaf.encode()),
-            "salt": receipt.salt.to_string(),
-            "tree_size": receipt.tree_size,
-            "producer": output::producer_id(&name).to_string(),
-        }))?;
+        output::print_json(&ReceiptView {
+            index: receipt.index,
+            seq: receipt.seq,
+            received: output::time(receipt.leaf.received),
+            leaf: hex::encode(receipt.leaf.encode()),
+            salt: receipt.salt.to_string(),
+            tree_size: receipt.tree_size,
+            producer: output::producer_id(&name).to_string(),
+        })?;
     } else {
         let mut table = output::table();
         table.add_row(["index", &receipt.index.to_string()]);
@@ -71,8 +85,8 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Another `append` may open the same producer between our opening and our append. What is fenced is not recorded, so
-/// opening again and appending again records it once.
+/// Another `append` may open the same producer between our opening and our append. What is fenced
+/// is not recorded, so opening again and appending again records it once.
 async fn append(
     global: &Global,
     client: &Client,

@@ -5,6 +5,9 @@ use std::time::Duration;
 use anyhow::Context;
 use indelible_client::{Client, Options};
 
+/// Keeps what every command has apart from what is its own.
+const HEADING: &str = "Options of every command";
+
 /// Options of every command.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Global {
@@ -12,17 +15,25 @@ pub struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = HEADING,
         env = "INDELIBLE_ENDPOINTS",
+        hide_env_values = true,
         value_name = "HOST:PORT,...",
         value_delimiter = ',',
         default_value = "http://127.0.0.1:7101,7102,7103"
     )]
     pub endpoints: Vec<String>,
     /// Print JSON instead of a table
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = HEADING)]
     pub json: bool,
     /// How long to try before giving up, in seconds [default: 30; import: 300]
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        global = true,
+        help_heading = HEADING,
+        value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     pub timeout: Option<u64>,
 }
 

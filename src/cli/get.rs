@@ -19,6 +19,6 @@ pub(super) struct Args {
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let client = global.connect().await?;
     let record = client.get(args.index, args.level).await?;
-    output::print(output::record_json(&record))?;
+    output::print_json(&output::RecordView::new(&record))?;
     Ok(ExitCode::SUCCESS)
 }

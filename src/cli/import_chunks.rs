@@ -1,4 +1,5 @@
-//! Cuts a file into chunks of encoded events: streaming, in bounded memory, each event encoded once.
+//! Cuts a file into chunks of encoded events: streaming, in bounded memory, each event encoded
+//! once.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -8,8 +9,8 @@ use prost::Message;
 
 use super::import::{Format, parse_line};
 
-/// Encoded events of one chunk, in bytes, and lines: enough for the producer to fill large requests with, and little enough
-/// that several are on their way to the nodes at once.
+/// Encoded events of one chunk, in bytes, and lines: enough for the producer to fill large requests
+/// with, and little enough that several are on their way to the nodes at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 const CHUNK_LINES_MAX: usize = 1024;
 /// How much of the file is read at once.
@@ -31,8 +32,9 @@ pub(super) struct Chunk {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChunkError {
     #[error(
-        "line {line} makes an event of {size} bytes, the limit is {EVENT_BYTES_MAX}\nhint: shorten or split \
-         the line and import again; the lines before it are recorded, and not a second time then"
+        "line {line} makes an event of {size} bytes, the limit is {EVENT_BYTES_MAX}\n\
+         hint: shorten or split the line and import again; the lines before it are recorded, and \
+         not a second time then"
     )]
     TooLong { line: u64, size: u64 },
     #[error("read line {line}: {source}")]
@@ -105,7 +107,8 @@ impl<R: Read> Chunks<R> {
         Ok(Some(Chunk { first_line, events, unparsed, read_bytes }))
     }
 
-    /// Adds the next line's event to the buffer. Returns whether it was understood; `None` at the end of the file.
+    /// Adds the next line's event to the buffer. Returns whether it was understood; `None` at the
+    /// end of the file.
     fn encode_line(&mut self, buffer: &mut BytesMut) -> Result<Option<bool>, ChunkError> {
         let line = self.lines + 1;
         let Some(size) = self.read_line().map_err(|source| ChunkError::Read { line, source })?
@@ -126,7 +129,8 @@ impl<R: Read> Chunks<R> {
         Ok(Some(parsed.recognized))
     }
 
-    /// Reads a line into `self.line`, at most one byte more than an event may have, and returns its whole size.
+    /// Reads a line into `self.line`, at most one byte more than an event may have, and returns its
+    /// whole size.
     fn read_line(&mut self) -> io::Result<Option<u64>> {
         self.line.clear();
         let limit = EVENT_BYTES_MAX as u64 + 1;
@@ -138,20 +142,24 @@ impl<R: Read> Chunks<R> {
             self.line.pop();
             return Ok(Some(read as u64 - 1));
         }
-        let mut size = read as u64;
-        // The rest of an over-long line is counted, not kept.
-        while read as u64 == limit {
+        let rest = if read as u64 == limit { self.skip_line()? } else { 0 };
+        Ok(Some(read as u64 + rest))
+    }
+
+    /// The rest of an over-long line is counted, not kept.
+    fn skip_line(&mut self) -> io::Result<u64> {
+        let mut size = 0;
+        loop {
             let available = self.input.fill_buf()?;
             let end = available.iter().position(|byte| *byte == b'\n');
             let used = end.unwrap_or(available.len());
             size += used as u64;
-            let is_last = end.is_some() || available.is_empty();
+            let is_over = end.is_some() || available.is_empty();
             self.input.consume(used + usize::from(end.is_some()));
-            if is_last {
-                break;
+            if is_over {
+                return Ok(size);
             }
         }
-        Ok(Some(size))
     }
 }
 

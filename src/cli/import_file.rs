@@ -1,9 +1,9 @@
 //! `indelible import`: records the lines of a file.
 //!
-//! The producer's id comes from its name and every line's seq is its number, so the trail itself knows which lines it has:
-//! importing a file again, or going on after a crash at any point, records nothing twice and leaves nothing out.
+//! The producer's id comes from its name and every line's seq is its number, so the trail itself
+//! knows which lines it has: importing a file again, or going on after a crash at any point,
+//! records nothing twice and leaves nothing out.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use indelible_client::{AppendError, Producer, Receipts};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -44,7 +44,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    let (input, size) = open(&args.file)?;
+    let (input, size) = open(&args.file).await?;
     let name = args.producer.unwrap_or_else(|| file_name(&args.file));
     let client = global.connect().await?;
     let producer = client
@@ -59,25 +59,21 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     let mut tally = Tally::default();
     let outcome = append_all(&producer, chunks, &mut tally, &progress).await;
     progress.finish_and_clear();
-    output::print(tally.json(started.elapsed()))?;
+    output::print_json(&tally.summary(started.elapsed()))?;
     outcome?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(file: &Path) -> anyhow::Result<(Box<dyn Read + Send>, Option<u64>)> {
+async fn open(file: &Path) -> anyhow::Result<(Box<dyn Read + Send>, Option<u64>)> {
     if file == Path::new("-") {
         return Ok((Box::new(io::stdin()), None));
     }
-    let open = || {
-        let input = File::open(file)?;
-        let metadata = input.metadata()?;
-        if metadata.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory));
-        }
-        Ok((input, metadata.is_file().then(|| metadata.len())))
-    };
-    let (input, size) = open().with_context(|| format!("open {}", file.display()))?;
-    Ok((Box::new(input), size))
+    let doing = || format!("open {}", file.display());
+    let input = tokio::fs::File::open(file).await.with_context(doing)?;
+    let metadata = input.metadata().await.with_context(doing)?;
+    anyhow::ensure!(!metadata.is_dir(), "{} is a directory\nhint: name a file", file.display());
+    let size = metadata.is_file().then_some(metadata.len());
+    Ok((Box::new(input.into_std().await), size))
 }
 
 fn file_name(file: &Path) -> String {
@@ -103,8 +99,8 @@ fn parse_in_background(
     chunks
 }
 
-/// Keeps the producer's buffer full until the file ends, and counts receipts as they come. Whatever was read before an
-/// error is brought to its end first.
+/// Keeps the producer's buffer full until the file ends, and counts receipts as they come. Whatever
+/// was read before an error is brought to its end first.
 async fn append_all(
     producer: &Producer,
     mut chunks: mpsc::Receiver<Result<Chunk, ChunkError>>,
@@ -130,7 +126,7 @@ async fn append_all(
                                 .map(|receipts| (sent, receipts))
                         }),
                         Err(error) => {
-                            failed.get_or_insert_with(|| explain(sent, error));
+                            failed.get_or_insert_with(|| explain(sent, &error));
                             reading = false;
                         }
                     }
@@ -143,7 +139,7 @@ async fn append_all(
                     progress.set_message(tally.message());
                 }
                 Err((sent, error)) => {
-                    failed.get_or_insert_with(|| explain(sent, error));
+                    failed.get_or_insert_with(|| explain(sent, &error));
                     reading = false;
                 }
             },
@@ -172,18 +168,19 @@ impl Sent {
     }
 }
 
-fn explain(sent: Sent, error: AppendError) -> anyhow::Error {
+fn explain(sent: Sent, error: &AppendError) -> anyhow::Error {
     let last_line = sent.first_line + sent.lines - 1;
-    let hint = match &error {
-        AppendError::Conflict(_) => {
-            "\nhint: the file is not the one that was imported under this name; give it another --producer"
-        }
+    let what = match error {
+        AppendError::Conflict(rejected) => format!(
+            "{rejected}\nhint: the file, or --year, is not what was imported under this name; if \
+             it is another file, give it another --producer"
+        ),
         AppendError::Unknown { .. } | AppendError::NotSent { .. } | AppendError::Fenced(_) => {
-            "\nhint: run the same import again; what is recorded is not recorded twice"
+            format!("{error}\nhint: import it again; what is recorded is not recorded twice")
         }
-        _ => "",
+        _ => error.to_string(),
     };
-    anyhow::anyhow!("lines {} to {last_line}: {error}{hint}", sent.first_line)
+    anyhow::anyhow!("lines {} to {last_line}: {what}", sent.first_line)
 }
 
 /// What the receipts add up to.
@@ -212,17 +209,33 @@ impl Tally {
         format!("{} events recorded", self.events)
     }
 
-    fn json(&self, elapsed: Duration) -> Value {
-        json!({
-            "events": self.events,
-            "recorded": self.events - self.duplicates,
-            "duplicates": self.duplicates,
-            "unparsed": self.unparsed,
-            "first_index": self.first_index,
-            "last_index": self.last_index,
-            "seconds": elapsed.as_millis() as f64 / 1000.0,
-        })
+    fn summary(&self, elapsed: Duration) -> Summary {
+        Summary {
+            events: self.events,
+            recorded: self.events - self.duplicates,
+            duplicates: self.duplicates,
+            unparsed: self.unparsed,
+            first_index: self.first_index,
+            last_index: self.last_index,
+            seconds: elapsed.as_millis() as f64 / 1000.0,
+        }
     }
+}
+
+/// The last line of an import.
+#[derive(Debug, Serialize)]
+struct Summary {
+    /// Lines that are in the trail now.
+    events: u64,
+    /// Of these, recorded by this import.
+    recorded: u64,
+    /// Of these, recorded by an earlier one.
+    duplicates: u64,
+    /// Of these, not understood and kept as raw events.
+    unparsed: u64,
+    first_index: Option<u64>,
+    last_index: Option<u64>,
+    seconds: f64,
 }
 
 /// On stderr, and only if that is a terminal.
@@ -251,13 +264,16 @@ mod tests {
             first_index: Some(2),
             last_index: Some(12),
         };
-        let json = tally.json(Duration::from_millis(1234));
-        assert_eq!(json["recorded"], 6);
-        assert_eq!(json["seconds"], 1.234);
-        assert_eq!(Tally::default().json(Duration::ZERO)["first_index"], Value::Null);
-        for key in ["events", "duplicates", "first_index", "last_index"] {
-            assert!(json.get(key).is_some(), "{key} is missing");
-        }
+        let text = |tally: Tally, millis| {
+            let summary = tally.summary(Duration::from_millis(millis));
+            serde_json::to_string(&summary).expect("plain fields")
+        };
+        assert_eq!(
+            text(tally, 1234),
+            r#"{"events":10,"recorded":6,"duplicates":4,"unparsed":1,"#.to_owned()
+                + r#""first_index":2,"last_index":12,"seconds":1.234}"#
+        );
+        assert!(text(Tally::default(), 0).contains(r#""first_index":null"#));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The command line: one file per subcommand.
 //!
-//! Data goes to stdout, as a table for people or as JSON with `--json`; everything else goes to stderr. A command exits with
-//! 0 if it did what it was asked to, with 1 if not, and with 2 if it was asked something that makes no sense.
+//! Data goes to stdout, as a table for people or as JSON with `--json`; everything else goes to
+//! stderr. A command exits with 0 if it did what it was asked to, with 1 if not, and with 2 if it
+//! was asked something that makes no sense.
 
 mod add_node;
 mod append;
@@ -13,11 +14,11 @@ pub mod generate;
 mod get;
 pub mod import;
 mod import_chunks;
-pub mod import_file;
+mod import_file;
 mod init;
 pub mod local_cluster;
 mod node_key;
-mod output;
+pub mod output;
 mod read;
 mod remove_node;
 mod serve;
@@ -26,7 +27,7 @@ mod transfer_leader;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use connect::Global;
 
@@ -37,15 +38,13 @@ pub use connect::Global;
     version,
     about = "A replicated, tamper-evident audit log.",
     after_help = "Start here: `indelible demo` shows all of it in one minute.",
-    propagate_version = true,
-    subcommand_required = true,
-    arg_required_else_help = true
+    propagate_version = true
 )]
 struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,11 +82,15 @@ enum Command {
 /// Parses the command line of this process and runs it. Errors are printed.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    let Some(command) = cli.command else {
+        eprint!("{}", Cli::command().render_help());
+        return ExitCode::from(2);
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&anyhow::Error::from(error).context("start the runtime")),
     };
-    match runtime.block_on(dispatch(cli)) {
+    match runtime.block_on(dispatch(&cli.global, command)) {
         Ok(code) => code,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => report(&error),
@@ -95,9 +98,8 @@ pub fn run() -> ExitCode {
 }
 
 /// Boxed, as the commands' futures are large and there is one of them.
-async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let global = &cli.global;
-    match cli.command {
+async fn dispatch(global: &Global, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Append(args) => Box::pin(append::run(global, args)).await,
         Command::Import(args) => Box::pin(import_file::run(global, args)).await,
         Command::Get(args) => Box::pin(get::run(global, args)).await,
@@ -123,7 +125,6 @@ fn report(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

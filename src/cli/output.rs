@@ -2,22 +2,37 @@
 
 use std::io::{self, Write};
 
+use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets};
 use indelible_client::{ProducerId, Record};
 use indelible_proto::event_json;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use sha3::{Digest, Sha3_256};
 
-/// A record as a JSON object with `index`, `received`, `leaf` (hexadecimal), `kind` and `event`.
-pub(super) fn record_json(record: &Record) -> Value {
-    json!({
-        "index": record.index,
-        "received": time(record.leaf.received),
-        "leaf": hex::encode(record.leaf.encode()),
-        "kind": record.leaf.kind.name(),
-        "event": event_json(record.leaf.kind, &record.event),
-    })
+/// A record as programs read it. The order of the fields is that of the output.
+#[derive(Debug, Serialize)]
+pub(super) struct RecordView {
+    index: u64,
+    /// RFC 3339.
+    received: String,
+    /// The 64 bytes, hexadecimal.
+    leaf: String,
+    kind: &'static str,
+    event: Value,
+}
+
+impl RecordView {
+    pub(super) fn new(record: &Record) -> RecordView {
+        RecordView {
+            index: record.index,
+            received: time(record.leaf.received),
+            leaf: hex::encode(record.leaf.encode()),
+            kind: record.leaf.kind.name(),
+            event: event_json(record.leaf.kind, &record.event),
+        }
+    }
 }
 
 /// Unix nanoseconds as RFC 3339 in UTC, nanoseconds and all, so that programs lose nothing.
@@ -29,9 +44,9 @@ pub(super) fn time(unix_ns: u64) -> String {
     }
 }
 
-/// The id of the producer with this name: the first 16 bytes of SHA3-256("indelible/producer/" + name). So a name is a
-/// producer on every machine and in every run.
-pub(super) fn producer_id(name: &str) -> ProducerId {
+/// The id of the producer with this name: the first 16 bytes of SHA3-256("indelible/producer/" +
+/// name). So a name is a producer on every machine and in every run.
+pub fn producer_id(name: &str) -> ProducerId {
     let mut hasher = Sha3_256::new();
     hasher.update(b"indelible/producer/");
     hasher.update(name);
@@ -44,6 +59,12 @@ pub(super) fn table() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table
+}
+
+/// Prints to stdout as one line of JSON.
+pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string(value).context("write JSON")?;
+    Ok(print(text)?)
 }
 
 /// Prints to stdout, with a line feed.

@@ -33,7 +33,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     };
     let mut out = BufWriter::with_capacity(64 * 1024, std::io::stdout());
     while let Some(record) = records.next().await.transpose()? {
-        serde_json::to_writer(&mut out, &output::record_json(&record))?;
+        serde_json::to_writer(&mut out, &output::RecordView::new(&record))?;
         out.write_all(b"\n")?;
         // What may be the newest record for hours must not wait in our buffer.
         if args.follow && records.buffered() == 0 {

@@ -1,4 +1,5 @@
-//! Calls that only the leader answers, other than appends: opening a producer and changing the group.
+//! Calls that only the leader answers, other than appends: opening a producer and changing the
+//! group.
 
 use std::future::Future;
 use std::time::Duration;
@@ -48,15 +49,16 @@ impl Patience {
         self.backoff.next()
     }
 
-    /// Whether a hint of this term is followed at once: the first one is, and then none that is not newer.
+    /// Whether a hint of this term is followed at once: the first one is, and then none that is not
+    /// newer.
     fn hops(&mut self, hint_term: Option<u64>) -> bool {
         let newer = hint_term > self.hopped;
         self.hopped = self.hopped.max(hint_term);
         newer
     }
 
-    /// Tells the table what the failure says about the leader. Returns the delay before the next attempt, or the refusal
-    /// if another attempt cannot help.
+    /// Tells the table what the failure says about the leader. Returns the delay before the next
+    /// attempt, or the refusal if another attempt cannot help.
     pub(crate) fn after(
         &mut self,
         failure: &Failure,
@@ -132,7 +134,8 @@ where
     }
 }
 
-/// Waits until a leader is known and connected. Holds, and asks nobody: the nodes push every change (rule R3).
+/// Waits until a leader is known and connected. Holds, and asks nobody: the nodes push every change
+/// (rule R3).
 pub(crate) async fn leader(table: &Table) -> Route {
     let mut changes = table.subscribe();
     loop {

@@ -38,7 +38,8 @@ impl Client {
         (route.link.node_id, route.term)
     }
 
-    /// Asks every node that is known what it sees; nodes that do not answer are in the list, with the reason.
+    /// Asks every node that is known what it sees; nodes that do not answer are in the list, with
+    /// the reason.
     pub async fn status(&self) -> Vec<NodeStatus> {
         self.settle().await;
         let members = self.members();
@@ -85,7 +86,8 @@ impl Client {
         let _ = timeout(self.options().connect_timeout, settled).await;
     }
 
-    /// Adds a node: first as a learner, then, once it has caught up, as a voter. Returns the voters.
+    /// Adds a node: first as a learner, then, once it has caught up, as a voter. Returns the
+    /// voters.
     ///
     /// # Errors
     /// [`CallError::Unknown`] if the connection broke meanwhile: the change may still complete.
@@ -111,7 +113,8 @@ impl Client {
         .await
     }
 
-    /// Hands leadership to a node (`None`: the most caught-up follower). Returns the new leader's id.
+    /// Hands leadership to a node (`None`: the most caught-up follower). Returns the new leader's
+    /// id.
     ///
     /// # Errors
     /// [`CallError::Unknown`] if the connection broke meanwhile: somebody leads, but who is open.

@@ -19,7 +19,8 @@ pub enum ConnectError {
     },
     /// No endpoint answered in time.
     #[error(
-        "no node answered within {waited:.1?}{}\nhint: are the nodes running, and are the endpoints right?",
+        "no node answered within {waited:.1?}{}\n\
+         hint: are the nodes running, and are the endpoints right?",
         .errors.iter().map(|(addr, error)| format!("\n  {addr}: {error}")).collect::<String>()
     )]
     NoNode {
@@ -80,8 +81,9 @@ pub enum AppendError {
         /// What holds the producer up.
         last: String,
     },
-    /// The deadline passed after it was sent: it may or may not be recorded. The producer goes on sending it; asking again
-    /// with [`crate::Producer::append_at`], the same seq and the same bytes resolves it without recording it twice.
+    /// The deadline passed after it was sent: it may or may not be recorded. The producer goes on
+    /// sending it; asking again with [`crate::Producer::append_at`], the same seq and the same
+    /// bytes resolves it without recording it twice.
     #[error("seq {seq} was sent, but whether it is recorded is not known: {last}")]
     Unknown {
         /// Seq of its first event.
@@ -89,7 +91,8 @@ pub enum AppendError {
         /// What the last attempt met.
         last: String,
     },
-    /// The seq is in the trail with other content: two sources number their events under one producer id.
+    /// The seq is in the trail with other content: two sources number their events under one
+    /// producer id.
     #[error("{0}\nhint: another source uses this producer id, or events were renumbered")]
     Conflict(Box<Rejected>),
     /// The producer was opened elsewhere since; this instance may append nothing more.
@@ -100,8 +103,8 @@ pub enum AppendError {
     /// The node refused it for another definite reason; it is not recorded.
     #[error("{0}")]
     Rejected(Box<Rejected>),
-    /// The receipt does not fit the event that was sent: the node is faulty or lies. Whether the event is recorded is
-    /// unknown; what that node says about it is not to be believed.
+    /// The receipt does not fit the event that was sent: the node is faulty or lies. Whether the
+    /// event is recorded is unknown; what that node says about it is not to be believed.
     #[error("node {node_id} ({addr}) gave a receipt for seq {seq} that does not verify: {what}")]
     ReceiptBroken {
         /// Which node.
@@ -153,7 +156,8 @@ impl From<Status> for Failure {
         if let Some(rejected) = Rejected::from_status(&status) {
             return Failure::Rejected(rejected);
         }
-        // tonic hides what happened ("connection refused") below generic texts: the innermost source says most.
+        // tonic hides what happened ("connection refused") below generic texts: the innermost
+        // source says most.
         let mut source = std::error::Error::source(&status);
         let mut text = status.message().to_owned();
         while let Some(inner) = source {

@@ -3,12 +3,13 @@
 use indelible_proto::LeaderHint;
 use indelible_proto::v1::{ClusterView, Role};
 
-/// A leader that has not heard from a majority for this long, in milliseconds, is not believed when it names itself (rule
-/// R6): it may have been deposed without knowing. Ten election timeouts of the default configuration.
+/// A leader that has not heard from a majority for this long, in milliseconds, is not believed when
+/// it names itself (rule R6): it may have been deposed without knowing. Ten election timeouts of
+/// the default configuration.
 const QUORUM_ACK_AGE_MS_MAX: u32 = 3_000;
 
-/// The newest leader known, ordered by term, so that a deposed leader's claim cannot undo what is known (the
-/// stale-primary rule of MongoDB's drivers).
+/// The newest leader known, ordered by term, so that a deposed leader's claim cannot undo what is
+/// known (the stale-primary rule of MongoDB's drivers).
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct LeaderView {
     /// Highest term heard of.
@@ -34,8 +35,8 @@ impl LeaderView {
         self.merge(hint.term, (hint.id != 0).then_some(hint.id), addr)
     }
 
-    /// This node says that it does not lead, or it cannot be reached: forgets it, and nothing else. Returns whether
-    /// anything changed.
+    /// This node says that it does not lead, or it cannot be reached: forgets it, and nothing else.
+    /// Returns whether anything changed.
     pub(crate) fn deny(&mut self, node_id: u64) -> bool {
         let denied = self.leader == Some(node_id);
         if denied {

@@ -1,6 +1,7 @@
 //! Client SDK of Indelible: exactly-once appends, verified reads, load balancing over the nodes.
 //!
-//! Append an event; it is on the disks of a majority when this returns, and recorded once whatever happened on the way:
+//! Append an event; it is on the disks of a majority when this returns, and recorded once whatever
+//! happened on the way:
 //!
 //! ```no_run
 //! # use indelible_client::{AppendError, Client, Event, ProducerId};
@@ -13,7 +14,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Read the trail, and go on reading as it grows; every record is checked against its leaf before it is handed out:
+//! Read the trail, and go on reading as it grows; every record is checked against its leaf before
+//! it is handed out:
 //!
 //! ```no_run
 //! # async fn example(client: indelible_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -25,8 +27,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! One background task per node keeps a connection and listens to who leads ([`node`], [`table`]). [`producer`] sends to the
-//! leader, [`reader`] and [`stream`] to the followers. What to do with which refusal is in `call` and in the table of
+//! One background task per node keeps a connection and listens to who leads (`node.rs`,
+//! `table.rs`). `producer/` sends to the leader, `reader.rs` and `stream.rs` read from the
+//! followers. What to do with which refusal is in `call.rs`, the table of refusals in
 //! `indelible_proto::reason`. Nothing here depends on how the nodes work inside.
 
 mod backoff;
@@ -35,6 +38,7 @@ mod cluster;
 mod error;
 mod leader;
 mod node;
+mod nodes;
 mod options;
 mod producer;
 mod reader;
@@ -64,7 +68,8 @@ pub use stream::{ReadOptions, RecordStream};
 use table::Table;
 use topology::{AbortOnDrop, Topology};
 
-/// A connected cluster. Cloning shares the connections; they close with the last clone, producer and stream.
+/// A connected cluster. Cloning shares the connections; they close with the last clone, producer
+/// and stream.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
@@ -77,7 +82,8 @@ struct Inner {
 }
 
 impl Client {
-    /// Connects to a cluster; one endpoint that answers is enough. [`Options::new`] says how endpoints are written.
+    /// Connects to a cluster; one endpoint that answers is enough. [`Options::new`] says how
+    /// endpoints are written.
     ///
     /// # Errors
     /// [`ConnectError::NoNode`] if none answered within the `reach_timeout`.
@@ -96,13 +102,14 @@ impl Client {
         Ok(client)
     }
 
-    /// A producer to be opened. The id is its identity for ever; the name is for people, at most 256 bytes.
+    /// A producer to be opened. The id is its identity for ever; the name is for people, at most
+    /// 256 bytes.
     pub fn producer(&self, id: ProducerId, name: impl Into<String>) -> ProducerOptions {
         ProducerOptions::new(self.clone(), id, name.into())
     }
 
-    /// The highest tree size seen in any answer: [`Level::AtLeast`] of it reads what this client wrote and never goes
-    /// backwards. May be handed to another process.
+    /// The highest tree size seen in any answer: [`Level::AtLeast`] of it reads what this client
+    /// wrote and never goes backwards. May be handed to another process.
     pub fn session(&self) -> u64 {
         self.table().tree_size_seen()
     }

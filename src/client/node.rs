@@ -1,8 +1,10 @@
-//! Keeps one node connected: two connections, one for calls and one for the stream that says who leads.
+//! Keeps one node connected: two connections, one for calls and one for the stream that says who
+//! leads.
 //!
-//! The stream has its own connection so that news of a leader change never queues behind a megabyte of events (what Kafka
-//! found in KIP-951), and because an open stream makes h2 lose a request when the server says goodbye (grpc-rust 2185).
-//! Both are made here, with our own backoff: tonic's lazy reconnect has none and answers the next request with the error.
+//! The stream has its own connection so that news of a leader change never queues behind a megabyte
+//! of events (what Kafka found in KIP-951), and because an open stream makes h2 lose a request when
+//! the server says goodbye (grpc-rust 2185). Both are made here, with our own backoff: tonic's lazy
+//! reconnect has none and answers the next request with the error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +21,8 @@ use crate::backoff::Backoff;
 use crate::error::Failure;
 use crate::table::Table;
 
-/// Views are pushed at least every 500 ms: four in a row missing means that the node hangs or the network is cut.
+/// Views are pushed at least every 500 ms: four in a row missing means that the node hangs or the
+/// network is cut.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// HTTP/2 keepalive: how often, and how long the answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(2);

@@ -9,10 +9,12 @@ pub const BUFFER_BYTES_DEFAULT: usize = 32 * 1024 * 1024;
 /// Append requests that a producer has in flight at most, unless told otherwise.
 pub const WINDOW_DEFAULT: usize = 4;
 
-/// How a [`crate::Client`] behaves. Fields may be set directly; [`Options::new`] gives the defaults.
+/// How a [`crate::Client`] behaves. Fields may be set directly; [`Options::new`] gives the
+/// defaults.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where to find the nodes first, as `host:port`. One that answers is enough: the others are learned from it.
+    /// Where to find the nodes first, as `host:port`. One that answers is enough: the others are
+    /// learned from it.
     pub endpoints: Vec<String>,
     /// How long [`crate::Client::connect_with`] waits for the first node to answer. Default 5 s.
     pub reach_timeout: Duration,
@@ -22,13 +24,15 @@ pub struct Options {
     pub attempt_timeout: Duration,
     /// How long a call without a deadline of its own may take, retries included. Default 30 s.
     pub request_timeout: Duration,
-    /// Nodes that one read asks at most, one after the other, before it fails. Default 6: each of three nodes twice.
+    /// Nodes that one read asks at most, one after the other, before it fails. Default 6: each of
+    /// three nodes twice.
     pub read_attempts_max: u32,
 }
 
 impl Options {
-    /// Defaults, for these endpoints: `host:port` or `http://host:port`. A bare port repeats the host before it, so
-    /// `["http://127.0.0.1:7101", "7102", "7103"]` are three nodes of one machine.
+    /// Defaults, for these endpoints: `host:port` or `http://host:port`. A bare port repeats the
+    /// host before it, so `["http://127.0.0.1:7101", "7102", "7103"]` are three nodes of one
+    /// machine.
     pub fn new<E: AsRef<str>>(
         endpoints: impl IntoIterator<Item = E>,
     ) -> Result<Options, ConnectError> {

@@ -1,11 +1,10 @@
 //! Reading: single records, proofs and tree heads, from whichever node is least busy.
 //!
-//! Followers are asked first and the leader only when no follower can answer: it has all the writes. A node that cannot
-//! answer, or whose answer does not verify, costs one attempt, and the next node is asked.
+//! Followers are asked first and the leader only when no follower can answer: it has all the
+//! writes. A node that cannot answer, or whose answer does not verify, costs one attempt, and the
+//! next node is asked.
 
 use std::future::Future;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use indelible_core::merkle::{self, ProofError};
 use indelible_core::{Hash, Leaf, LeafIndex};
@@ -13,13 +12,13 @@ use indelible_proto::v1::{
     GetRequest, ProveConsistencyRequest, ProveRequest, ReadLevel, TreeHeadRequest, read_level,
 };
 use indelible_proto::{Reason, Rejected};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tonic::Status;
 
-use crate::backoff::Backoff;
 use crate::error::Failure;
-use crate::table::{Link, Table};
-use crate::{CallError, Client, Options, Record};
+use crate::nodes::Nodes;
+use crate::table::Link;
+use crate::{CallError, Client, Record};
 
 /// How fresh a read has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +26,8 @@ pub enum Level {
     /// Sees everything acknowledged before the read began, on whichever node.
     #[default]
     Linearizable,
-    /// Sees at least this tree size. With [`Client::session`]: read your writes, and never backwards.
+    /// Sees at least this tree size. With [`Client::session`]: read your writes, and never
+    /// backwards.
     AtLeast(u64),
     /// Whatever the node has; may lag.
     Any,
@@ -91,7 +91,8 @@ impl Client {
     /// One record, verified.
     ///
     /// # Errors
-    /// [`CallError::Rejected`] with `NOT_FOUND` past the end; [`CallError::Broken`] if no node's answer verifies.
+    /// [`CallError::Rejected`] with `NOT_FOUND` past the end; [`CallError::Broken`] if no node's
+    /// answer verifies.
     pub async fn get(&self, index: LeafIndex, level: Level) -> Result<Record, CallError> {
         let request = GetRequest { index, level: Some(level.into()) };
         let call = |link: Link| async move { link.audit().get(request).await };
@@ -117,7 +118,8 @@ impl Client {
         .await
     }
 
-    /// A proof that the leaf at `index` is in the tree of `tree_size` leaves (`None`: the node's current size).
+    /// A proof that the leaf at `index` is in the tree of `tree_size` leaves (`None`: the node's
+    /// current size).
     pub async fn prove(
         &self,
         index: LeafIndex,
@@ -140,7 +142,8 @@ impl Client {
         .await
     }
 
-    /// A proof that the tree of `old_size` leaves is a prefix of that of `new_size` (`None`: the node's current size).
+    /// A proof that the tree of `old_size` leaves is a prefix of that of `new_size` (`None`: the
+    /// node's current size).
     pub async fn prove_consistency(
         &self,
         old_size: u64,
@@ -200,131 +203,6 @@ fn hash(bytes: &[u8]) -> Result<Hash, String> {
 
 fn in_words(error: ProofError) -> String {
     error.to_string()
-}
-
-/// Which node to ask next, for one read.
-pub(crate) struct Nodes {
-    deadline: Instant,
-    limit: Duration,
-    attempt_timeout: Duration,
-    attempts_left: u32,
-    /// Connections that failed this read; asked again only when all have.
-    tried: Vec<u64>,
-    backoff: Backoff,
-    /// Before the next attempt.
-    delay: Duration,
-    last: Option<CallError>,
-}
-
-impl Nodes {
-    pub(crate) fn new(options: &Options) -> Nodes {
-        Nodes {
-            deadline: Instant::now() + options.request_timeout,
-            limit: options.request_timeout,
-            attempt_timeout: options.attempt_timeout,
-            attempts_left: options.read_attempts_max,
-            tried: Vec::new(),
-            backoff: Backoff::request(),
-            delay: Duration::ZERO,
-            last: None,
-        }
-    }
-
-    /// The node to ask now. Waits while none is connected.
-    pub(crate) async fn next(&mut self, table: &Table) -> Result<Link, CallError> {
-        if self.attempts_left == 0 {
-            return Err(self.give_up(table));
-        }
-        self.attempts_left -= 1;
-        if !self.delay.is_zero() {
-            sleep(self.delay.min(self.deadline.duration_since(Instant::now()))).await;
-            self.delay = Duration::ZERO;
-        }
-        let mut changes = table.subscribe();
-        loop {
-            changes.mark_unchanged();
-            if let Some(link) = self.pick(table) {
-                return Ok(link);
-            }
-            if tokio::time::timeout_at(self.deadline, changes.changed()).await.is_err() {
-                return Err(self.give_up(table));
-            }
-        }
-    }
-
-    /// How long the attempt may take.
-    pub(crate) fn attempt_limit(&self) -> Duration {
-        self.attempt_timeout.min(self.deadline.duration_since(Instant::now()))
-    }
-
-    /// The node's answer does not verify. Its word is not taken; another may do better.
-    pub(crate) fn broken(&mut self, link: &Link, what: String) {
-        let (node_id, addr) = (link.node_id, link.addr.to_string());
-        tracing::error!(node_id, addr, what, "an answer does not verify");
-        self.tried.push(link.generation);
-        self.last = Some(CallError::Broken { node_id, addr, what });
-    }
-
-    /// The node did not answer, or refused. An error if no other node would do better.
-    pub(crate) fn failed(&mut self, link: &Link, failure: Failure) -> Result<(), CallError> {
-        self.tried.push(link.generation);
-        match &failure {
-            Failure::Broken(_) => link.suspect(),
-            Failure::TimedOut(_) => {}
-            Failure::Rejected(rejected) => {
-                let boxed = || CallError::Rejected(Box::new(rejected.clone()));
-                match rejected.reason {
-                    Reason::Busy => self.delay = rejected.retry.unwrap_or_default(),
-                    Reason::NoLeader
-                    | Reason::LeaseExpired
-                    | Reason::LeaderTransferring
-                    | Reason::NotLeader
-                    | Reason::CommitUnknown => self.hold(),
-                    Reason::StaleReplica | Reason::Damaged | Reason::Stopping => {}
-                    _ => return Err(boxed()),
-                }
-                self.last = Some(boxed());
-                return Ok(());
-            }
-        }
-        let last = failure.text();
-        self.last = Some(CallError::TimedOut { waited: self.limit, last });
-        Ok(())
-    }
-
-    /// The whole cluster lacks something that comes back by itself: wait, and don't count the attempt.
-    fn hold(&mut self) {
-        self.attempts_left += 1;
-        self.delay = self.backoff.next().max(Duration::from_millis(1));
-        if Instant::now() + self.delay >= self.deadline {
-            self.attempts_left = 0;
-        }
-    }
-
-    /// The least busy follower that has not failed this read, then the leader, then all again.
-    fn pick(&mut self, table: &Table) -> Option<Link> {
-        let nodes = table.readers();
-        let fresh = |link: &Link| !self.tried.contains(&link.generation);
-        let best = |leaders: bool| {
-            // Ties go to a random one, so that clients spread.
-            let key = |link: &Link| (link.in_flight.load(Ordering::Relaxed), rand::random::<u32>());
-            let links = nodes.iter().filter(|(_, leads)| *leads == leaders).map(|(link, _)| link);
-            links.filter(|link| fresh(link)).min_by_key(|link| key(link)).cloned()
-        };
-        let picked = best(false).or_else(|| best(true));
-        if picked.is_none() && !nodes.is_empty() {
-            // A round is over: the next one after a pause.
-            self.tried.clear();
-            self.delay = self.backoff.next();
-            return nodes.first().map(|(link, _)| link.clone());
-        }
-        picked
-    }
-
-    fn give_up(&mut self, table: &Table) -> CallError {
-        let (waited, last) = (self.limit, table.why_no_leader());
-        self.last.take().unwrap_or(CallError::TimedOut { waited, last })
-    }
 }
 
 /// A refusal made by the client itself.

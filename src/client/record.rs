@@ -5,8 +5,8 @@ use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::{Hash, Leaf, LeafIndex, Salt};
 use indelible_proto::v1;
 
-/// A record of the trail whose event is the one that its leaf commits to. That the leaf is in the tree is another
-/// question: [`crate::Client::prove`] answers it.
+/// A record of the trail whose event is the one that its leaf commits to. That the leaf is in the
+/// tree is another question: [`crate::Client::prove`] answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Position in the trail.
@@ -25,7 +25,8 @@ impl Record {
         leaf_hash(&self.leaf.encode())
     }
 
-    /// From the wire, if it is the record at `index` and holds what its leaf commits to; otherwise what does not fit.
+    /// From the wire, if it is the record at `index` and holds what its leaf commits to; otherwise
+    /// what does not fit.
     pub(crate) fn verify(record: v1::Record, index: LeafIndex) -> Result<Record, String> {
         if record.index != index {
             return Err(format!("record {} was sent for record {index}", record.index));

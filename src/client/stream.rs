@@ -7,10 +7,11 @@ use futures_util::Stream;
 use indelible_core::LeafIndex;
 use indelible_proto::v1::{ReadRequest, ReadResponse};
 use indelible_proto::{Reason, Rejected};
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::error::Failure;
-use crate::reader::{Level, Nodes, invalid};
+use crate::nodes::Nodes;
+use crate::reader::{Level, invalid};
 use crate::table::{InFlight, Link, Table};
 use crate::{CallError, Client, Record};
 
@@ -19,11 +20,13 @@ use crate::{CallError, Client, Record};
 pub struct ReadOptions {
     /// How fresh the read is when it begins.
     pub level: Level,
-    /// Whether to wait for records that do not exist yet, instead of ending at the tree size at the beginning.
+    /// Whether to wait for records that do not exist yet, instead of ending at the tree size at the
+    /// beginning.
     pub follow: bool,
 }
 
-/// Verified records in order, without gaps. When a node fails, another one goes on from the next index.
+/// Verified records in order, without gaps. When a node fails, another one goes on from the next
+/// index.
 pub struct RecordStream {
     client: Client,
     follow: bool,
@@ -48,8 +51,8 @@ struct Open {
 }
 
 impl Client {
-    /// Records of a range of leaf indexes: `0..100`, `5..`, `..`. Without `follow` the read ends at the tree size of its
-    /// beginning.
+    /// Records of a range of leaf indexes: `0..100`, `5..`, `..`. Without `follow` the read ends at
+    /// the tree size of its beginning.
     pub async fn read(
         &self,
         range: impl RangeBounds<LeafIndex>,
@@ -96,7 +99,8 @@ impl Client {
 }
 
 impl RecordStream {
-    /// The next record. `None` at the end of the range; after an error, which is the last item, too.
+    /// The next record. `None` at the end of the range; after an error, which is the last item,
+    /// too.
     pub async fn next(&mut self) -> Option<Result<Record, CallError>> {
         loop {
             if let Some(record) = self.ready.pop_front() {
@@ -128,7 +132,8 @@ impl RecordStream {
     async fn fill(&mut self) -> Result<(), CallError> {
         let table = self.client.table();
         if self.open.is_some() {
-            // There was progress: if this stream breaks now, all attempts and the whole time are left.
+            // There was progress: if this stream breaks now, all attempts and the whole time are
+            // left.
             self.nodes = Nodes::new(self.client.options());
         }
         let mut open = match self.open.take() {
@@ -143,7 +148,7 @@ impl RecordStream {
         };
         let message = tokio::select! {
             message = open.messages.message() => message,
-            () = gone(table, &open.link) => Err(tonic::Status::unavailable("the connection is gone")),
+            () = gone(table, &open.link) => Err(Status::unavailable("the connection is gone")),
         };
         match message {
             Ok(Some(message)) => match self.take(message) {

@@ -1,7 +1,8 @@
 //! What the client knows about the nodes, shared by everything that calls them.
 //!
-//! One mutex over a few small maps, held for microseconds and never across an await; whoever waits for a change subscribes
-//! to a counter. Written by the node tasks ([`crate::node`]) and by callers that were refused.
+//! One mutex over a few small maps, held for microseconds and never across an await; whoever waits
+//! for a change subscribes to a counter. Written by the node tasks ([`crate::node`]) and by callers
+//! that were refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -108,7 +109,8 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Which leadership this is. Another one means that what is unacknowledged is sent again (rule R1).
+    /// Which leadership this is. Another one means that what is unacknowledged is sent again (rule
+    /// R1).
     pub(crate) fn leadership(&self) -> (u64, u64) {
         (self.term, self.link.node_id)
     }
@@ -128,8 +130,8 @@ impl Table {
         self.changed.subscribe()
     }
 
-    /// Every address worth a connection: the seeds, the members that no connected seed already is, and the address of a
-    /// leader hint.
+    /// Every address worth a connection: the seeds, the members that no connected seed already is,
+    /// and the address of a leader hint.
     pub(crate) fn addresses(&self) -> BTreeSet<String> {
         let state = self.state();
         let mut addresses: BTreeSet<String> = state.seeds.iter().cloned().collect();
@@ -184,8 +186,8 @@ impl Table {
         Ok(())
     }
 
-    /// A connection is gone, or was never made. A leader that cannot be reached is still the leader: only the cluster
-    /// says who follows.
+    /// A connection is gone, or was never made. A leader that cannot be reached is still the
+    /// leader: only the cluster says who follows.
     pub(crate) fn disconnected(&self, addr: &str, error: String) {
         let mut state = self.state();
         let node = state.nodes.entry(addr.to_owned()).or_default();
@@ -219,8 +221,8 @@ impl Table {
         Some(Route { term: state.leader.term, link: link.clone() })
     }
 
-    /// One connection per node, and whether the node leads; nodes that are not ready to serve reads are left out unless
-    /// there is no other.
+    /// One connection per node, and whether the node leads; nodes that are not ready to serve reads
+    /// are left out unless there is no other.
     pub(crate) fn readers(&self) -> Vec<(Link, bool)> {
         let state = self.state();
         let mut seen = BTreeSet::new();

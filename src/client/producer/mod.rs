@@ -1,10 +1,12 @@
 //! Appending: one producer numbers events and gets each of them into the trail once.
 //!
-//! [`Producer`] is a cheap handle that any number of callers share; behind it one [`task`] numbers events in order of arrival,
-//! sends what has gathered as soon as nothing is in flight (an idle producer never waits for more), and repeats what is
-//! unacknowledged under the same seq until a node answers. [`receipt`] checks every answer.
+//! [`Producer`] is a cheap handle that any number of callers share; behind it one [`task`] numbers
+//! events in order of arrival, sends what has gathered as soon as nothing is in flight (an idle
+//! producer never waits for more), and repeats what is unacknowledged under the same seq until a
+//! node answers. [`receipt`] checks every answer.
 
 pub(crate) mod receipt;
+mod request;
 mod ring;
 mod task;
 
@@ -13,10 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use bytes::Bytes;
-use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, EVENT_BYTES_MAX};
+use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX};
 use indelible_core::{LeafIndex, ProducerId};
 use indelible_proto::v1::{Event, OpenProducerRequest};
-use indelible_proto::validate_event;
 use prost::Message;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -25,6 +26,7 @@ use crate::call::{OnUnknown, call_leader};
 use crate::options::{BUFFER_BYTES_DEFAULT, WINDOW_DEFAULT};
 use crate::{AppendError, CallError, Client};
 use receipt::{Receipt, Receipts};
+use request::{check_request, chunks};
 use ring::Item;
 use task::{ProducerTask, Progress};
 
@@ -53,14 +55,16 @@ impl ProducerOptions {
         ProducerOptions { client, id, name, window, buffer_bytes_max, timeout }
     }
 
-    /// Requests in flight at most, from 1. More than one are sent only while large ones are waiting. Default 4.
+    /// Requests in flight at most, from 1. More than one are sent only while large ones are
+    /// waiting. Default 4.
     #[must_use]
     pub fn window(mut self, requests: usize) -> Self {
         self.window = requests.max(1);
         self
     }
 
-    /// Bytes of events held at most, sent or not; past it `append` waits for space. Default 32 MiB, at least 2 MiB.
+    /// Bytes of events held at most, sent or not; past it `append` waits for space. Default 32 MiB,
+    /// at least 2 MiB.
     #[must_use]
     pub fn buffer_bytes_max(mut self, bytes: usize) -> Self {
         self.buffer_bytes_max = bytes.clamp(BUFFER_BYTES_MIN, u32::MAX as usize);
@@ -74,7 +78,8 @@ impl ProducerOptions {
         self
     }
 
-    /// Opens the producer under a new epoch, which fences every older instance. Recorded in the trail.
+    /// Opens the producer under a new epoch, which fences every older instance. Recorded in the
+    /// trail.
     pub async fn open(self) -> Result<Producer, CallError> {
         let request = OpenProducerRequest {
             producer_id: Bytes::copy_from_slice(&self.id.0),
@@ -139,7 +144,8 @@ struct Shared {
 impl Producer {
     /// Appends one event and waits until it is on the disks of a majority.
     ///
-    /// Dropping the future gives up waiting, not the event: once sent it is sent until its outcome is known.
+    /// Dropping the future gives up waiting, not the event: once sent it is sent until its outcome
+    /// is known.
     ///
     /// # Errors
     /// See [`AppendError`]; an unknown outcome is never reported as a failure.
@@ -172,8 +178,9 @@ impl Producer {
         self.append_chunks(None, events).await
     }
 
-    /// Appends events that the caller numbers itself, from `first_seq`: at most one past the last seq of this producer.
-    /// Seqs that are in the trail already are answered with their first receipts, if the content is the same.
+    /// Appends events that the caller numbers itself, from `first_seq`: at most one past the last
+    /// seq of this producer. Seqs that are in the trail already are answered with their first
+    /// receipts, if the content is the same.
     pub async fn append_at(
         &self,
         first_seq: u64,
@@ -182,12 +189,14 @@ impl Producer {
         self.append_chunks(Some(first_seq), events).await
     }
 
-    /// Hands over the events of one request, numbered from `first_seq` if given, and returns as soon as there was space
-    /// for them: the [`Ticket`] waits for the receipts. This is how to keep many events in flight.
+    /// Hands over the events of one request, numbered from `first_seq` if given, and returns as
+    /// soon as there was space for them: the [`Ticket`] waits for the receipts. This is how to keep
+    /// many events in flight.
     ///
     /// # Errors
-    /// [`AppendError::Invalid`] past `APPEND_EVENTS_MAX` events, `APPEND_BYTES_MAX` bytes or, for one event,
-    /// `EVENT_BYTES_MAX`; [`AppendError::NotSent`] if there was no space before the deadline.
+    /// [`AppendError::Invalid`] past `APPEND_EVENTS_MAX` events, `APPEND_BYTES_MAX` bytes or, for
+    /// one event, `EVENT_BYTES_MAX`; [`AppendError::NotSent`] if there was no space before the
+    /// deadline.
     pub async fn submit(
         &self,
         first_seq: Option<u64>,
@@ -291,7 +300,8 @@ impl Ticket {
             Ok(Err(_)) => {}
             Err(_) => self.receipts.close(),
         }
-        // Pairs with the fence in the task: either it sees the closed channel and does not send, or its seq is seen here.
+        // Pairs with the fence in the task: either it sees the closed channel and does not send, or
+        // its seq is seen here.
         fence(Ordering::SeqCst);
         if let Ok(outcome) = self.receipts.try_recv() {
             return outcome;
@@ -302,98 +312,5 @@ impl Ticket {
             0 => Err(AppendError::NotSent { waited, last }),
             seq => Err(AppendError::Unknown { seq, last }),
         }
-    }
-}
-
-/// The request's bytes, if a node would accept it. Refusing here what a node would refuse keeps one caller's bad event out
-/// of a request that others share: refused there, it would stop the producer, as what comes behind it could not keep its
-/// seq.
-fn check_request(first_seq: Option<u64>, events: &[Bytes]) -> Result<usize, AppendError> {
-    let invalid = |message: String| Err(AppendError::Invalid(message));
-    if events.is_empty() {
-        return invalid("there are no events to append".into());
-    }
-    if first_seq == Some(0) {
-        return invalid("the first seq is 0\nhint: seqs start at 1".into());
-    }
-    if events.len() > APPEND_EVENTS_MAX {
-        return invalid(format!("{} events, the limit is {APPEND_EVENTS_MAX}", events.len()));
-    }
-    let mut bytes = 0;
-    for (position, event) in events.iter().enumerate() {
-        if event.len() > EVENT_BYTES_MAX {
-            let size = event.len();
-            return invalid(format!("an event of {size} bytes, the limit is {EVENT_BYTES_MAX}"));
-        }
-        bytes += event.len();
-        if let Err(error) = validate_event(event) {
-            return invalid(format!("event {position} is not valid: {error}"));
-        }
-    }
-    if bytes > APPEND_BYTES_MAX {
-        return invalid(format!("{bytes} bytes of events, the limit is {APPEND_BYTES_MAX}"));
-    }
-    Ok(bytes)
-}
-
-/// Splits events, in order, into what fits one request each.
-fn chunks(events: Vec<Bytes>) -> Vec<Vec<Bytes>> {
-    let mut chunks: Vec<Vec<Bytes>> = vec![Vec::new()];
-    let mut bytes = 0;
-    for event in events {
-        let chunk = chunks.last_mut().expect("there is one from the start");
-        if chunk.len() == APPEND_EVENTS_MAX
-            || (!chunk.is_empty() && bytes + event.len() > APPEND_BYTES_MAX)
-        {
-            bytes = 0;
-            chunks.push(Vec::new());
-        }
-        bytes += event.len();
-        chunks.last_mut().expect("there is one from the start").push(event);
-    }
-    chunks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A valid event of this size.
-    fn event(size: usize) -> Bytes {
-        let mut event = Event::new("a", "b", "c");
-        let rest = size - event.encode_to_vec().len();
-        // Tag and length of the added field take two to four bytes.
-        let header =
-            [2..130, 3..16387, 4..2_097_156].iter().position(|sizes| sizes.contains(&rest));
-        event.reason = "r".repeat(rest - header.map_or(0, |position| position + 2));
-        let event = Bytes::from(event.encode_to_vec());
-        assert_eq!(event.len(), size);
-        event
-    }
-
-    #[test]
-    fn chunks_fit_a_request_and_keep_the_order() {
-        let (big, small) = (event(EVENT_BYTES_MAX), event(20));
-        let sizes = |events| chunks(events).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(sizes(vec![small.clone(); APPEND_EVENTS_MAX]), [APPEND_EVENTS_MAX]);
-        assert_eq!(sizes(vec![small.clone(); APPEND_EVENTS_MAX + 1]), [APPEND_EVENTS_MAX, 1]);
-        assert_eq!(sizes(vec![big.clone(), big.clone(), big.clone(), small.clone()]), [2, 2]);
-        assert!(chunks(vec![big, small]).iter().all(|chunk| check_request(None, chunk).is_ok()));
-    }
-
-    #[test]
-    fn what_a_node_would_refuse_is_refused_here() {
-        let (big, small) = (event(EVENT_BYTES_MAX), event(20));
-        assert!(check_request(None, &[]).is_err());
-        assert!(check_request(Some(0), &[small.clone()]).is_err());
-        assert!(check_request(None, &vec![small.clone(); APPEND_EVENTS_MAX + 1]).is_err());
-        assert!(check_request(None, &[big.clone()]).is_ok());
-        assert!(check_request(None, &[big.clone(), big.clone()]).is_ok());
-        assert!(check_request(None, &[big.clone(), big, small]).is_err());
-        let nobody = Event::new("", "b", "c").encode_to_vec();
-        assert!(check_request(None, &[nobody.into()]).is_err());
-        // Over the size limit is said first, before the content is looked at.
-        let error = check_request(None, &[Bytes::from(vec![0; EVENT_BYTES_MAX + 1])]);
-        assert!(error.expect_err("too large").to_string().contains("262144"));
     }
 }

@@ -1,7 +1,8 @@
 //! Receipts, and the check that makes them worth something.
 //!
-//! A node could answer anything. So nothing is reported as recorded before the commitment has been recomputed from the bytes
-//! that *this* process sent, and kind, size and seq of the leaf are the ones that were asked for.
+//! A node could answer anything. So nothing is reported as recorded before the commitment has been
+//! recomputed from the bytes that *this* process sent, and kind, size and seq of the leaf are the
+//! ones that were asked for.
 
 use std::ops::Range;
 

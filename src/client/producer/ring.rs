@@ -1,4 +1,5 @@
-//! What a producer holds: events that wait, and batches that were sent and are not answered. Pure state: no network, no clock.
+//! What a producer holds: events that wait, and batches that were sent and are not answered. Pure
+//! state: no network, no clock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::receipt::Receipts;
 use crate::AppendError;
 
-/// Bytes that must be waiting before a batch is sent while another is in flight. Less waits for the answer, which is on
-/// its way: many small requests cost more than they gain.
+/// Bytes that must be waiting before a batch is sent while another is in flight. Less waits for the
+/// answer, which is on its way: many small requests cost more than they gain.
 const PIPELINE_BYTES_MIN: usize = 64 * 1024;
 
 /// Who waits for the receipts.
@@ -135,8 +136,8 @@ impl Ring {
         self.queue.is_empty()
     }
 
-    /// Makes a batch of what waits, if one may be sent now: at once when nothing is in flight, otherwise when enough has
-    /// gathered and the window allows it. Returns whether it did.
+    /// Makes a batch of what waits, if one may be sent now: at once when nothing is in flight,
+    /// otherwise when enough has gathered and the window allows it. Returns whether it did.
     pub(super) fn form_batch(&mut self) -> bool {
         let in_flight = self.batches.len();
         let hold = in_flight > 0 && self.queue_bytes < PIPELINE_BYTES_MIN;
@@ -167,7 +168,8 @@ impl Ring {
         true
     }
 
-    /// Takes the first item out of the queue. None if it is not to be sent: its caller is gone, or its number leaves a gap.
+    /// Takes the first item out of the queue. None if it is not to be sent: its caller is gone, or
+    /// its number leaves a gap.
     fn take_front(&mut self, first_seq: u64) -> Option<Item> {
         let item = self.queue.pop_front()?;
         self.queue_bytes -= item.bytes;
@@ -179,8 +181,9 @@ impl Ring {
             return None;
         }
         item.first_sent.store(first_seq, Ordering::SeqCst);
-        // Pairs with the fence in the ticket: either the caller sees the seq, or its giving up is seen here and nothing is
-        // sent. Both at once are harmless: the outcome is then called unknown although nothing was sent.
+        // Pairs with the fence in the ticket: either the caller sees the seq, or its giving up is
+        // seen here and nothing is sent. Both at once are harmless: the outcome is then called
+        // unknown although nothing was sent.
         fence(Ordering::SeqCst);
         (!item.reply.is_closed()).then_some(item)
     }

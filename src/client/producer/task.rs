@@ -1,9 +1,11 @@
-//! The task behind a producer: sends batches to the leader, whoever that is by now, until each is answered.
+//! The task behind a producer: sends batches to the leader, whoever that is by now, until each is
+//! answered.
 //!
-//! The rules are those of `notes/balancer.md` 2.2. R1: when the leadership changes, everything unacknowledged is sent to the
-//! new leader at once and in order, while old requests may still answer; the trail takes each (producer, seq) once, so the
-//! first verified answer wins. R2: a leader hint is followed at once, but only once a term. R3: without a leader nothing is
-//! sent; the nodes push the news. A batch leaves the ring only with receipts or with a definite refusal.
+//! Three rules, called by these names in comments. R1: when the leadership changes, everything
+//! unacknowledged is sent to the new leader at once and in order, while old requests may still
+//! answer; the trail takes each (producer, seq) once, so the first verified answer wins. R2: a
+//! leader hint is followed at once, but only once a term. R3: without a leader nothing is sent; the
+//! nodes push the news. A batch leaves the ring only with receipts or with a definite refusal.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,8 +31,9 @@ use crate::{AppendError, Client};
 
 /// Items taken from the inbox at once.
 const INBOX_MAX: usize = 1024;
-/// How often a leader may say what cannot be (a gap where there is none, a producer that it does not know) before it is
-/// taken at its word: a new one may answer so while it still catches up with its own log.
+/// How often a leader may say what cannot be (a gap where there is none, a producer that it does
+/// not know) before it is taken at its word: a new one may answer so while it still catches up with
+/// its own log.
 const IMPOSSIBLE_MAX: u32 = 20;
 /// Attempts of one batch that are awaited at once; the oldest is given up.
 const UNDER_WAY_MAX: usize = 2;
@@ -68,7 +71,7 @@ pub(super) struct ProducerTask {
     closed: bool,
     ring: Ring,
     /// Requests under way. Polled here and not spawned, so that they enter the connection in order.
-    attempts: FuturesUnordered<Pin<Box<dyn Future<Output = Result<Attempt, Aborted>> + Send>>>,
+    attempts: FuturesUnordered<UnderWay>,
     /// Whom the batches were sent to: (term, node).
     leadership: Option<(u64, u64)>,
     /// Nothing is sent to this leader before.
@@ -80,6 +83,9 @@ pub(super) struct ProducerTask {
     stopped: Option<Arc<AppendError>>,
     progress: Progress,
 }
+
+/// One request, until it ends or is given up.
+type UnderWay = Pin<Box<dyn Future<Output = Result<Attempt, Aborted>> + Send>>;
 
 /// How one request ended.
 struct Attempt {
@@ -245,7 +251,8 @@ impl ProducerTask {
                 Reason::ProducerFenced => {
                     return self.stop(position, &AppendError::Fenced(boxed()));
                 }
-                // Overtaken by a later request: rewind to what the node expects by waiting for what is before.
+                // Overtaken by a later request: rewind to what the node expects by waiting for what
+                // is before.
                 Reason::SeqGap if position > 0 => {
                     self.ring.batches[position].gapped = true;
                     return;
@@ -253,13 +260,17 @@ impl ProducerTask {
                 Reason::SeqGap | Reason::ProducerUnknown => {
                     return self.on_impossible(position, rejected);
                 }
+                Reason::Invalid | Reason::TooLarge => {
+                    return self.stop(position, &AppendError::Rejected(boxed()));
+                }
                 _ => {}
             }
         }
-        // Others of the same leadership failed before and said what to do; a new leadership starts afresh.
+        // One failure says what to do: those of other requests to the same leader say the same
+        // again, and those of an older leadership say nothing any more.
         let is_first = self.pause.is_none() && self.leadership == Some(led);
         let is_current = table.leader().is_some_and(|route| route.leadership() == led);
-        if !(is_first && is_current) && !is_definite(failure) {
+        if !is_first || !is_current {
             if matches!(failure, Failure::Broken(_)) {
                 link.suspect();
             }
@@ -282,7 +293,8 @@ impl ProducerTask {
         self.pause = Some(Instant::now() + self.patience.tick());
     }
 
-    /// Fails one batch for good. What is behind it cannot keep its seq, so the producer stops; what is before it goes on.
+    /// Fails one batch for good. What is behind it cannot keep its seq, so the producer stops; what
+    /// is before it goes on.
     fn stop(&mut self, position: usize, error: &AppendError) {
         let mut failed = self.ring.batches.split_off(position).into_iter();
         if let Some(batch) = failed.next() {
@@ -293,17 +305,6 @@ impl ProducerTask {
             batch.fail(|seq| AppendError::Unknown { seq, last: last.clone() });
         }
         self.stopped.get_or_insert_with(|| Arc::new(error.clone()));
-    }
-}
-
-/// Whether no further attempt can help.
-fn is_definite(failure: &Failure) -> bool {
-    match failure {
-        Failure::Rejected(rejected) => matches!(
-            rejected.reason,
-            Reason::Invalid | Reason::TooLarge | Reason::TooManyProducers | Reason::Membership
-        ),
-        _ => false,
     }
 }
 
