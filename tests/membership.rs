@@ -57,7 +57,7 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
         text("raft_addr"),
         "--http-addr".into(),
         text("http_addr"),
-        "--key".into(),
+        "--public-key".into(),
         text("public_key"),
     ];
     change_while_the_leader_dies(&mut cluster, &add).await;

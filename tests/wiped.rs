@@ -103,7 +103,7 @@ async fn a_node_of_another_trail_is_refused() {
         from: 1,
         to: 2,
         public_key: vec![0; 32].into(),
-        boot_count: 1,
+        boot: 1 << 32,
         segment_bytes: 128 * 1024,
         ..Default::default()
     };

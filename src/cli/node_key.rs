@@ -73,7 +73,7 @@ fn report(json: bool, identity: &Identity, config: &NodeConfig) {
     println!();
     println!("start it, then add it:");
     println!(
-        "  indelible add-node --id {} --client-addr {} --raft-addr {} --http-addr {} --key {key}",
+        "  indelible add-node --id {} --client-addr {} --raft-addr {} --http-addr {} --public-key {key}",
         identity.node_id, config.client_addr, config.raft_addr, config.http_addr
     );
 }

@@ -1,5 +1,6 @@
 //! `indelible serve`: runs a node.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,11 +24,23 @@ pub(super) struct Args {
 /// Until the node stops.
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = NodeConfig::load(&args.config)?;
+    log_to_stderr();
     abort_on_panic();
     let listeners = Listeners::bind(&config).await?;
     let shutdown = shutdown(args.until_stdin_closes)?;
     server::run(config, listeners, shutdown).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What `RUST_LOG` asks for; without it, what a person should know. openraft tells far more than that.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=error"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 /// A panic anywhere is a broken invariant: the process dies, and recovery computes what is true.

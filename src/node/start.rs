@@ -119,7 +119,7 @@ impl Node {
                 raft: raft.clone(),
                 network: network.clone(),
                 leadership: leadership.clone(),
-                known,
+                known: known.clone(),
                 timeout: lease.max(Duration::from_millis(500)),
             },
         );
@@ -133,6 +133,7 @@ impl Node {
         ));
         tasks.spawn(membership_changes.clone().finish_joint());
         tasks.spawn(hand_over_when_full(membership_changes.clone(), read_only.clone()));
+        tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
         tasks.spawn(bootstrap::initialize(
             identity.node_id,
             raft.clone(),

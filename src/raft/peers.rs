@@ -1,8 +1,9 @@
 //! Who may speak: the handshake that opens every connection between nodes, and what it remembers.
 //!
-//! A node is known by its id, its public key (in the membership, or in the genesis file before there is one) and its boot
-//! counter, which only rises. So a wiped disk, an older copy of a disk, or a node of another trail gives itself away
-//! before it can vote or acknowledge anything. The key is compared, not proven: that comes with TLS.
+//! A node is known by its id, its public key (in the membership, or in the genesis file before there is one) and its boot:
+//! a counter on its disk, which only rises, and a number drawn at random when the process starts. So a wiped disk, an
+//! older copy of a disk, a second copy of a running node, or a node of another trail gives itself away before it can vote
+//! or acknowledge anything. The key is compared, not proven: that comes with TLS.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
@@ -50,8 +51,8 @@ pub enum Refusal {
     },
     /// Its boot counter went backwards.
     #[error(
-        "node {node} says this is its boot number {theirs}, but boot number {known} was seen: its disk was wiped or \
-         replaced by an older copy; hint: node ids are never reused, add it under a new id"
+        "node {node} says this is its boot number {theirs}, but another boot number {known} was seen: its disk was wiped \
+         or replaced by an older copy; hint: node ids are never reused, add it under a new id"
     )]
     OldDisk {
         /// The peer.
@@ -108,7 +109,24 @@ pub struct Peers {
     genesis: BTreeMap<u64, Peer>,
     /// The newest membership in this node's log, and the highest id that ever was in one.
     known: watch::Receiver<Known>,
+    /// Which boot of this node this is.
+    boot: Boot,
     state: Mutex<State>,
+}
+
+/// Which start of a node: the counter on its disk in the upper half, a random number in the lower. As one number it is
+/// remembered by peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Boot(u64);
+
+impl Boot {
+    fn of(count: u64, random: u32) -> Boot {
+        Boot(count << 32 | u64::from(random))
+    }
+
+    fn count(self) -> u64 {
+        self.0 >> 32
+    }
 }
 
 /// The membership as the handshake needs it.
@@ -139,7 +157,8 @@ impl Peers {
         genesis: BTreeMap<u64, Peer>,
         known: watch::Receiver<Known>,
     ) -> Self {
-        Peers { me, log, genesis, known, state: Mutex::default() }
+        let boot = Boot::of(log.boot_count(), rand::random());
+        Peers { me, log, genesis, known, boot, state: Mutex::default() }
     }
 
     /// How this node introduces itself to `to`.
@@ -149,7 +168,7 @@ impl Peers {
             from: self.me.node_id,
             to,
             public_key: Bytes::copy_from_slice(&self.me.public_key),
-            boot_count: self.log.boot_count(),
+            boot: self.boot.0,
             segment_bytes: self.me.segment_bytes,
             version: env!("CARGO_PKG_VERSION").into(),
             last_log_index: self.log.last().map_or(0, |id| id.index),
@@ -175,20 +194,20 @@ impl Peers {
             let (theirs, ours) = (hello.segment_bytes, self.me.segment_bytes);
             return Err(Refusal::OtherSegmentSize { node: hello.from, theirs, ours });
         }
-        self.check_identity(hello.from, &hello.public_key, hello.boot_count).await?;
+        self.check_identity(hello.from, &hello.public_key, Boot(hello.boot)).await?;
         let session = Bytes::copy_from_slice(&rand::random::<[u8; 16]>());
         self.remember_session(session.clone(), hello.from);
         Ok(pb::Welcome {
             session,
             public_key: Bytes::copy_from_slice(&self.me.public_key),
-            boot_count: self.log.boot_count(),
+            boot: self.boot.0,
             empty: self.log.last().is_none(),
         })
     }
 
     /// Checks a peer that was called, from its answer.
     pub async fn check_welcome(&self, node: u64, welcome: &pb::Welcome) -> Result<(), Refusal> {
-        self.check_identity(node, &welcome.public_key, welcome.boot_count).await
+        self.check_identity(node, &welcome.public_key, Boot(welcome.boot)).await
     }
 
     /// The peer behind a session of [`Peers::admit`].
@@ -232,7 +251,7 @@ impl Peers {
         &self.genesis
     }
 
-    async fn check_identity(&self, node: u64, key: &[u8], boot: u64) -> Result<(), Refusal> {
+    async fn check_identity(&self, node: u64, key: &[u8], boot: Boot) -> Result<(), Refusal> {
         let key: [u8; 32] =
             key.try_into().map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
         match self.expected_key(node) {
@@ -240,16 +259,17 @@ impl Peers {
             Expected::Removed => return Err(Refusal::Removed { node }),
             Expected::Key(_) | Expected::Anything => {}
         }
-        let known = self.log.peer_boot(node).unwrap_or(0);
-        if boot < known {
-            return Err(Refusal::OldDisk { node, theirs: boot, known });
+        let known = Boot(self.log.peer_boot(node).unwrap_or(0));
+        if boot != known && boot.count() <= known.count() {
+            let (theirs, known) = (boot.count(), known.count());
+            return Err(Refusal::OldDisk { node, theirs, known });
         }
-        if boot > known {
+        if boot != known {
             let (done, saved) = oneshot::channel();
             let done = Box::new(move |result| {
                 let _ = done.send(result);
             });
-            self.log.save_peer_boot(node, boot, done);
+            self.log.save_peer_boot(node, boot.0, done);
             let saved = saved.await.map_err(|error| Refusal::Storage(error.to_string()))?;
             saved.map_err(|error| Refusal::Storage(error.to_string()))?;
         }
