@@ -3,6 +3,7 @@
 //! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]), how far all of it is durable
 //! ([`synced`]), and what a start makes of it ([`recovery`]). [`ledger`] is what follows from it and can be rebuilt: the [`tree`],
 //! the [`index`]. [`identity`] says whose disk it is, and [`check`] reads everything again.
+pub mod check;
 pub mod frame;
 pub mod hard_state;
 pub mod identity;
