@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::Global;
+use crate::disk::DirLock;
 use crate::storage::check::{Report, check};
 
 /// Re-reads everything in a data folder, recomputes every hash, and says what is wrong and where.
@@ -20,7 +21,10 @@ pub(super) struct Args {
 
 /// Exit code 1 if anything is wrong.
 pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
-    let report = check(&args.dir)?;
+    // Held until the end: a node must not start on what is being read.
+    let _lock = DirLock::acquire(&args.dir)?;
+    let scratch = tempfile::Builder::new().prefix("indelible-check-").tempdir()?;
+    let report = check(&args.dir, Some(scratch.path()))?;
     let sound = report.problems.is_empty();
     if global.json {
         print_json(&report)
@@ -37,8 +41,11 @@ fn print_json(report: &Report) {
         json!({
             "sound": problems.is_empty(),
             "problems": problems,
+            "notes": report.notes,
+            "closed": report.closed,
             "segments": report.segments,
             "entries": report.entries,
+            "applied": report.applied,
             "leaves": report.leaves,
             "root": report.root.to_string(),
             "chain": report.chain.to_string(),
@@ -49,6 +56,9 @@ fn print_json(report: &Report) {
 fn print_text(report: &Report) {
     for problem in &report.problems {
         println!("{problem}");
+    }
+    for note in &report.notes {
+        println!("note: {note}");
     }
     println!(
         "{}: {} segments, {} entries, {} leaves",

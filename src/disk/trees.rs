@@ -63,10 +63,18 @@ pub fn remove_tree(path: &Path) -> Result<(), DiskError> {
 pub struct ScratchDir(PathBuf);
 
 impl ScratchDir {
-    /// Makes the directory; an error if there is one.
-    pub fn create(path: &Path) -> Result<ScratchDir, DiskError> {
-        std::fs::create_dir_all(path).at("create directory", path)?;
-        Ok(ScratchDir(path.to_owned()))
+    /// Makes a directory below `parent`, whose name begins with `name` and which nobody else has.
+    pub fn create_unique(parent: &Path, name: &str) -> Result<ScratchDir, DiskError> {
+        let process = std::process::id();
+        for number in 0.. {
+            let path = parent.join(format!("{name}-{process}-{number}"));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(ScratchDir(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(DiskError::new("create directory", &path, error)),
+            }
+        }
+        unreachable!("a directory has fewer names than there are numbers")
     }
 
     /// Where it is.

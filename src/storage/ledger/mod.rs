@@ -15,15 +15,15 @@
 mod commit;
 mod derived;
 mod error;
-mod machine;
+pub(in crate::storage) mod machine;
 mod producers;
 mod reads;
 mod recover;
 mod rules;
-pub(crate) mod sums;
+pub(in crate::storage) mod sums;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::path::Path;

@@ -1,4 +1,5 @@
 //! Tests of the ledger as a whole.
 
+pub(crate) mod damage;
 mod rules;
 pub(crate) mod trail;

@@ -65,7 +65,7 @@ impl Trail {
     }
 
     pub(crate) fn with_segments(policy: CommitPolicy, segment_bytes: u64) -> Trail {
-        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = scratch_dir();
         let identity = Identity {
             node_id: 1,
             trail_id: TRAIL,
@@ -224,7 +224,7 @@ impl Trail {
     /// An event of a producer, stamped now.
     pub(crate) fn event(&mut self, id: ProducerId, seq: u64) -> Record {
         let opened = self.openings.get(&id).copied().unwrap_or(u64::MAX);
-        let event = format!("event {seq} of {id}").into();
+        let event = format!("event {seq} of {id}{:>100}", "").into();
         Record { kind: Kind::Event, opened, seq, received: self.tick(), event }
     }
 
@@ -250,6 +250,12 @@ impl Trail {
     pub(crate) fn root(&self) -> Hash {
         self.ledger.head().borrow().root
     }
+}
+
+/// A directory in memory where there is one: sled syncs whether a test needs it or not.
+pub(crate) fn scratch_dir() -> TempDir {
+    let memory = tempfile::tempdir_in("/dev/shm");
+    memory.or_else(|_| tempfile::tempdir()).expect("a temporary directory")
 }
 
 /// Opens what is in a directory.

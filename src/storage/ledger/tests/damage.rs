@@ -1,0 +1,246 @@
+//! Derived files that are behind, ahead, deleted, cut or garbage: nothing is lost, and the root is the same.
+//!
+//! And files that were changed by a byte: the check finds it, and a ledger opened on it returns right bytes or an error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::rules::verify_all;
+use super::trail::{EVERY_ENTRY, NEVER, Trail, open, producer, scratch_dir};
+use crate::storage::check::check;
+use crate::storage::ledger::{CommitPolicy, Ledger, StoredRecord};
+
+/// A few entries of every kind, two producers, a rejected record.
+pub(crate) fn sample(policy: CommitPolicy) -> Trail {
+    let mut trail = Trail::started(policy);
+    let (a, b) = (producer('a'), producer('b'));
+    trail.blank().expect("apply");
+    trail.open(a).expect("open a");
+    trail.events(a, 1..=3).expect("apply");
+    trail.open(b).expect("open b");
+    let mixed = [trail.event(b, 1), trail.event(a, 3), trail.event(a, 4), trail.event(b, 2)];
+    trail.batch(&mixed).expect("apply");
+    trail.membership(&[1, 2, 4]).expect("apply");
+    trail.open(a).expect("open a again");
+    trail.events(a, 5..=9).expect("apply");
+    trail.events(b, 3..=8).expect("apply");
+    trail.blank().expect("apply");
+    assert!(trail.log.sizes().segments > 1, "a segment is full");
+    trail
+}
+
+fn records(ledger: &Ledger) -> Vec<StoredRecord> {
+    ledger.records(0..u64::MAX, usize::MAX, usize::MAX).expect("records")
+}
+
+fn assert_sound(dir: &Path) {
+    let scratch = scratch_dir();
+    let report = check(dir, Some(scratch.path())).expect("the check reads everything");
+    assert!(report.is_sound(), "{:#?}", report);
+    assert_eq!(fs::read_dir(scratch.path()).expect("list").count(), 0, "nothing is left over");
+}
+
+fn remove(path: PathBuf) {
+    if path.is_dir() {
+        fs::remove_dir_all(path).expect("remove");
+    } else {
+        fs::remove_file(path).expect("remove");
+    }
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let files = crate::disk::files_below(dir).expect("list");
+    files.into_iter().map(|file| dir.join(file.name)).collect()
+}
+
+/// Restarts with `change` done to the files: closed first, or as after a crash.
+fn survives(name: &str, change: impl Fn(&Path)) {
+    for (policy, closed) in [(EVERY_ENTRY, true), (EVERY_ENTRY, false), (NEVER, false)] {
+        let trail = sample(policy);
+        let (root, size, all) = (trail.root(), trail.size(), records(&trail.ledger));
+        let state = trail.ledger.producer(&producer('a'));
+        let runs = trail.ledger.runs(&producer('a'), 1..100).expect("runs");
+        let trail = match closed {
+            true => trail.restart(&change),
+            false => trail.restart_dropped(&change),
+        };
+        let mut trail = trail.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((trail.root(), trail.size()), (root, size), "{name}");
+        assert_eq!(records(&trail.ledger), all, "{name}");
+        assert_eq!(trail.ledger.producer(&producer('a')), state, "{name}");
+        assert_eq!(trail.ledger.runs(&producer('a'), 1..100).expect("runs"), runs, "{name}");
+        trail.events(producer('a'), 10..=10).expect("the trail goes on");
+        verify_all(&trail);
+        let dir = trail.close();
+        assert_sound(dir.path());
+    }
+}
+
+#[test]
+fn untouched() {
+    survives("untouched", |_| {});
+}
+
+#[test]
+fn deleted() {
+    for name in ["derived", "derived/tree", "derived/index", "derived/tree/00", "derived/tree/03"] {
+        survives(name, |dir| {
+            // Never committed: it is not there.
+            if dir.join(name).exists() {
+                remove(dir.join(name));
+            }
+        });
+    }
+    survives("derived/index/conf", |dir| remove(dir.join("derived/index/conf")));
+    survives("derived/index/db", |dir| remove(dir.join("derived/index/db")));
+}
+
+#[test]
+fn garbage() {
+    let fill = |path: PathBuf| {
+        let length = fs::metadata(&path).expect("stat").len() as usize;
+        fs::write(&path, vec![0xA5; length + 7]).expect("write");
+    };
+    for part in ["derived/tree", "derived/index"] {
+        survives(part, |dir| files_below(&dir.join(part)).into_iter().for_each(fill));
+    }
+    survives("a file too many", |dir| {
+        fs::write(dir.join("derived/tree/17"), [1; 100]).expect("write");
+    });
+}
+
+/// Tree files cut at every byte.
+#[test]
+fn tree_files_cut() {
+    let trail = sample(EVERY_ENTRY);
+    let (root, all) = (trail.root(), records(&trail.ledger));
+    let dir = trail.close();
+    let tree = dir.path().join("derived/tree");
+    for path in files_below(&tree) {
+        let bytes = fs::read(&path).expect("read");
+        for length in 0..bytes.len() {
+            fs::write(&path, &bytes[..length]).expect("cut");
+            let (log, ledger) = open(dir.path(), NEVER).expect("open");
+            assert_eq!(ledger.head().borrow().root, root, "{} cut at {length}", path.display());
+            if length % 32 == 0 {
+                assert_eq!(records(&ledger), all);
+            }
+            ledger.close();
+            log.close();
+            assert_eq!(fs::read(&path).expect("read"), bytes, "the file is as before");
+        }
+    }
+}
+
+/// Sled's files cut at some bytes, garbage from there on, or zeros.
+#[test]
+fn index_files_cut() {
+    let trail = sample(EVERY_ENTRY);
+    let (root, all) = (trail.root(), records(&trail.ledger));
+    let dir = trail.close();
+    let index = dir.path().join("derived/index");
+    for path in files_below(&index) {
+        let length = fs::metadata(&path).expect("stat").len() as usize;
+        for step in 0..6 {
+            let bytes = fs::read(&path).unwrap_or_default();
+            let at = (length * step / 6).min(bytes.len());
+            for fill in [None, Some(0), Some(0xFF)] {
+                let mut changed = bytes[..at].to_vec();
+                if let Some(fill) = fill {
+                    changed.resize(bytes.len(), fill);
+                }
+                fs::write(&path, changed).expect("write");
+                let (log, ledger) = open(dir.path(), EVERY_ENTRY).expect("open");
+                assert_eq!(ledger.head().borrow().root, root, "{} at {at}", path.display());
+                assert_eq!(records(&ledger), all);
+                ledger.close();
+                log.close();
+            }
+        }
+    }
+    assert_sound(dir.path());
+}
+
+/// An index of a longer log than the one that is there: an operator has restored an old copy of the segments.
+#[test]
+fn index_ahead_of_the_log() {
+    let mut trail = sample(EVERY_ENTRY);
+    let older = scratch_dir();
+    trail.log.close();
+    trail = trail.reopen().expect("reopen");
+    let (root, size) = (trail.root(), trail.size());
+    let dir = {
+        trail.ledger.close();
+        trail.log.close();
+        copy(trail.path(), older.path());
+        trail.reopen().expect("reopen")
+    };
+    let mut trail = dir;
+    trail.events(producer('a'), 10..=12).expect("apply");
+    let longer = trail.close();
+    remove(older.path().join("derived"));
+    copy(&longer.path().join("derived"), &older.path().join("derived"));
+    let (log, ledger) = open(older.path(), EVERY_ENTRY).expect("open");
+    assert_eq!((ledger.head().borrow().root, ledger.head().borrow().tree_size), (root, size));
+    ledger.close();
+    log.close();
+    assert_sound(older.path());
+}
+
+/// Openings that never came to an end: the derived state is what kills the process.
+#[test]
+fn a_deadly_index_is_thrown_away() {
+    let trail = sample(EVERY_ENTRY);
+    let (root, path) = (trail.root(), trail.derived());
+    let trail = trail
+        .restart(|_| {
+            fs::write(path.join("opening"), "..").expect("write");
+            fs::write(path.join("index/marker"), "of the old index").expect("write");
+        })
+        .expect("open");
+    assert_eq!(trail.root(), root);
+    assert!(!trail.derived().join("index/marker").exists());
+    assert!(!trail.derived().join("opening").exists());
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in files_below(from) {
+        let target = to.join(file.strip_prefix(from).expect("it is below"));
+        fs::create_dir_all(target.parent().expect("it has one")).expect("create");
+        fs::copy(&file, &target).expect("copy");
+    }
+}
+
+/// Every byte of the truth and of the tree files, flipped one at a time.
+#[test]
+fn every_byte_counts() {
+    let trail = sample(EVERY_ENTRY);
+    let all = records(&trail.ledger);
+    let dir = trail.close();
+    assert_sound(dir.path());
+    let mut flipped = 0;
+    for path in files_below(dir.path()) {
+        let name = path.strip_prefix(dir.path()).expect("it is below").to_owned();
+        let sound = fs::read(&path).expect("read");
+        if name.starts_with("derived/index") {
+            continue;
+        }
+        let mut bytes = sound.clone();
+        for position in 0..bytes.len() {
+            bytes[position] ^= 1 << (position % 8);
+            fs::write(&path, &bytes).expect("write");
+            bytes[position] = sound[position];
+            let report = check(dir.path(), None);
+            let found = report.as_ref().map_or(true, |report| !report.is_sound());
+            assert!(found, "byte {position} of {} was flipped", name.display());
+            flipped += 1;
+        }
+        fs::write(&path, &sound).expect("write");
+    }
+    assert_sound(dir.path());
+    assert!(flipped > 10_000, "{flipped} bytes were flipped");
+    let (log, ledger) = open(dir.path(), EVERY_ENTRY).expect("open");
+    assert_eq!(records(&ledger), all);
+    drop(ledger);
+    log.close();
+}
