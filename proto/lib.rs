@@ -1,6 +1,8 @@
-//! The wire contract: gRPC services and the event schema, generated from the `.proto` files beside this file.
+//! The wire contract: gRPC services and the event schema, generated from the `.proto` files beside
+//! this file.
 //!
-//! `bytes` fields are [`bytes::Bytes`]: decoding shares the receive buffer. Maps are ordered, so encoding is deterministic.
+//! `bytes` fields are [`bytes::Bytes`]: decoding shares the receive buffer. Maps are ordered, so
+//! encoding is deterministic.
 
 /// The public interface: events, the audit log, the cluster.
 pub mod v1 {

@@ -77,7 +77,8 @@ async fn bind(addr: &str) -> Result<TcpListener, ServeError> {
         .map_err(|source| ServeError::Listen { addr: addr.to_owned(), source })
 }
 
-/// Runs a node until `shutdown` completes, or until it cannot go on. On an orderly stop everything is closed cleanly.
+/// Runs a node until `shutdown` completes, or until it cannot go on. On an orderly stop everything
+/// is closed cleanly.
 pub async fn run(
     config: NodeConfig,
     listeners: Listeners,
@@ -101,7 +102,8 @@ pub async fn run(
         Some(ended) = servers.join_next() => Err(transport_error(ended)),
     };
     if ended.is_err() {
-        // The log or openraft cannot be trusted any more: nothing of it is closed, recovery decides what is true.
+        // The log or openraft cannot be trusted any more: nothing of it is closed, recovery decides
+        // what is true.
         return ended;
     }
     node.drain();
@@ -155,8 +157,8 @@ fn mount(
     tokio::spawn(report_health(node.clone(), reporter));
 }
 
-/// NB: `Server::tcp_nodelay` does nothing for a listener that was bound elsewhere, and without it every small answer waits
-/// 40 ms for the peer's delayed acknowledgement.
+/// NB: `Server::tcp_nodelay` does nothing for a listener that was bound elsewhere, and without it
+/// every small answer waits 40 ms for the peer's delayed acknowledgement.
 fn incoming(listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener).with_nodelay(Some(true))
 }
@@ -169,7 +171,8 @@ fn wait(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 's
     }
 }
 
-/// Standard gRPC health: `indelible.v1.AuditLog` serves while a leader is known, `leader` only on the leader.
+/// Standard gRPC health: `indelible.v1.AuditLog` serves while a leader is known, `leader` only on
+/// the leader.
 async fn report_health(node: Arc<Node>, reporter: HealthReporter) {
     let mut leadership = node.leadership.clone();
     let mut draining = node.draining();

@@ -1,4 +1,5 @@
-//! Never lost, never twice: real audit files are imported while leaders are killed, and all nodes at once.
+//! Never lost, never twice: real audit files are imported while leaders are killed, and all nodes
+//! at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use crate::harness::{
     stop_and_compare, three_nodes, view,
 };
 
-/// Imports both files under names of their own, over and over, until told to stop. Returns the names.
+/// Imports both files under names of their own, over and over, until told to stop. Returns the
+/// names.
 async fn import_until(
     endpoints: Vec<String>,
     stop: Arc<AtomicBool>,

@@ -174,8 +174,8 @@ impl Trail {
         first.unwrap()
     }
 
-    /// Events of each producer by its first `opened`, in trail order; asserts that seqs are 1, 2, 3, ... and that no
-    /// leaf's stamp goes backwards.
+    /// Events of each producer by its first `opened`, in trail order; asserts that seqs are 1, 2,
+    /// 3, ... and that no leaf's stamp goes backwards.
     pub fn events_by_producer(&self) -> BTreeMap<Vec<u8>, Vec<Vec<u8>>> {
         use prost::Message;
         let mut names: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
@@ -202,7 +202,8 @@ impl Trail {
     }
 }
 
-/// Stops every node in an orderly way, then compares sealed segments byte by byte and lets `check` re-read everything.
+/// Stops every node in an orderly way, then compares sealed segments byte by byte and lets `check`
+/// re-read everything.
 pub fn stop_and_compare(cluster: &mut LocalCluster) {
     let mut segments: BTreeMap<String, (u64, Vec<u8>)> = BTreeMap::new();
     let mut compared = 0;

@@ -1,6 +1,7 @@
 //! The integration binary: real processes, real files, free ports, no sleep as synchronisation.
 //!
-//! [`harness`] runs groups and waits for what they say of themselves; the other modules are one promise each.
+//! [`harness`] runs groups and waits for what they say of themselves; the other modules are one
+//! promise each.
 
 #![allow(missing_docs, reason = "a test binary has no readers of its documentation")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the answer")]

@@ -95,7 +95,8 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
     stop_and_compare(&mut cluster);
 }
 
-/// Starts a change, kills the leader while it runs, restarts it, and asks again until the change is done.
+/// Starts a change, kills the leader while it runs, restarts it, and asks again until the change is
+/// done.
 async fn change_while_the_leader_dies(cluster: &mut LocalCluster, args: &[String]) {
     let leads = leader(cluster).await;
     let change: Vec<&str> = args.iter().map(String::as_str).collect();

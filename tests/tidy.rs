@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Lines of a file without its tests.
 const LINES_MAX: usize = 600;
 /// Characters of a line.
-const LINE_WIDTH_MAX: usize = 120;
+const LINE_WIDTH_MAX: usize = 100;
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -18,7 +18,8 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every source file under `src`, by its path from there, without what stands under `#[cfg(test)]` and tests' files.
+/// Every source file under `src`, by its path from there, without what stands under `#[cfg(test)]`
+/// and tests' files.
 fn files() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
@@ -113,6 +114,10 @@ fn files_and_lines_are_short() {
         let lines = code.lines().count();
         assert!(lines <= LINES_MAX, "{name} has {lines} lines, the limit is {LINES_MAX}");
         for (number, line) in code.lines().enumerate() {
+            // A message to a person is easier to find in one piece.
+            if line.contains('"') || line.ends_with('\\') {
+                continue;
+            }
             let width = line.chars().count();
             assert!(width <= LINE_WIDTH_MAX, "{name}:{} is {width} wide", number + 1);
         }

@@ -12,16 +12,19 @@ use crate::disk::create_folders;
 use crate::node::NodeConfig;
 use crate::storage::identity::{Genesis, GenesisNode, Identity};
 
-/// Makes a trail: its id, its origin, and an identity in the data folder of each of its first nodes.
+/// Makes a trail: its id, its origin, and an identity in the data folder of each of its first
+/// nodes.
 ///
-/// The nodes get the ids 1, 2, 3, ... in the order of their configuration files. Run it once, on one machine, and move
-/// each data folder to its node by a safe way: it holds the node's secret key.
+/// The nodes get the ids 1, 2, 3, ... in the order of their configuration files. Run it once, on
+/// one machine, and move each data folder to its node by a safe way: it holds the node's secret
+/// key.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Configuration files of the first nodes, an odd number of them.
     #[arg(value_name = "CONFIG", required = true)]
     configs: Vec<PathBuf>,
-    /// Name of the trail in checkpoints: a schema-less URL that nobody else uses, such as log.example.com/audit.
+    /// Name of the trail in checkpoints: a schema-less URL that nobody else uses, such as
+    /// log.example.com/audit.
     #[arg(long)]
     origin: Option<String>,
     /// Size at which segments close, in bytes. The same for ever, on every node.

@@ -13,10 +13,11 @@ use crate::disk::create_folders;
 use crate::node::NodeConfig;
 use crate::storage::identity::Identity;
 
-/// Makes the identity of a node that will join a running group, and prints the command that adds it.
+/// Makes the identity of a node that will join a running group, and prints the command that adds
+/// it.
 ///
-/// Asks the group for its trail, its segment size and the next node id. If the folder has an identity already, prints
-/// that one.
+/// Asks the group for its trail, its segment size and the next node id. If the folder has an
+/// identity already, prints that one.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The new node's configuration file.

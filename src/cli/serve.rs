@@ -32,7 +32,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `RUST_LOG` asks for; without it, what a person should know. openraft tells far more than that.
+/// What `RUST_LOG` asks for; without it, what a person should know. openraft tells far more than
+/// that.
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=error"));

@@ -1,4 +1,5 @@
-//! The payload of a batch entry (docs/FORMAT.md, "Batch"): leaves in the head, salts and events in the body.
+//! The payload of a batch entry (docs/FORMAT.md, "Batch"): leaves in the head, salts and events in
+//! the body.
 
 use bytes::Bytes;
 
@@ -12,7 +13,8 @@ pub const BATCH_VERSION: u8 = 1;
 /// The apply rules that this build writes. Every rule set ever shipped stays readable.
 pub const RULES: u8 = 1;
 
-/// A batch under construction. Encoded once, by the leader; the same bytes on every node and on the wire.
+/// A batch under construction. Encoded once, by the leader; the same bytes on every node and on the
+/// wire.
 #[derive(Debug)]
 pub struct BatchBuilder {
     /// Header (count still 0) and leaves.
@@ -58,7 +60,8 @@ impl BatchBuilder {
     }
 }
 
-/// A decoded batch: lengths, version and reserved fields are checked, commitments are not (see [`Batch::verify`]).
+/// A decoded batch: lengths, version and reserved fields are checked, commitments are not (see
+/// [`Batch::verify`]).
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// The apply rules it was written under.

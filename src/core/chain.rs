@@ -1,4 +1,5 @@
-//! The chain: one SHA3-256 link per entry, binding order and content for whoever holds the segments.
+//! The chain: one SHA3-256 link per entry, binding order and content for whoever holds the
+//! segments.
 
 use sha3::{Digest, Sha3_256};
 

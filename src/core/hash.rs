@@ -44,12 +44,14 @@ bytes_type!(
     32
 );
 bytes_type!(
-    /// What keeps a leaf from being a guessable fingerprint: 16 bytes from a CSPRNG, fresh for every record.
+    /// What keeps a leaf from being a guessable fingerprint: 16 bytes from a CSPRNG, fresh for
+    /// every record.
     Salt,
     16
 );
 bytes_type!(
-    /// Names a trail: 16 random bytes, made by `indelible init`, bound into the first link of the chain.
+    /// Names a trail: 16 random bytes, made by `indelible init`, bound into the first link of the
+    /// chain.
     TrailId,
     16
 );

@@ -1,4 +1,5 @@
-//! The leaf: 64 bytes that commit to one event and hold none of its content (docs/FORMAT.md, "Leaf").
+//! The leaf: 64 bytes that commit to one event and hold none of its content (docs/FORMAT.md,
+//! "Leaf").
 
 use sha2::Sha256;
 use sha3::{Digest, Sha3_256};
@@ -104,7 +105,8 @@ impl Kind {
     }
 }
 
-/// A decoded leaf. Encoding and decoding are inverse to each other: there is one byte form for each value.
+/// A decoded leaf. Encoding and decoding are inverse to each other: there is one byte form for each
+/// value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leaf {
     /// What the record is.

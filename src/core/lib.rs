@@ -1,8 +1,9 @@
 //! What an auditor has to trust, and nothing else.
 //!
-//! Pure functions over bytes: the [`leaf`] that commits to one event, the [`batch`] that carries many, the [`chain`] that
-//! binds the order of entries, the [`merkle`] tree that binds the order of leaves, and the [`limits`] of it all. No I/O, no
-//! clock, no randomness, no async: the same bytes give the same answer everywhere. Byte tables: docs/FORMAT.md.
+//! Pure functions over bytes: the [`leaf`] that commits to one event, the [`batch`] that carries
+//! many, the [`chain`] that binds the order of entries, the [`merkle`] tree that binds the order of
+//! leaves, and the [`limits`] of it all. No I/O, no clock, no randomness, no async: the same bytes
+//! give the same answer everywhere. Byte tables: docs/FORMAT.md.
 
 pub mod batch;
 pub mod chain;

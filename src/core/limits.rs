@@ -49,7 +49,8 @@ const _: () = {
     // A lone event of the largest size fits an entry, a request and a message.
     assert!(EVENT_BYTES_MAX + 1024 <= ENTRY_BYTES_MAX);
     assert!(EVENT_BYTES_MAX <= APPEND_BYTES_MAX);
-    // A request fits an entry with leaf (64) and salt (16) for each of its events, so that it is never split.
+    // A request fits an entry with leaf (64) and salt (16) for each of its events, so that it is
+    // never split.
     assert!(APPEND_BYTES_MAX + APPEND_EVENTS_MAX * 80 + 16 <= ENTRY_BYTES_MAX);
     assert!(APPEND_EVENTS_MAX <= BATCH_EVENTS_MAX);
     // ... and its message, with a tag and a length for each event.

@@ -1,5 +1,6 @@
-//! Starting: a node greets its peers, so that it learns at once if they refuse it; and at the very first start one node
-//! makes the genesis entry, after every initial voter has said that it is empty too.
+//! Starting: a node greets its peers, so that it learns at once if they refuse it; and at the very
+//! first start one node makes the genesis entry, after every initial voter has said that it is
+//! empty too.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +20,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How long one peer may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Introduces this node to every peer it knows of, until each has answered. A node that was wiped, or runs on an older copy
-/// of its disk, is told so here, before it has waited for a leader that will never come.
+/// Introduces this node to every peer it knows of, until each has answered. A node that was wiped,
+/// or runs on an older copy of its disk, is told so here, before it has waited for a leader that
+/// will never come.
 pub async fn greet(
     node_id: u64,
     known: watch::Receiver<Known>,
@@ -49,10 +51,11 @@ pub async fn greet(
     }
 }
 
-/// Initializes the group if this is its lowest initial voter and nothing has happened yet. Asks until all have answered.
+/// Initializes the group if this is its lowest initial voter and nothing has happened yet. Asks
+/// until all have answered.
 ///
-/// If this node is the one that lost its disk, the others say that they are not empty, or refuse it: it never gets
-/// past asking, and a second trail never begins.
+/// If this node is the one that lost its disk, the others say that they are not empty, or refuse
+/// it: it never gets past asking, and a second trail never begins.
 pub async fn initialize(node_id: u64, raft: Raft, log: Log, peers: Arc<Peers>, network: Network) {
     let genesis = peers.genesis().clone();
     if genesis.keys().next() != Some(&node_id) {

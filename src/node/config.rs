@@ -1,4 +1,5 @@
-//! What a node is told by its configuration file. What it *is* (id, key, trail) is in its data directory.
+//! What a node is told by its configuration file. What it *is* (id, key, trail) is in its data
+//! directory.
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +77,8 @@ pub enum ConfigError {
 }
 
 impl NodeConfig {
-    /// Reads and checks a file; `data_dir` comes back absolute or relative to the working directory.
+    /// Reads and checks a file; `data_dir` comes back absolute or relative to the working
+    /// directory.
     pub fn load(path: &Path) -> Result<NodeConfig, ConfigError> {
         let text = crate::disk::read_text(path)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;

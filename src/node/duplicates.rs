@@ -1,5 +1,5 @@
-//! What a repeated append gets back: the first receipt, or "same seq, other content". Looked up outside apply, from the
-//! records themselves.
+//! What a repeated append gets back: the first receipt, or "same seq, other content". Looked up
+//! outside apply, from the records themselves.
 
 use indelible_core::Leaf;
 use indelible_core::leaf::commit;
@@ -10,8 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::batcher::{Append, Appended, AppendedRun};
 use crate::storage::ledger::{Ledger, LedgerError, StoredRecord};
 
-/// Looks the receipts up off the runtime's threads and sends them. Records from `fresh_from` on were recorded by this
-/// very request.
+/// Looks the receipts up off the runtime's threads and sends them. Records from `fresh_from` on
+/// were recorded by this very request.
 pub fn answer_later(
     ledger: Ledger,
     append: Append,
@@ -26,7 +26,8 @@ pub fn answer_later(
     });
 }
 
-/// The receipts of events that are all recorded. Compares every event with the stored record through its salt.
+/// The receipts of events that are all recorded. Compares every event with the stored record
+/// through its salt.
 pub fn receipts(ledger: &Ledger, append: &Append, fresh_from: u64) -> Result<Appended, Rejected> {
     let seqs = append.first_seq..append.end_seq();
     let mut found = Found::default();

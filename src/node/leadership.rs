@@ -1,7 +1,8 @@
 //! Who leads, and whether this node may propose.
 //!
-//! A new leader proposes nothing of its own before the blank entry of its term is applied here: then everything that an
-//! earlier leader has committed is applied too, and the last stamp and every producer's last seq are known.
+//! A new leader proposes nothing of its own before the blank entry of its term is applied here:
+//! then everything that an earlier leader has committed is applied too, and the last stamp and
+//! every producer's last seq are known.
 
 use indelible_proto::reason::{LeaderHint, Reason, Rejected};
 use openraft::async_runtime::WatchReceiver as _;
@@ -70,8 +71,8 @@ pub fn forward_rejection(forward: &ForwardToLeader<TypeConfig>, term: u64) -> Re
     }
 }
 
-/// Follows openraft and the ledger, and publishes what the rest of the node needs: leadership, and the newest
-/// membership for the handshake. Ends when openraft does.
+/// Follows openraft and the ledger, and publishes what the rest of the node needs: leadership, and
+/// the newest membership for the handshake. Ends when openraft does.
 pub async fn watch(
     raft: Raft,
     ledger: Ledger,

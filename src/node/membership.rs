@@ -1,4 +1,5 @@
-//! Changing the group: one node at a time, recorded before it is done, finished by the next leader if this one dies.
+//! Changing the group: one node at a time, recorded before it is done, finished by the next leader
+//! if this one dies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use crate::raft::TypeConfig;
 use crate::raft::types::{Membership, Peer, Raft};
 use crate::storage::ledger::Ledger;
 
-/// How long a new node may take to copy the log, as far as one call waits for it. Calling again goes on waiting.
+/// How long a new node may take to copy the log, as far as one call waits for it. Calling again
+/// goes on waiting.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// How long a hand-over may take before the caller is told that it did not happen.
 const TRANSFER: Duration = Duration::from_secs(10);
@@ -44,8 +46,8 @@ impl MembershipChanges {
         MembershipChanges { raft, ledger, leadership, operations, changing: Mutex::new(()) }
     }
 
-    /// Makes a node a voter: learner first, and voter once it has the log. Calling again after a failure goes on where
-    /// it stopped. Returns the voters.
+    /// Makes a node a voter: learner first, and voter once it has the log. Calling again after a
+    /// failure goes on where it stopped. Returns the voters.
     pub async fn add(&self, id: u64, peer: Peer, reason: String) -> Result<Vec<u64>, Rejected> {
         let _one = self.one_at_a_time()?;
         self.leader()?;
@@ -101,7 +103,8 @@ impl MembershipChanges {
         }
     }
 
-    /// Hands leadership to `to`, or to the follower with the most of the log if it is 0. Returns the new leader.
+    /// Hands leadership to `to`, or to the follower with the most of the log if it is 0. Returns
+    /// the new leader.
     pub async fn transfer(&self, to: u64, reason: String) -> Result<u64, Rejected> {
         self.leader()?;
         let me = *self.raft.node_id();
@@ -126,7 +129,8 @@ impl MembershipChanges {
         max.max(self.ledger.max_node_id()) + 1
     }
 
-    /// Finishes a joint configuration that an earlier leader left behind, whenever this node becomes leader.
+    /// Finishes a joint configuration that an earlier leader left behind, whenever this node
+    /// becomes leader.
     pub async fn finish_joint(self: Arc<Self>) {
         let mut leadership = self.leadership.clone();
         loop {
@@ -257,7 +261,8 @@ impl MembershipChanges {
             .ok_or_else(|| refused("there is no other voter".into()))
     }
 
-    /// A hand-over to a node that lags leaves the group without a leader for seconds: first wait for it.
+    /// A hand-over to a node that lags leaves the group without a leader for seconds: first wait
+    /// for it.
     async fn hand_over(&self, to: u64) -> Result<u64, Rejected> {
         let mut leadership = self.leadership.clone();
         self.wait_for_log(to).await?;

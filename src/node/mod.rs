@@ -1,10 +1,12 @@
 //! One running node without its sockets: what the services call.
 //!
-//! Reading order: [`config`] says what a node is told; [`start`] puts a [`Node`] together; [`leadership`] is what
-//! everything asks first; [`batcher`] is the way of an append into the log, [`reads`] what a read waits for,
-//! [`duplicates`] what a repeated append gets back; [`membership`] changes the group and [`view`] describes it.
+//! Reading order: [`config`] says what a node is told; [`start`] puts a [`Node`] together;
+//! [`leadership`] is what everything asks first; [`batcher`] is the way of an append into the log,
+//! [`reads`] what a read waits for, [`duplicates`] what a repeated append gets back; [`membership`]
+//! changes the group and [`view`] describes it.
 //!
-//! Invariant: nothing here decides whether an event is recorded. The batcher guesses, apply decides.
+//! Invariant: nothing here decides whether an event is recorded. The batcher guesses, apply
+//! decides.
 
 pub mod batcher;
 pub mod bootstrap;

@@ -103,8 +103,8 @@ impl Reads {
 }
 
 impl ReadIndexer {
-    /// One question at a time. It serves every read that arrived before it was sent; those that arrive meanwhile wait for
-    /// the next one, as they must.
+    /// One question at a time. It serves every read that arrived before it was sent; those that
+    /// arrive meanwhile wait for the next one, as they must.
     async fn run(self, mut asked: mpsc::Receiver<oneshot::Sender<Result<u64, Rejected>>>) {
         let mut waiting = Vec::new();
         while asked.recv_many(&mut waiting, WAITING_MAX).await > 0 {
@@ -157,7 +157,8 @@ fn refused(error: ReadIndexError, term: u64) -> Rejected {
     match error {
         RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)) => {
             let mut rejected = forward_rejection(&forward, term);
-            // A read that lost its leader is tried again at once, on whichever node: only appends follow the hint.
+            // A read that lost its leader is tried again at once, on whichever node: only appends
+            // follow the hint.
             rejected.reason = Reason::NoLeader;
             rejected
         }

@@ -1,4 +1,5 @@
-//! Free disk space: below the reserve a node takes no more events, and says so before anything fails.
+//! Free disk space: below the reserve a node takes no more events, and says so before anything
+//! fails.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use tokio::sync::watch;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Whether the file system of `dir` has less than `reserve` bytes free. Recovers only at a quarter more than the
-/// reserve, so that it does not flap.
+/// Whether the file system of `dir` has less than `reserve` bytes free. Recovers only at a quarter
+/// more than the reserve, so that it does not flap.
 pub fn is_short(dir: &std::path::Path, reserve: u64, was_short: bool) -> bool {
     match crate::disk::free_bytes(dir) {
         Ok(free) if was_short => free < reserve + reserve / 4,

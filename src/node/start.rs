@@ -181,7 +181,8 @@ impl Node {
         self.draining.send_replace(true);
     }
 
-    /// Stops openraft, then closes the ledger and the log, in this order: nothing applies after the ledger is closed.
+    /// Stops openraft, then closes the ledger and the log, in this order: nothing applies after the
+    /// ledger is closed.
     pub async fn stop(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::error!(%error, "raft did not stop cleanly");
@@ -197,7 +198,8 @@ impl Node {
     }
 }
 
-/// A leader that cannot take events makes room for one that can. Followers with full disks refuse entries themselves.
+/// A leader that cannot take events makes room for one that can. Followers with full disks refuse
+/// entries themselves.
 async fn hand_over_when_full(
     changes: Arc<MembershipChanges>,
     mut read_only: watch::Receiver<bool>,

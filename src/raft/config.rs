@@ -3,8 +3,9 @@
 use openraft::{Config, ConfigError, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 
-/// How fast a group notices that its leader is gone, and how much disk and scheduling delay it tolerates before it
-/// believes so wrongly. All in milliseconds. docs/performance.md says how the defaults were found.
+/// How fast a group notices that its leader is gone, and how much disk and scheduling delay it
+/// tolerates before it believes so wrongly. All in milliseconds. docs/performance.md says how the
+/// defaults were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RaftTimeouts {
@@ -26,7 +27,8 @@ impl Default for RaftTimeouts {
     }
 }
 
-/// openraft's configuration: no purge and no snapshot ever, pre-vote on, a restarted leader is elected anew.
+/// openraft's configuration: no purge and no snapshot ever, pre-vote on, a restarted leader is
+/// elected anew.
 pub fn openraft_config(
     cluster_name: String,
     timeouts: &RaftTimeouts,
@@ -37,7 +39,8 @@ pub fn openraft_config(
         heartbeat_min_interval: Some(0),
         election_timeout_min: timeouts.election_timeout_min_ms,
         election_timeout_max: timeouts.election_timeout_max_ms,
-        // Without it a partition that leaves a bridge node can keep a useless leader (openraft #2080).
+        // Without it a partition that leaves a bridge node can keep a useless leader (openraft
+        // #2080).
         quorum_loss_probe_interval: Some(
             timeouts.election_timeout_max_ms * 2 + timeouts.heartbeat_ms,
         ),
@@ -52,7 +55,8 @@ pub fn openraft_config(
         max_payload_entries: 256,
         max_append_entries: Some(256),
         api_batch_capacity: 64,
-        // Batching happens in the node's batcher; waiting inside openraft would delay heartbeats too.
+        // Batching happens in the node's batcher; waiting inside openraft would delay heartbeats
+        // too.
         api_batch_linger_ms: 0,
         broadcast_submitted_on_append: Some(true),
         api_channel_size: Some(1024),

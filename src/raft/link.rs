@@ -1,4 +1,5 @@
-//! One connection to one peer: made on demand, opened by the handshake, dropped on the first sign of trouble.
+//! One connection to one peer: made on demand, opened by the handshake, dropped on the first sign
+//! of trouble.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! openraft's log on top of [`Log`]: appends return at once and complete when fdatasync has, votes share their queue.
+//! openraft's log on top of [`Log`]: appends return at once and complete when fdatasync has, votes
+//! share their queue.
 
 use std::fmt::Debug;
 use std::io;
@@ -24,7 +25,8 @@ impl LogStore {
         LogStore { log }
     }
 
-    /// Entries of a range, at most about `bytes_max` of them and at least one; off the runtime if a disk is needed.
+    /// Entries of a range, at most about `bytes_max` of them and at least one; off the runtime if a
+    /// disk is needed.
     async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         if start >= end {
             return Ok(Vec::new());
@@ -183,7 +185,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         truncated.await.map_err(io::Error::other)?.map_err(io::Error::other)
     }
 
-    /// Nothing is ever purged: openraft asks for it only if it believes in a snapshot, and there is none.
+    /// Nothing is ever purged: openraft asks for it only if it believes in a snapshot, and there is
+    /// none.
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         Err(io::Error::other(format!("refused to purge the trail up to {}", entry_id(&upto).index)))
     }

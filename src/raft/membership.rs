@@ -1,4 +1,5 @@
-//! The payload of a membership entry: `indelible.v1.Membership`, encoded once, by the leader that proposes it.
+//! The payload of a membership entry: `indelible.v1.Membership`, encoded once, by the leader that
+//! proposes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,8 @@ pub enum MembershipError {
     Invalid(String),
 }
 
-/// The bytes of a membership. All members must be of one trail: only peers of this trail get through the handshake.
+/// The bytes of a membership. All members must be of one trail: only peers of this trail get
+/// through the handshake.
 pub fn encode(membership: &Membership) -> Bytes {
     let trail_id = membership.nodes().next().map(|(_, peer)| peer.trail_id).unwrap_or_default();
     let members = membership

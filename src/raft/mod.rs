@@ -1,11 +1,13 @@
 //! Consensus: everything that speaks openraft, and both ends of the wire between nodes.
 //!
-//! Reading order: [`types`] fixes what an entry, a peer and a result are; [`membership`] is the one payload that openraft
-//! makes itself; [`log_store`] and [`state_machine`] put openraft on top of [`crate::storage`]; [`peers`] decides who may
-//! speak; [`network`] is the calling side of the wire and [`service`] the answering side.
+//! Reading order: [`types`] fixes what an entry, a peer and a result are; [`membership`] is the one
+//! payload that openraft makes itself; [`log_store`] and [`state_machine`] put openraft on top of
+//! [`crate::storage`]; [`peers`] decides who may speak; [`network`] is the calling side of the wire
+//! and [`service`] the answering side.
 //!
-//! Invariants: nothing is ever purged and no snapshot exists (docs/adr/0001). An entry is applied only when it is durable
-//! here. openraft's types do not leave this folder and [`crate::node`], and no byte of theirs reaches the disk.
+//! Invariants: nothing is ever purged and no snapshot exists (docs/adr/0001). An entry is applied
+//! only when it is durable here. openraft's types do not leave this folder and [`crate::node`], and
+//! no byte of theirs reaches the disk.
 
 pub mod config;
 pub mod link;

@@ -1,7 +1,7 @@
 //! The calling side of the wire: openraft's requests to peers, pipelined, with deadlines.
 //!
-//! Each peer has two connections: replication on one, heartbeats and votes on the other, so that a heartbeat never waits
-//! behind megabytes. Backoff is openraft's, told by `Unreachable`.
+//! Each peer has two connections: replication on one, heartbeats and votes on the other, so that a
+//! heartbeat never waits behind megabytes. Backoff is openraft's, told by `Unreachable`.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -62,7 +62,8 @@ impl Network {
         Network { peers, log, answer_timeout, links: Arc::default() }
     }
 
-    /// The connection for short messages to a peer: votes, heartbeats, read indexes, the genesis question.
+    /// The connection for short messages to a peer: votes, heartbeats, read indexes, the genesis
+    /// question.
     pub fn control(&self, node: u64, peer: &Peer) -> Arc<Link> {
         self.link(node, peer, Purpose::Control)
     }
@@ -286,8 +287,9 @@ impl Window {
     }
 }
 
-/// openraft's requests as messages, each with the leader's chain for the entry before. Ends, without an error of its own,
-/// if that chain cannot be read: the log's failure stops the node elsewhere.
+/// openraft's requests as messages, each with the leader's chain for the entry before. Ends,
+/// without an error of its own, if that chain cannot be read: the log's failure stops the node
+/// elsewhere.
 fn outgoing<S>(input: S, log: Log, window: Arc<Window>) -> impl Stream<Item = pb::AppendRequest>
 where
     S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
@@ -351,8 +353,8 @@ impl<'s> Answers<'s> {
         Some((result, self))
     }
 
-    /// The next message. An error once the oldest request has waited for too long: a black-holed connection must not
-    /// wedge replication.
+    /// The next message. An error once the oldest request has waited for too long: a black-holed
+    /// connection must not wedge replication.
     async fn answer(&mut self) -> Result<Option<pb::AppendResponse>, RPCError<TypeConfig>> {
         let timeout = self.client.network.answer_timeout;
         loop {
@@ -380,8 +382,9 @@ impl<'s> Answers<'s> {
             .map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
     }
 
-    /// A follower that refuses what this node sent, because a commitment or the chain does not hold, says so with
-    /// DATA_LOSS. Then this node re-checks its own copy of what is on the way, and dies if that is bad.
+    /// A follower that refuses what this node sent, because a commitment or the chain does not
+    /// hold, says so with DATA_LOSS. Then this node re-checks its own copy of what is on the way,
+    /// and dies if that is bad.
     async fn stream_failed(&self, status: &Status) -> RPCError<TypeConfig> {
         if status.code() == Code::DataLoss {
             tracing::error!(node = self.client.node, error = status.message(), "refused by a peer");

@@ -1,9 +1,10 @@
 //! Who may speak: the handshake that opens every connection between nodes, and what it remembers.
 //!
-//! A node is known by its id, its public key (in the membership, or in the genesis file before there is one) and its boot:
-//! a counter on its disk, which only rises, and a number drawn at random when the process starts. So a wiped disk, an
-//! older copy of a disk, a second copy of a running node, or a node of another trail gives itself away before it can vote
-//! or acknowledge anything. The key is compared, not proven: that comes with TLS.
+//! A node is known by its id, its public key (in the membership, or in the genesis file before
+//! there is one) and its boot: a counter on its disk, which only rises, and a number drawn at
+//! random when the process starts. So a wiped disk, an older copy of a disk, a second copy of a
+//! running node, or a node of another trail gives itself away before it can vote or acknowledge
+//! anything. The key is compared, not proven: that comes with TLS.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
@@ -114,8 +115,8 @@ pub struct Peers {
     state: Mutex<State>,
 }
 
-/// Which start of a node: the counter on its disk in the upper half, a random number in the lower. As one number it is
-/// remembered by peers.
+/// Which start of a node: the counter on its disk in the upper half, a random number in the lower.
+/// As one number it is remembered by peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Boot(u64);
 
@@ -276,7 +277,8 @@ impl Peers {
         Ok(())
     }
 
-    /// What key a node must show. Ids above every known one are let in: the membership that has them may be on its way.
+    /// What key a node must show. Ids above every known one are let in: the membership that has
+    /// them may be on its way.
     fn expected_key(&self, node: u64) -> Expected {
         let known = self.known.borrow();
         if let Some(peer) = known.membership.get_node(&node) {

@@ -35,7 +35,8 @@ pub struct RaftService {
     /// Where evidence is kept.
     data_dir: PathBuf,
     peers: Arc<Peers>,
-    /// Whether the disk is nearly full: then entries are refused before openraft sees them, votes and heartbeats go on.
+    /// Whether the disk is nearly full: then entries are refused before openraft sees them, votes
+    /// and heartbeats go on.
     read_only: watch::Receiver<bool>,
     /// How long a read index may take.
     read_index_timeout: Duration,
@@ -154,7 +155,8 @@ pub(super) async fn chain_at(log: &Log, index: u64) -> Result<Chain, LogError> {
     }
 }
 
-/// Compares the leader's chain with ours before a request is acknowledged. A mismatch is evidence, not a retry.
+/// Compares the leader's chain with ours before a request is acknowledged. A mismatch is evidence,
+/// not a retry.
 async fn check_chain(log: &Log, data_dir: &Path, theirs: PrevChain) -> Result<(), Status> {
     let index = theirs.id.index;
     let ours = chain_at(log, index).await.map_err(|error| Status::internal(error.to_string()))?;
@@ -339,7 +341,8 @@ impl pb::raft_server::Raft for RaftService {
 pub type ReadIndexError =
     openraft::errors::RaftError<TypeConfig, openraft::errors::LinearizableReadError<TypeConfig>>;
 
-/// On the leader: an entry that covers everything acknowledged before this call, confirmed by a majority after it.
+/// On the leader: an entry that covers everything acknowledged before this call, confirmed by a
+/// majority after it.
 pub async fn read_index(raft: &Raft, timeout: Duration) -> Result<LogId, ReadIndexError> {
     let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(timeout);
     let linearizer = raft.get_read_linearizer(option).await?;

@@ -1,4 +1,5 @@
-//! openraft's state machine on top of [`Ledger`]. It applies only what is durable here, and knows no snapshot.
+//! openraft's state machine on top of [`Ledger`]. It applies only what is durable here, and knows
+//! no snapshot.
 
 use std::io;
 
@@ -14,7 +15,8 @@ use super::types::{LogId, TypeConfig, log_id};
 use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
 
-/// Leaves from which on an entry is applied off the runtime's threads: hashing them takes longer than the hop.
+/// Leaves from which on an entry is applied off the runtime's threads: hashing them takes longer
+/// than the hop.
 const INLINE_HEAD_BYTES_MAX: usize = 8 * 1024;
 
 /// The ledger as openraft drives it.
@@ -56,8 +58,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some((entry, responder)) = entries.try_next().await? {
             let entry = entry.to_log();
             let index = entry.id.index;
-            // openraft may commit through the other nodes' disks alone. Derived state must not get ahead of this
-            // node's segments: after a crash there would be a hole.
+            // openraft may commit through the other nodes' disks alone. Derived state must not get
+            // ahead of this node's segments: after a crash there would be a hole.
             self.durable.wait_for(|durable| *durable > index).await.map_err(io::Error::other)?;
             let small = entry.kind != EntryKind::Batch || entry.head.len() <= INLINE_HEAD_BYTES_MAX;
             let applied = if small {

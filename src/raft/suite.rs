@@ -2,15 +2,17 @@
 //!
 //! Left out, each by name:
 //!
-//! * `purge_logs_upto_0`, `purge_logs_upto_5`, `purge_logs_upto_20`, `append_to_log`: they purge; nothing is ever purged here.
-//! * `get_initial_state_last_log_lt_sm`: a state machine ahead of the log makes openraft purge up to it; ours cannot be ahead,
-//!   since it applies only what is durable here.
-//! * `get_log_state`: its last part purges. Its first parts are repeated in `log_state_follows_appends`.
+//! * `purge_logs_upto_0`, `purge_logs_upto_5`, `purge_logs_upto_20`, `append_to_log`: they purge;
+//!   nothing is ever purged here.
+//! * `get_initial_state_last_log_lt_sm`: a state machine ahead of the log makes openraft purge up
+//!   to it; ours cannot be ahead, since it applies only what is durable here.
+//! * `get_log_state`: its last part purges. Its first parts are repeated in
+//!   `log_state_follows_appends`.
 //! * `snapshot_meta`, `snapshot_meta_optional`, `transfer_snapshot`: there are no snapshots.
 //!
-//! The suite applies entries that were never appended, with gaps between them. The ledger refuses to know such a trail, so
-//! the suite gets a state machine in memory; the ledger has tests of its own. Its first append may be at any index, which a
-//! log allows only with `first_index_any`.
+//! The suite applies entries that were never appended, with gaps between them. The ledger refuses
+//! to know such a trail, so the suite gets a state machine in memory; the ledger has tests of its
+//! own. Its first append may be at any index, which a log allows only with `first_index_any`.
 
 use std::io;
 

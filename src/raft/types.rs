@@ -13,7 +13,8 @@ use crate::storage::hard_state::StoredVote;
 use crate::storage::ledger::Applied;
 
 openraft::declare_raft_types!(
-    /// The types of this application. A leader id is (term, node), so that an entry names the node that proposed it.
+    /// The types of this application. A leader id is (term, node), so that an entry names the node
+    /// that proposed it.
     pub TypeConfig:
         D = BatchPayload,
         R = Applied,
@@ -45,8 +46,8 @@ pub struct Peer {
     pub http_addr: String,
     /// Ed25519 public key of the node.
     pub public_key: [u8; 32],
-    /// The trail that the node was made for; the same for all members. It is here because the genesis membership, which
-    /// openraft assembles from peers, has to carry it.
+    /// The trail that the node was made for; the same for all members. It is here because the
+    /// genesis membership, which openraft assembles from peers, has to carry it.
     pub trail_id: TrailId,
 }
 
@@ -78,7 +79,8 @@ pub enum Payload {
     Blank,
     /// Records.
     Batch(BatchPayload),
-    /// A membership, with the bytes in which it was proposed: those are stored, sent and chained, never a re-encoding.
+    /// A membership, with the bytes in which it was proposed: those are stored, sent and chained,
+    /// never a re-encoding.
     Membership(Arc<(Membership, Bytes)>),
 }
 
@@ -164,7 +166,8 @@ impl Entry {
         LogEntry { id: entry_id(&self.log_id), kind, head, body }
     }
 
-    /// From the log or the wire. Only a membership is decoded; errors name what is wrong with its bytes.
+    /// From the log or the wire. Only a membership is decoded; errors name what is wrong with its
+    /// bytes.
     pub fn from_log(entry: LogEntry) -> Result<Entry, membership::MembershipError> {
         let payload = match entry.kind {
             EntryKind::Blank => Payload::Blank,

@@ -1,5 +1,5 @@
-//! What a follower checks before openraft sees an entry: sizes, structure and every commitment. A follower that
-//! acknowledges has recomputed what it acknowledges.
+//! What a follower checks before openraft sees an entry: sizes, structure and every commitment. A
+//! follower that acknowledges has recomputed what it acknowledges.
 
 use indelible_core::limits::{ENTRY_BYTES_MAX, MEMBERSHIP_BYTES_MAX};
 use indelible_core::{Batch, Entry, EntryKind, FormatError};

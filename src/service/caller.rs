@@ -1,4 +1,5 @@
-//! Who calls. It reaches every handler from day one, so that authentication later changes only this file.
+//! Who calls. It reaches every handler from day one, so that authentication later changes only this
+//! file.
 
 use tonic::Request;
 

@@ -58,7 +58,8 @@ impl ClusterService {
     }
 }
 
-/// Views of a node, one at once, then on every change of role, leader or membership and every [`PUSH_EVERY`].
+/// Views of a node, one at once, then on every change of role, leader or membership and every
+/// [`PUSH_EVERY`].
 fn views(node: Arc<Node>) -> impl Stream<Item = Result<v1::ClusterView, Status>> + Send {
     let changes = node.raft.server_metrics();
     let state = (node.clone(), changes, node.draining(), true);

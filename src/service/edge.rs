@@ -1,4 +1,5 @@
-//! Limits and shapes of requests. What is refused here was never stored, and the message says which limit it hit.
+//! Limits and shapes of requests. What is refused here was never stored, and the message says which
+//! limit it hit.
 
 use bytes::Bytes;
 use indelible_core::limits::{

@@ -1,7 +1,8 @@
 //! gRPC and HTTP handlers: decode, call the node, encode.
 //!
-//! Invariant: a handler decides nothing about the trail. It checks limits ([`edge`]), knows its caller ([`caller`]), and
-//! turns refusals into statuses of the error table (`indelible_proto::reason`).
+//! Invariant: a handler decides nothing about the trail. It checks limits ([`edge`]), knows its
+//! caller ([`caller`]), and turns refusals into statuses of the error table
+//! (`indelible_proto::reason`).
 
 pub mod audit_log;
 pub mod caller;

@@ -1,5 +1,5 @@
-//! A message over the port's limit never reaches a handler: tonic refuses it. This layer gives that refusal the code and
-//! reason of the error table.
+//! A message over the port's limit never reaches a handler: tonic refuses it. This layer gives that
+//! refusal the code and reason of the error table.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,4 +1,5 @@
-//! A range of records as a stream: read from disk as the reader takes them, never buffered for a slow one.
+//! A range of records as a stream: read from disk as the reader takes them, never buffered for a
+//! slow one.
 
 use bytes::Bytes;
 use futures_util::Stream;

@@ -21,8 +21,8 @@ const LATENCY_US_MAX: u64 = 60_000_000;
 
 /// Puts load on a group and prints events/s, latencies and CPU time per event.
 ///
-/// Closed loop: each client waits for its answer before it sends again. CPU time and memory are those of this process
-/// and of every `indelible serve` process on this machine.
+/// Closed loop: each client waits for its answer before it sends again. CPU time and memory are
+/// those of this process and of every `indelible serve` process on this machine.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Callers at once.

@@ -41,7 +41,8 @@ fn is_node(pid: u32) -> bool {
         && words.next() == Some("serve")
 }
 
-/// utime and stime, fields 14 and 15 of `stat`, in clock ticks. The name before them may hold spaces.
+/// utime and stime, fields 14 and 15 of `stat`, in clock ticks. The name before them may hold
+/// spaces.
 fn cpu(pid: u32) -> Option<Duration> {
     let stat = proc_text(pid, "stat")?;
     let (_, fields) = stat.rsplit_once(')')?;

@@ -17,10 +17,11 @@ use record::{Recorded, Recorder};
 /// How long any one step may take before the demonstration gives up.
 const STEP: Duration = Duration::from_secs(60);
 
-/// Starts three nodes in a temporary folder, records events, kills the leader with SIGKILL in the middle, and reads
-/// everything back from every node.
+/// Starts three nodes in a temporary folder, records events, kills the leader with SIGKILL in the
+/// middle, and reads everything back from every node.
 ///
-/// Exits with 0 only if every acknowledged event is there, once and in order, and all nodes have the same root.
+/// Exits with 0 only if every acknowledged event is there, once and in order, and all nodes have
+/// the same root.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Events to record.

@@ -1,4 +1,5 @@
-//! The writing side of the demonstration: a few callers that append until all events are acknowledged.
+//! The writing side of the demonstration: a few callers that append until all events are
+//! acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

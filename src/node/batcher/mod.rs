@@ -1,9 +1,10 @@
 //! From many requests to few log entries.
 //!
-//! Whatever waits goes into one entry of at most 1 MiB; a few entries may be on the way at once, each proposed under the
-//! leader id it was stamped under. Everything is bounded: requests by bytes ([`ADMISSION_BYTES_MAX`]), entries by
-//! [`PROPOSALS_IN_FLIGHT_MAX`]. What a producer has proposed and not yet applied is remembered ([`speculation`]) only so
-//! that gaps and repetitions are answered early and pipelining works: the decision is apply's.
+//! Whatever waits goes into one entry of at most 1 MiB; a few entries may be on the way at once,
+//! each proposed under the leader id it was stamped under. Everything is bounded: requests by bytes
+//! ([`ADMISSION_BYTES_MAX`]), entries by [`PROPOSALS_IN_FLIGHT_MAX`]. What a producer has proposed
+//! and not yet applied is remembered ([`speculation`]) only so that gaps and repetitions are
+//! answered early and pipelining works: the decision is apply's.
 //!
 //! The loop has a thread of its own, because it hashes.
 
@@ -166,7 +167,8 @@ pub struct Options {
 }
 
 impl Batcher {
-    /// Starts the loop on a thread of its own; it ends when the last handle is dropped. Call within a runtime.
+    /// Starts the loop on a thread of its own; it ends when the last handle is dropped. Call within
+    /// a runtime.
     pub fn start(options: Options) -> std::io::Result<Batcher> {
         let (requests, received) = mpsc::channel(REQUESTS_MAX);
         let batcher = Batcher {

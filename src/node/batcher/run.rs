@@ -22,7 +22,8 @@ use crate::raft::peers::Peers;
 use crate::raft::types::{LeaderId, Raft};
 use crate::storage::ledger::Ledger;
 
-/// How long a request whose predecessors are missing waits for them: pipelined requests may overtake each other.
+/// How long a request whose predecessors are missing waits for them: pipelined requests may
+/// overtake each other.
 const AHEAD_WAIT: Duration = Duration::from_millis(100);
 /// How far ahead of the median of the nodes' clocks a leader's stamp may run.
 const CLOCK_AHEAD_MAX_NS: u64 = 1_000_000_000;
@@ -261,7 +262,8 @@ impl Run {
         }
     }
 
-    /// The stamp for the next entry: never below the last one in the log, and not far ahead of the nodes' median clock.
+    /// The stamp for the next entry: never below the last one in the log, and not far ahead of the
+    /// nodes' median clock.
     fn stamp(&self) -> u64 {
         let own = unix_ns();
         let median = own.saturating_add_signed(self.peers.median_clock_offset());

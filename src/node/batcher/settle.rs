@@ -136,7 +136,8 @@ fn rejected(rejection: Rejection, epoch: u64, first_seq: u64) -> Rejected {
         Rejection::TooManyProducers => {
             Rejected::new(Reason::TooManyProducers, "the trail knows as many producers as it may")
         }
-        // Another opening, an earlier leader's stamp, or a request that was overtaken: the next try is judged anew.
+        // Another opening, an earlier leader's stamp, or a request that was overtaken: the next try
+        // is judged anew.
         Rejection::StaleEpoch { .. } | Rejection::Time | Rejection::Duplicate { .. } => {
             Rejected::new(Reason::Busy, "overtaken by another request; hint: try again")
                 .retry_after(std::time::Duration::from_millis(10))

@@ -1,5 +1,5 @@
-//! What producers have proposed and not yet applied. A guess: when it turns out wrong, or the leader changes, it is
-//! thrown away and the ledger is asked again.
+//! What producers have proposed and not yet applied. A guess: when it turns out wrong, or the
+//! leader changes, it is thrown away and the ledger is asked again.
 
 use std::collections::HashMap;
 
@@ -81,7 +81,8 @@ impl Speculation {
         self.producers.contains_key(producer)
     }
 
-    /// Notes that a batch went into an entry; `first_of_entry` if nothing of this producer is in it yet.
+    /// Notes that a batch went into an entry; `first_of_entry` if nothing of this producer is in it
+    /// yet.
     pub(super) fn proposed(&mut self, append: &Append, opened: u64, first_of_entry: bool) {
         let guess = self.producers.entry(append.producer).or_insert(Guess {
             opened,
@@ -94,7 +95,8 @@ impl Speculation {
         guess.outstanding += u32::from(first_of_entry);
     }
 
-    /// Notes that an opening is on the way: nothing else of the producer is proposed until it is applied.
+    /// Notes that an opening is on the way: nothing else of the producer is proposed until it is
+    /// applied.
     pub(super) fn opening(&mut self, producer: ProducerId) {
         let guess = Guess { opened: 0, epoch: 0, next_seq: 0, outstanding: 1, stalled: true };
         let before = self.producers.insert(producer, guess);
