@@ -207,16 +207,12 @@ async fn log_failed(node: &Node) -> ServeError {
     }
 }
 
+/// openraft's core drops its metrics when it ends, whyever it ends.
 async fn raft_failed(node: &Node) -> ServeError {
     let mut metrics = node.raft.server_metrics();
-    loop {
-        if let Err(fatal) = &node.raft.metrics().borrow_watched().running_state {
-            return ServeError::Raft(fatal.to_string());
-        }
-        if metrics.changed().await.is_err() {
-            return ServeError::Raft("its core ended".into());
-        }
-    }
+    while metrics.changed().await.is_ok() {}
+    let state = node.raft.metrics().borrow_watched().running_state.clone();
+    ServeError::Raft(state.err().map_or("its core ended".into(), |fatal| fatal.to_string()))
 }
 
 fn transport_error(ended: Result<Result<(), String>, tokio::task::JoinError>) -> ServeError {

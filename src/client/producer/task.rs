@@ -151,6 +151,14 @@ impl ProducerTask {
                 _ = changes.changed() => {}
                 () = pause_over(self.pause) => self.pause = None,
             }
+            if self.attempts.is_empty() {
+                // The callers that this answer woke are about to append again: one request for all
+                // of them, not one for the first and another for the rest.
+                tokio::task::yield_now().await;
+                while let Ok(item) = self.inbox.try_recv() {
+                    self.ring.push(item);
+                }
+            }
         }
         let unresolved: usize = self.ring.batches.iter().map(|batch| batch.events.len()).sum();
         if unresolved > 0 {
