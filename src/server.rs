@@ -22,7 +22,7 @@ use crate::service::{AuditLogService, ClusterService, http};
 /// HTTP/2 windows of the client port: a full request or response fits.
 const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// Requests of one connection that are served at once.
-const STREAMS_MAX: u32 = 1024;
+const STREAMS_MAX: u32 = 256;
 /// A silent peer is asked this often whether it is there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long requests that are under way may take once the node is asked to stop.
@@ -106,6 +106,7 @@ pub async fn run(
         // what is true.
         return ended;
     }
+    node.hand_over().await;
     node.drain();
     stop.send_replace(true);
     let drained = async { while servers.join_next().await.is_some() {} };

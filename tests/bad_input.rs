@@ -106,6 +106,8 @@ async fn each_bad_request_gets_its_reason_and_stores_nothing() {
     // Numbers.
     bench.refused(bench.request(0, vec![small.clone()]), Reason::Invalid).await;
     bench.refused(bench.request(u64::MAX, vec![small.clone()]), Reason::Invalid).await;
+    bench.refused(bench.request(u64::MAX - 1, vec![small.clone(); 2]), Reason::Invalid).await;
+    bench.refused(bench.request(u64::MAX - 1, vec![small.clone()]), Reason::SeqGap).await;
     let rejected = bench.refused(bench.request(9, vec![small.clone()]), Reason::SeqGap).await;
     assert_eq!(rejected.expected(), Some(2));
     bench.refused(bench.request(1, vec![event_of(257)]), Reason::SeqConflict).await;

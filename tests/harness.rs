@@ -204,7 +204,7 @@ impl Trail {
 
 /// Stops every node in an orderly way, then compares sealed segments byte by byte and lets `check`
 /// re-read everything.
-pub fn stop_and_compare(cluster: &mut LocalCluster) {
+pub fn stop_and_compare(cluster: &mut LocalCluster) -> usize {
     let mut segments: BTreeMap<String, (u64, Vec<u8>)> = BTreeMap::new();
     let mut compared = 0;
     for node in &mut cluster.nodes {
@@ -237,4 +237,5 @@ pub fn stop_and_compare(cluster: &mut LocalCluster) {
         }
     }
     eprintln!("{compared} sealed segments compared");
+    compared
 }

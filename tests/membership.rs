@@ -2,6 +2,7 @@
 
 use indelible::cli::local_cluster::LocalCluster;
 use indelible_client::ProducerId;
+use indelible_proto::v1;
 use serde_json::Value;
 
 use crate::harness::{
@@ -60,13 +61,30 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
         "--public-key".into(),
         text("public_key"),
     ];
-    change_while_the_leader_dies(&mut cluster, &add).await;
+    let learner = |view: &v1::ClusterView| view.nodes.iter().any(|node| node.id == 4);
+    change_while_the_leader_dies(&mut cluster, &add, learner).await;
+    let voting = |view: &v1::ClusterView| {
+        view.joint || view.nodes.iter().any(|node| node.id == 4 && node.voter)
+    };
+    change_while_the_leader_dies(&mut cluster, &add, voting).await;
+    until_done(&cluster, &add).await;
     assert_eq!(voters(&cluster).await, [1, 2, 3, 4]);
 
     let leads = leader(&cluster).await;
     let gone = if leads == 1 { 2 } else { 1 };
     let remove = vec!["remove-node".to_owned(), gone.to_string()];
-    change_while_the_leader_dies(&mut cluster, &remove).await;
+    let leaving = move |view: &v1::ClusterView| {
+        view.joint || !view.nodes.iter().any(|node| node.id == gone && node.voter)
+    };
+    change_while_the_leader_dies(&mut cluster, &remove, leaving).await;
+    // Nobody asks again: the next leader finishes what it finds.
+    eventually("the change is finished", || async {
+        let id = leader(&cluster).await;
+        let addr = cluster.nodes.iter().find(|node| node.id == id).unwrap().client_addr.clone();
+        view(&addr).await.filter(|view| !view.joint)
+    })
+    .await;
+    until_done(&cluster, &remove).await;
     let left: Vec<u64> = (1..=4).filter(|id| *id != gone).collect();
     assert_eq!(voters(&cluster).await, left);
     for number in 200..400 {
@@ -95,16 +113,33 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
     stop_and_compare(&mut cluster);
 }
 
-/// Starts a change, kills the leader while it runs, restarts it, and asks again until the change is
-/// done.
-async fn change_while_the_leader_dies(cluster: &mut LocalCluster, args: &[String]) {
+/// Starts a change, kills the leader as soon as a node has come to this step of it, and starts it again.
+async fn change_while_the_leader_dies(
+    cluster: &mut LocalCluster,
+    args: &[String],
+    step: impl Fn(&v1::ClusterView) -> bool,
+) {
     let leads = leader(cluster).await;
-    let change: Vec<&str> = args.iter().map(String::as_str).collect();
-    let endpoints = cluster.endpoints();
-    let first = indelible_at(&endpoints, &change);
-    let murder = async { cluster.node(leads).unwrap().kill().unwrap() };
-    let (_outcome, _pid) = tokio::join!(first, murder);
+    let (endpoints, args) = (cluster.endpoints(), args.to_vec());
+    let change = tokio::spawn(async move {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        indelible_at(&endpoints, &args).await
+    });
+    eventually("the step", || async {
+        for node in &cluster.nodes {
+            if let Some(view) = view(&node.client_addr).await
+                && view.leader_id != 0
+                && step(&view)
+            {
+                return Some(());
+            }
+        }
+        None
+    })
+    .await;
+    cluster.node(leads).unwrap().kill().unwrap();
     leader(cluster).await;
     cluster.node(leads).unwrap().start().unwrap();
-    until_done(cluster, args).await;
+    // It may have succeeded, or found that its leader was gone.
+    change.await.unwrap();
 }

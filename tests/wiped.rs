@@ -1,6 +1,7 @@
 //! A node that lost its disk, or got an older copy of it back, is refused under its old id.
 
-use indelible_client::ProducerId;
+use indelible::cli::local_cluster::Signal;
+use indelible_client::{Level, ProducerId};
 
 use crate::harness::{
     Trail, client, eventually, indelible_at, leader, stop_and_compare, three_nodes, view,
@@ -89,12 +90,39 @@ async fn an_older_copy_of_a_disk_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_copy_of_a_disk_is_refused_by_the_leader() {
+    let mut cluster = three_nodes();
+    let sdk = client(&cluster).await;
+    some_events(&sdk, b"before the copy.", 20).await;
+    let leads = leader(&cluster).await;
+    let rolled_back = if leads == 1 { 2 } else { 1 };
+    let copy = cluster.dir().join("copy");
+    let node = cluster.node(rolled_back).unwrap();
+    let addr = node.client_addr.clone();
+    // As a snapshot of a running machine has it: the node is not stopped for it.
+    node.signal(Signal::STOP).unwrap();
+    copy_folder(&node.data_dir, &copy);
+    node.signal(Signal::CONT).unwrap();
+    some_events(&sdk, b"behind the copy.", 200).await;
+    let size = sdk.tree_head(Level::Linearizable).await.unwrap().tree_size;
+    eventually("it has acknowledged them", || async {
+        view(&addr).await.filter(|view| view.tree_size >= size)
+    })
+    .await;
+    let node = cluster.node(rolled_back).unwrap();
+    node.kill().unwrap();
+    std::fs::remove_dir_all(&node.data_dir).unwrap();
+    std::fs::rename(&copy, &node.data_dir).unwrap();
+    node.start().unwrap();
+    let node = cluster.node(rolled_back).unwrap();
+    let text = || async { Some(node.log_text()).filter(|text| text.contains("had acknowledged")) };
+    eventually("the node with the older disk says that it is refused", text).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_trail_is_refused() {
     let mut cluster = three_nodes();
     client(&cluster).await;
-    let mut stranger = three_nodes();
-    let node = stranger.node(1).unwrap();
-    node.kill().unwrap();
     let target = cluster.node(2).unwrap().raft_addr.clone();
     let mut raft =
         indelible_proto::raft::raft_client::RaftClient::new(crate::harness::channel(&target).await);

@@ -49,6 +49,7 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     }
     let configs =
         args.configs.iter().map(|path| NodeConfig::load(path)).collect::<Result<Vec<_>, _>>()?;
+    check_distinct(&configs)?;
     let trail_id = TrailId(rand::random());
     let origin = args.origin.unwrap_or_else(|| format!("indelible.local/{trail_id}"));
     check_origin(&origin)?;
@@ -93,6 +94,20 @@ pub(super) fn check_unused(dir: &Path) -> anyhow::Result<()> {
              data_dir",
             dir.display()
         );
+    }
+    Ok(())
+}
+
+/// No two nodes may share a folder or an address.
+fn check_distinct(configs: &[NodeConfig]) -> anyhow::Result<()> {
+    let mut seen = std::collections::BTreeSet::new();
+    for config in configs {
+        let folder = config.data_dir.to_string_lossy().into_owned();
+        for value in [&folder, &config.client_addr, &config.raft_addr, &config.http_addr] {
+            if !seen.insert(value.clone()) {
+                bail!("{value} is in the configurations twice");
+            }
+        }
     }
     Ok(())
 }

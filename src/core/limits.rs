@@ -30,6 +30,8 @@ pub const ADMISSION_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 /// Entries kept in memory for replication, apply and fresh reads, in bytes.
 pub const LOG_CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Smallest setting of that: what may be on the way at once has to fit.
+pub const LOG_CACHE_BYTES_MIN: usize = 16 * 1024 * 1024;
 /// Operations that wait for the IO thread.
 pub const IO_QUEUE_MAX: usize = 1024;
 /// Smallest segment size that `init` accepts, in bytes. Small ones are for tests.
@@ -58,5 +60,5 @@ const _: () = {
     // One entry past the cap still fits the raft port.
     assert!(REPLICATION_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
     assert!(READ_BYTES_MAX + EVENT_BYTES_MAX + 64 * 1024 <= CLIENT_MESSAGE_BYTES_MAX);
-    assert!(PROPOSALS_IN_FLIGHT_MAX * ENTRY_BYTES_MAX <= LOG_CACHE_BYTES_MAX);
+    assert!(PROPOSALS_IN_FLIGHT_MAX * ENTRY_BYTES_MAX <= LOG_CACHE_BYTES_MIN);
 };

@@ -17,6 +17,8 @@ use crate::storage::log::Log;
 
 /// Between two rounds of asking.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// The same once a while has passed.
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(5);
 /// How long one peer may take to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -36,6 +38,7 @@ pub async fn greet(
         None => peers.genesis().clone(),
     };
     waiting.remove(&node_id);
+    let mut pause = ASK_AGAIN;
     while !waiting.is_empty() {
         let mut silent = BTreeMap::new();
         for (id, peer) in waiting {
@@ -47,7 +50,8 @@ pub async fn greet(
             }
         }
         waiting = silent;
-        tokio::time::sleep(ASK_AGAIN).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(ASK_AGAIN_MAX);
     }
 }
 
@@ -83,13 +87,13 @@ async fn all_empty(node_id: u64, peers: &Peers, network: &Network) -> bool {
         match link.open(ASK_TIMEOUT).await {
             Ok(open) if open.welcome.empty => {}
             Ok(_) => {
-                tracing::warn!(node = id, "an initial voter is not empty: no genesis from here");
+                tracing::debug!(node = id, "an initial voter is not empty: no genesis from here");
                 link.close().await;
                 return false;
             }
             Err(LinkError::Unreachable { .. }) => return false,
             Err(error @ LinkError::Refused { .. }) => {
-                tracing::warn!(%error, "an initial voter refuses this node");
+                tracing::debug!(%error, "an initial voter refuses this node");
                 return false;
             }
         }

@@ -102,6 +102,13 @@ impl NodeConfig {
         for (name, value) in addresses {
             check_address(value).map_err(|what| format!("{name} = {value:?}: {what}"))?;
         }
+        let cache = self.storage.log_cache_bytes;
+        if cache < limits::LOG_CACHE_BYTES_MIN {
+            return Err(format!(
+                "log_cache_bytes = {cache}, at least {} are needed",
+                limits::LOG_CACHE_BYTES_MIN
+            ));
+        }
         let raft = &self.raft;
         if raft.heartbeat_ms == 0
             || raft.heartbeat_ms >= raft.election_timeout_min_ms

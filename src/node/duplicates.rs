@@ -7,7 +7,7 @@ use indelible_core::limits::{READ_BYTES_MAX, READ_RECORDS_MAX};
 use indelible_proto::reason::{Reason, Rejected, key};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::batcher::{Append, Appended, AppendedRun};
+use super::batcher::{Append, Appended, AppendedRun, unknown};
 use crate::storage::ledger::{Ledger, LedgerError, StoredRecord};
 
 /// Looks the receipts up off the runtime's threads and sends them. Records from `fresh_from` on
@@ -31,13 +31,13 @@ pub fn answer_later(
 pub fn receipts(ledger: &Ledger, append: &Append, fresh_from: u64) -> Result<Appended, Rejected> {
     let seqs = append.first_seq..append.end_seq();
     let mut found = Found::default();
-    for run in ledger.runs(&append.producer, seqs).map_err(|error| failed(&error))? {
+    for run in ledger.runs(&append.producer, seqs).map_err(|error| unreadable(&error))? {
         let mut leaf = run.first_leaf;
         let end = run.first_leaf + run.count;
         while leaf < end {
             let records = ledger
                 .records(leaf..end, READ_BYTES_MAX, READ_RECORDS_MAX)
-                .map_err(|error| failed(&error))?;
+                .map_err(|error| unreadable(&error))?;
             assert!(!records.is_empty(), "an applied leaf has a record");
             for record in records {
                 let seq = run.first_seq + (record.index - run.first_leaf);
@@ -114,8 +114,16 @@ impl Found {
     }
 }
 
-/// A node-local failure, never an answer about the event.
+/// The events are recorded, but their receipts cannot be read here: no answer about the events.
+fn unreadable(error: &LedgerError) -> Rejected {
+    unknown(&format!("the receipt cannot be read: {}", failed(error).message))
+}
+
+/// A node-local failure, never an answer about an event.
 pub fn failed(error: &LedgerError) -> Rejected {
+    if matches!(error, LedgerError::Closed) {
+        return Rejected::new(Reason::Stopping, "the node is stopping");
+    }
     tracing::error!(%error, "cannot read the trail");
     Rejected::new(Reason::Damaged, format!("this node cannot read the trail: {error}"))
 }

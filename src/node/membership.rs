@@ -10,11 +10,11 @@ use indelible_proto::reason::{Reason, Rejected};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use super::config::check_address;
 use super::leadership::{Leadership, forward_rejection};
-use super::operations::Operations;
+use super::operations::{Operations, Why};
 use crate::raft::TypeConfig;
 use crate::raft::types::{Membership, Peer, Raft};
 use crate::storage::ledger::Ledger;
@@ -22,6 +22,10 @@ use crate::storage::ledger::Ledger;
 /// How long a new node may take to copy the log, as far as one call waits for it. Calling again
 /// goes on waiting.
 const CATCH_UP: Duration = Duration::from_secs(60);
+/// Between two looks of a leader for a change that is not finished.
+const FINISH_AGAIN: Duration = Duration::from_secs(1);
+/// Entries that the next leader may lack when a hand-over begins: it has them before an election timeout has passed.
+const HAND_OVER_LAG_MAX: u64 = 64;
 /// How long a hand-over may take before the caller is told that it did not happen.
 const TRANSFER: Duration = Duration::from_secs(10);
 
@@ -32,7 +36,7 @@ pub struct MembershipChanges {
     leadership: watch::Receiver<Leadership>,
     operations: Arc<Operations>,
     /// One change at a time.
-    changing: Mutex<()>,
+    changing: Arc<Mutex<()>>,
 }
 
 impl MembershipChanges {
@@ -43,13 +47,13 @@ impl MembershipChanges {
         leadership: watch::Receiver<Leadership>,
         operations: Arc<Operations>,
     ) -> Self {
-        MembershipChanges { raft, ledger, leadership, operations, changing: Mutex::new(()) }
+        MembershipChanges { raft, ledger, leadership, operations, changing: Arc::default() }
     }
 
     /// Makes a node a voter: learner first, and voter once it has the log. Calling again after a
     /// failure goes on where it stopped. Returns the voters.
-    pub async fn add(&self, id: u64, peer: Peer, reason: String) -> Result<Vec<u64>, Rejected> {
-        let _one = self.one_at_a_time()?;
+    pub async fn add(&self, id: u64, peer: Peer, why: Why) -> Result<Vec<u64>, Rejected> {
+        let one = self.one_at_a_time()?;
         self.leader()?;
         let membership = self.membership();
         match membership.get_node(&id) {
@@ -68,16 +72,17 @@ impl MembershipChanges {
         if membership.get_node(&id).is_none() {
             let detail =
                 format!("node {id} at {}, key {}", peer.raft_addr, hex::encode(peer.public_key));
-            self.operations.record("add-node", detail, reason, "none").await?;
+            self.operations.record("add-node", detail, &why).await?;
             self.raft.add_learner(id, peer, false).await.map_err(|error| self.failed(error))?;
         }
-        self.wait_for_log(id).await?;
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
+        let lag_max = self.raft.config().replication_lag_threshold;
+        self.wait_for_log(id, lag_max).await?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), one).await
     }
 
     /// Takes a node out of the group; its id is never used again. Returns the voters that are left.
-    pub async fn remove(&self, id: u64, reason: String) -> Result<Vec<u64>, Rejected> {
-        let _one = self.one_at_a_time()?;
+    pub async fn remove(&self, id: u64, why: Why) -> Result<Vec<u64>, Rejected> {
+        let one = self.one_at_a_time()?;
         self.leader()?;
         let membership = self.membership();
         if membership.get_node(&id).is_none() {
@@ -94,25 +99,31 @@ impl MembershipChanges {
         if voters(&membership) == [id] {
             return Err(refused(format!("node {id} is the last voter")));
         }
-        self.operations.record("remove-node", format!("node {id}"), reason, "none").await?;
+        self.operations.record("remove-node", format!("node {id}"), &why).await?;
         let ids = BTreeSet::from([id]);
         if is_voter(&membership, id) {
-            self.change(ChangeMembers::RemoveVoters(ids)).await
+            self.change(ChangeMembers::RemoveVoters(ids), one).await
         } else {
-            self.change(ChangeMembers::RemoveNodes(ids)).await
+            self.change(ChangeMembers::RemoveNodes(ids), one).await
         }
     }
 
     /// Hands leadership to `to`, or to the follower with the most of the log if it is 0. Returns
     /// the new leader.
-    pub async fn transfer(&self, to: u64, reason: String) -> Result<u64, Rejected> {
+    pub async fn transfer(&self, to: u64, why: Why) -> Result<u64, Rejected> {
         self.leader()?;
         let me = *self.raft.node_id();
         if to == me {
             return Ok(me);
         }
         let to = self.target(to)?;
-        self.operations.record("transfer-leader", format!("to node {to}"), reason, "none").await?;
+        match self.operations.record("transfer-leader", format!("to node {to}"), &why).await {
+            // A leader that cannot take events must be able to go all the same.
+            Err(rejected) if rejected.reason == Reason::ReadOnly => {
+                tracing::warn!("disk nearly full: the transfer is not recorded");
+            }
+            recorded => recorded?,
+        }
         self.hand_over(to).await
     }
 
@@ -137,25 +148,25 @@ impl MembershipChanges {
             if leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await.is_err() {
                 return;
             }
-            if is_joint(&self.membership()) {
-                let _one = self.changing.lock().await;
-                if is_joint(&self.membership()) {
-                    tracing::info!("finishing the membership change of an earlier leader");
-                    if let Err(error) =
-                        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await
-                    {
-                        tracing::warn!(%error, "cannot finish the membership change yet");
-                    }
+            if is_joint(&self.membership())
+                && let Ok(one) = self.one_at_a_time()
+                && is_joint(&self.membership())
+            {
+                tracing::info!("finishing a membership change that was begun");
+                let finish = ChangeMembers::AddVoterIds(BTreeSet::new());
+                if let Err(error) = self.change(finish, one).await {
+                    tracing::warn!(%error, "cannot finish the membership change yet");
                 }
             }
-            if leadership.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = leadership.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(FINISH_AGAIN) => {}
             }
         }
     }
 
-    fn one_at_a_time(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, Rejected> {
-        self.changing.try_lock().map_err(|_| {
+    fn one_at_a_time(&self) -> Result<OwnedMutexGuard<()>, Rejected> {
+        self.changing.clone().try_lock_owned().map_err(|_| {
             Rejected::new(Reason::Busy, "another membership change is under way; hint: try again")
                 .retry_after(Duration::from_millis(500))
         })
@@ -204,14 +215,13 @@ impl MembershipChanges {
     }
 
     /// Until a learner is close to the end of the log.
-    async fn wait_for_log(&self, id: u64) -> Result<(), Rejected> {
+    async fn wait_for_log(&self, id: u64, lag_max: u64) -> Result<(), Rejected> {
         let mut metrics = self.raft.metrics();
         let caught_up = async {
             loop {
                 {
                     let metrics = metrics.borrow_watched();
                     let last = metrics.last_log_index.unwrap_or(0);
-                    let lag_max = self.raft.config().replication_lag_threshold;
                     let Some(replication) = &metrics.replication else { return Err(no_leader()) };
                     let matched = replication.get(&id).and_then(|matched| matched.as_ref());
                     if matched.is_some_and(|matched| matched.index + lag_max >= last) {
@@ -231,10 +241,23 @@ impl MembershipChanges {
     }
 
     /// Both steps of a change. openraft remembers the first in the log: a later leader finishes it.
-    async fn change(&self, members: ChangeMembers<u64, Peer>) -> Result<Vec<u64>, Rejected> {
-        match self.raft.change_membership(members, false).await {
-            Ok(_) => Ok(voters(&self.membership())),
-            Err(error) => Err(self.failed(error)),
+    ///
+    /// It goes on when the caller hangs up: a change that was begun is finished, with the guard held.
+    async fn change(
+        &self,
+        members: ChangeMembers<u64, Peer>,
+        one: OwnedMutexGuard<()>,
+    ) -> Result<Vec<u64>, Rejected> {
+        let raft = self.raft.clone();
+        let change = tokio::spawn(async move {
+            let changed = raft.change_membership(members, false).await;
+            drop(one);
+            changed
+        });
+        match change.await {
+            Ok(Ok(_)) => Ok(voters(&self.membership())),
+            Ok(Err(error)) => Err(self.failed(error)),
+            Err(_) => Err(Rejected::new(Reason::Stopping, "the node is stopping")),
         }
     }
 
@@ -265,7 +288,7 @@ impl MembershipChanges {
     /// for it.
     async fn hand_over(&self, to: u64) -> Result<u64, Rejected> {
         let mut leadership = self.leadership.clone();
-        self.wait_for_log(to).await?;
+        self.wait_for_log(to, HAND_OVER_LAG_MAX).await?;
         self.raft
             .trigger()
             .transfer_leader(to)

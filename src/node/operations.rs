@@ -13,6 +13,15 @@ use super::batcher::{Append, Batcher, Open};
 /// Times that a record is tried when another opening of this node's producer got in between.
 const TRIES: usize = 3;
 
+/// Who asked for an operation, and the reason that was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// Authenticated name; empty if the caller was not authenticated.
+    pub principal: String,
+    /// For people.
+    pub reason: String,
+}
+
 /// This node's own producer.
 pub struct Operations {
     node_id: u64,
@@ -34,18 +43,12 @@ impl Operations {
     }
 
     /// Records an operation. Returns when it is in the trail.
-    pub async fn record(
-        &self,
-        action: &str,
-        detail: String,
-        reason: String,
-        principal: &str,
-    ) -> Result<(), Rejected> {
+    pub async fn record(&self, action: &str, detail: String, why: &Why) -> Result<(), Rejected> {
         let operation = v1::Operation {
             action: action.into(),
-            principal: principal.into(),
+            principal: why.principal.clone(),
             detail,
-            reason,
+            reason: why.reason.clone(),
             node_id: self.node_id,
         };
         let event = Bytes::from(operation.encode_to_vec());

@@ -26,6 +26,11 @@ use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
 use crate::storage::{Storage, StorageError, StorageOptions};
 
+/// Between two attempts of a leader with a full disk to hand over.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
+/// How long an orderly stop waits for another leader.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -111,6 +116,7 @@ impl Node {
             peers: peers.clone(),
             leadership: leadership.clone(),
             read_only: read_only.clone(),
+            lease,
             commit_timeout: lease * 2 + Duration::from_secs(1),
         })?;
         let reads = Reads::start(
@@ -167,6 +173,7 @@ impl Node {
             self.config.data_dir.clone(),
             self.peers.clone(),
             self.read_only.clone(),
+            self.draining(),
             timeout,
         )
     }
@@ -179,6 +186,15 @@ impl Node {
     /// Says to everybody who asks that the node is on its way out.
     pub fn drain(&self) {
         self.draining.send_replace(true);
+    }
+
+    /// Gives leadership away, if this node has it and another one can take it: shorter than an election.
+    pub async fn hand_over(&self) {
+        if let Ok(Ok(leader)) =
+            tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to_any()).await
+        {
+            tracing::info!(leader, "handed over");
+        }
     }
 
     /// Stops openraft, then closes the ledger and the log, in this order: nothing applies after the
@@ -209,9 +225,8 @@ async fn hand_over_when_full(
             Ok(leader) => tracing::info!(leader, "disk nearly full: handed over"),
             Err(error) => tracing::debug!(%error, "disk nearly full, but no hand-over"),
         }
-        if read_only.changed().await.is_err() {
-            return;
-        }
+        // It may have failed, or this node may be elected again while its disk is still full.
+        tokio::time::sleep(HAND_OVER_AGAIN).await;
     }
 }
 

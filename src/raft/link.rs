@@ -79,16 +79,17 @@ impl Link {
 
     /// The open connection, or a new one within `timeout`.
     pub async fn open(&self, timeout: Duration) -> Result<Open, LinkError> {
-        let mut slot = self.open.lock().await;
-        if let Some(open) = slot.as_ref() {
-            return Ok(open.clone());
-        }
-        let open = match tokio::time::timeout(timeout, self.connect(timeout)).await {
-            Ok(open) => open?,
-            Err(_) => return Err(self.unreachable(format!("no answer in {timeout:?}"))),
+        let open = async {
+            let mut slot = self.open.lock().await;
+            if let Some(open) = slot.as_ref() {
+                return Ok(open.clone());
+            }
+            let open = self.connect(timeout).await?;
+            *slot = Some(open.clone());
+            Ok(open)
         };
-        *slot = Some(open.clone());
-        Ok(open)
+        let late = |_| Err(self.unreachable(format!("no answer in {timeout:?}")));
+        tokio::time::timeout(timeout, open).await.unwrap_or_else(late)
     }
 
     /// Forgets the connection: the next call makes a new one.
@@ -124,10 +125,15 @@ impl Link {
         let welcome = match client.handshake(self.peers.hello(self.node)).await {
             Ok(welcome) => welcome.into_inner(),
             Err(status) if status.code() == Code::PermissionDenied => {
-                return Err(self.refused(status.message().to_owned()));
+                let reason = status.message().to_owned();
+                if self.peers.set_refused_by(self.node, Some(reason.clone())) {
+                    tracing::error!(by = self.node, %reason, "a peer refuses this node");
+                }
+                return Err(self.refused(reason));
             }
             Err(status) => return Err(self.unreachable(status.message().to_owned())),
         };
+        self.peers.set_refused_by(self.node, None);
         if let Err(refusal) = self.peers.check_welcome(self.node, &welcome).await {
             return Err(self.refused(refusal.to_string()));
         }
@@ -135,14 +141,8 @@ impl Link {
         Ok(Open { client, session, welcome })
     }
 
-    /// NB: logged here, where it is known in full; openraft only backs off.
     fn refused(&self, reason: String) -> LinkError {
-        let error = LinkError::Refused { node: self.node, addr: self.addr.clone(), reason };
-        if self.peers.refused().as_deref() != Some(&error.to_string()) {
-            tracing::error!(%error, "handshake refused");
-            self.peers.set_refused(Some(error.to_string()));
-        }
-        error
+        LinkError::Refused { node: self.node, addr: self.addr.clone(), reason }
     }
 }
 

@@ -173,6 +173,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        if last.is_some_and(|last| last.index + 1 >= self.log.next()) {
+            return Ok(());
+        }
         let (done, truncated) = oneshot::channel();
         self.log
             .truncate_after(

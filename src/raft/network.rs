@@ -240,7 +240,6 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
                     return Err(unreachable(self.link.unreachable(reason)));
                 }
             };
-            self.network.peers.set_refused(None);
             let answers = Answers { client: self, answers, window, done: false };
             Ok(Box::pin(futures_util::stream::unfold(answers, Answers::next)) as AnswerStream<'s>)
         })
@@ -378,8 +377,12 @@ impl<'s> Answers<'s> {
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
         self.window.answered();
         self.client.network.peers.observe_clock(self.client.node, answer.clock_unix_ns, unix_ns());
-        wire::result_from_pb(answer.result)
-            .map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
+        let result = wire::result_from_pb(answer.result);
+        if let Ok(Ok(Some(matched))) = &result {
+            let committed = self.client.network.log.committed().saturating_sub(1);
+            self.client.network.peers.acknowledged(self.client.node, matched.index.min(committed));
+        }
+        result.map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
     }
 
     /// A follower that refuses what this node sent, because a commitment or the chain does not

@@ -63,6 +63,19 @@ pub enum Refusal {
         /// The newest one that was seen.
         known: u64,
     },
+    /// Its log ends before an entry that it had acknowledged, and that is committed.
+    #[error(
+        "node {node} says its log ends at entry {theirs}, but it had acknowledged entry {known}: its disk was replaced by \
+         an older copy; hint: node ids are never reused, add it under a new id"
+    )]
+    LostLog {
+        /// The peer.
+        node: u64,
+        /// Its last log index.
+        theirs: u64,
+        /// What it had acknowledged to this node.
+        known: u64,
+    },
     /// It was removed from the group.
     #[error(
         "node {node} was removed from the group; hint: node ids are never reused, add it under a new id"
@@ -112,6 +125,8 @@ pub struct Peers {
     known: watch::Receiver<Known>,
     /// Which boot of this node this is.
     boot: Boot,
+    /// Held while a peer's boot counter is compared and saved: it only rises.
+    saving: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -141,13 +156,17 @@ pub struct Known {
 
 #[derive(Default)]
 struct State {
-    /// Session bytes -> peer, with insertion order for eviction.
-    sessions: HashMap<Bytes, u64>,
+    /// Session bytes -> peer and its boot, with insertion order for eviction.
+    sessions: HashMap<Bytes, (u64, Boot)>,
     session_order: std::collections::VecDeque<Bytes>,
     /// Peer's clock minus ours in nanoseconds, as of its last answer.
     clock_offsets: HashMap<u64, i64>,
-    /// The last refusal by a peer or of a peer, for /readyz and the log.
-    refused: Option<String>,
+    /// Peers that refuse this node, and why: for /readyz.
+    refused_by: BTreeMap<u64, String>,
+    /// Peers that this node refuses, with the boot for which that was logged.
+    refusing: BTreeMap<u64, Boot>,
+    /// Highest committed index that a peer has acknowledged to this node: it can never be without it again.
+    acknowledged: HashMap<u64, u64>,
 }
 
 impl Peers {
@@ -159,7 +178,7 @@ impl Peers {
         known: watch::Receiver<Known>,
     ) -> Self {
         let boot = Boot::of(log.boot_count(), rand::random());
-        Peers { me, log, genesis, known, boot, state: Mutex::default() }
+        Peers { me, log, genesis, known, boot, saving: Default::default(), state: Mutex::default() }
     }
 
     /// How this node introduces itself to `to`.
@@ -195,25 +214,40 @@ impl Peers {
             let (theirs, ours) = (hello.segment_bytes, self.me.segment_bytes);
             return Err(Refusal::OtherSegmentSize { node: hello.from, theirs, ours });
         }
-        self.check_identity(hello.from, &hello.public_key, Boot(hello.boot)).await?;
+        let last = hello.last_log_index;
+        self.check_identity(hello.from, &hello.public_key, Boot(hello.boot), last).await?;
         let session = Bytes::copy_from_slice(&rand::random::<[u8; 16]>());
-        self.remember_session(session.clone(), hello.from);
+        self.remember_session(session.clone(), (hello.from, Boot(hello.boot)));
         Ok(pb::Welcome {
             session,
             public_key: Bytes::copy_from_slice(&self.me.public_key),
             boot: self.boot.0,
             empty: self.log.last().is_none(),
+            last_log_index: self.log.last().map_or(0, |id| id.index),
         })
     }
 
     /// Checks a peer that was called, from its answer.
     pub async fn check_welcome(&self, node: u64, welcome: &pb::Welcome) -> Result<(), Refusal> {
-        self.check_identity(node, &welcome.public_key, Boot(welcome.boot)).await
+        let (boot, last) = (Boot(welcome.boot), welcome.last_log_index);
+        let checked = self.check_identity(node, &welcome.public_key, boot, last).await;
+        if let Err(refusal) = &checked
+            && self.lock().refusing.insert(node, boot) != Some(boot)
+        {
+            tracing::error!(node, %refusal, "this node refuses a peer");
+        }
+        checked
     }
 
-    /// The peer behind a session of [`Peers::admit`].
+    /// The peer behind a session of [`Peers::admit`], as long as it is a member and no newer boot of it was seen.
     pub fn session(&self, session: &[u8]) -> Option<u64> {
-        self.lock().sessions.get(session).copied()
+        let (node, boot) = self.lock().sessions.get(session).copied()?;
+        let current = match self.expected_key(node) {
+            Expected::Key(_) => self.log.peer_boot(node) == Some(boot.0),
+            Expected::Anything => true,
+            Expected::Removed => false,
+        };
+        current.then_some(node)
     }
 
     /// Notes a peer's clock, as Unix time in nanoseconds.
@@ -237,14 +271,25 @@ impl Peers {
         offsets[(offsets.len() - 1) / 2]
     }
 
-    /// Why a peer last refused this node, if one did since the last success.
+    /// Why a peer refuses this node, if one does.
     pub fn refused(&self) -> Option<String> {
-        self.lock().refused.clone()
+        self.lock().refused_by.values().next().cloned()
     }
 
-    /// Notes that a peer refused this node (or, with `None`, that one did not).
-    pub fn set_refused(&self, refused: Option<String>) {
-        self.lock().refused = refused;
+    /// Notes whether a peer refuses this node. True if that is news.
+    pub fn set_refused_by(&self, node: u64, why: Option<String>) -> bool {
+        let mut state = self.lock();
+        match why {
+            Some(why) => state.refused_by.insert(node, why).is_none(),
+            None => state.refused_by.remove(&node).is_some(),
+        }
+    }
+
+    /// Notes that a peer has acknowledged everything up to an index that is committed.
+    pub fn acknowledged(&self, node: u64, index: u64) {
+        let mut state = self.lock();
+        let known = state.acknowledged.entry(node).or_default();
+        *known = index.max(*known);
     }
 
     /// The initial voters.
@@ -252,14 +297,30 @@ impl Peers {
         &self.genesis
     }
 
-    async fn check_identity(&self, node: u64, key: &[u8], boot: Boot) -> Result<(), Refusal> {
+    async fn check_identity(
+        &self,
+        node: u64,
+        key: &[u8],
+        boot: Boot,
+        last_log_index: u64,
+    ) -> Result<(), Refusal> {
         let key: [u8; 32] =
             key.try_into().map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
+        if boot.count() == 0 {
+            return Err(Refusal::Malformed("boot counter is 0"));
+        }
         match self.expected_key(node) {
             Expected::Key(expected) if expected != key => return Err(Refusal::OtherKey { node }),
             Expected::Removed => return Err(Refusal::Removed { node }),
-            Expected::Key(_) | Expected::Anything => {}
+            Expected::Key(_) => {}
+            // Nothing is remembered of a node that no membership knows: it could be anybody.
+            Expected::Anything => return Ok(()),
         }
+        let acknowledged = self.lock().acknowledged.get(&node).copied().unwrap_or(0);
+        if last_log_index < acknowledged {
+            return Err(Refusal::LostLog { node, theirs: last_log_index, known: acknowledged });
+        }
+        let _one = self.saving.lock().await;
         let known = Boot(self.log.peer_boot(node).unwrap_or(0));
         if boot != known && boot.count() <= known.count() {
             let (theirs, known) = (boot.count(), known.count());
@@ -293,7 +354,7 @@ impl Peers {
         if node <= known.node_id_max { Expected::Removed } else { Expected::Anything }
     }
 
-    fn remember_session(&self, session: Bytes, node: u64) {
+    fn remember_session(&self, session: Bytes, peer: (u64, Boot)) {
         let mut state = self.lock();
         if state.session_order.len() >= SESSIONS_MAX
             && let Some(oldest) = state.session_order.pop_front()
@@ -301,7 +362,7 @@ impl Peers {
             state.sessions.remove(&oldest);
         }
         state.session_order.push_back(session.clone());
-        state.sessions.insert(session, node);
+        state.sessions.insert(session, peer);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

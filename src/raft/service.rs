@@ -14,7 +14,7 @@ use indelible_proto::raft::raft_server::RaftServer;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::link::SESSION_KEY;
 use super::network::unix_ns;
@@ -38,6 +38,8 @@ pub struct RaftService {
     /// Whether the disk is nearly full: then entries are refused before openraft sees them, votes
     /// and heartbeats go on.
     read_only: watch::Receiver<bool>,
+    /// True once the node is on its way out: streams end, so that the port can close.
+    draining: watch::Receiver<bool>,
     /// How long a read index may take.
     read_index_timeout: Duration,
 }
@@ -50,9 +52,10 @@ impl RaftService {
         data_dir: PathBuf,
         peers: Arc<Peers>,
         read_only: watch::Receiver<bool>,
+        draining: watch::Receiver<bool>,
         read_index_timeout: Duration,
     ) -> Self {
-        RaftService { raft, log, data_dir, peers, read_only, read_index_timeout }
+        RaftService { raft, log, data_dir, peers, read_only, draining, read_index_timeout }
     }
 
     /// As a tonic service, with the raft port's limits.
@@ -92,6 +95,7 @@ impl RaftService {
                     .ok_or_else(|| Status::invalid_argument("chain is not of 32 bytes"))?,
             }),
         };
+        check_order(&request)?;
         let entries = request
             .entries
             .into_iter()
@@ -105,6 +109,25 @@ impl RaftService {
         };
         Ok((request, prev_chain))
     }
+}
+
+/// Entries must follow each other, the first one `prev`, under terms that do not fall and are not above the vote's: openraft
+/// takes that for granted.
+fn check_order(request: &pb::AppendRequest) -> Result<(), Status> {
+    let malformed = || Status::invalid_argument("entries do not follow each other");
+    let (mut next, mut term) = match &request.prev {
+        None => (0, 0),
+        Some(prev) => (prev.index.checked_add(1).ok_or_else(malformed)?, prev.term),
+    };
+    let term_max = request.vote.as_ref().map_or(0, |vote| vote.term);
+    for entry in &request.entries {
+        if entry.index != next || entry.term < term || entry.term > term_max {
+            return Err(malformed());
+        }
+        next = next.checked_add(1).ok_or_else(malformed)?;
+        term = entry.term;
+    }
+    Ok(())
 }
 
 /// A vote may name only the peer that sends it, whatever its term.
@@ -163,17 +186,25 @@ async fn check_chain(log: &Log, data_dir: &Path, theirs: PrevChain) -> Result<()
     if ours == theirs.chain {
         return Ok(());
     }
+    if log.id_at(index).ok().flatten() != Some(entry_id(&theirs.id)) {
+        // Another leader has replaced the entry meanwhile: no evidence of anything.
+        return Err(Status::aborted("overtaken by another leader"));
+    }
     let what = format!(
         "{}: the leader's chain is {}, this node's is {ours}",
         wire::describe(&theirs.id),
         theirs.chain
     );
-    tracing::error!(%what, "chains differ; evidence kept");
     let name = format!("chain-{index}-{}.txt", entry_id(&theirs.id).term);
-    if let Err(error) = evidence::keep(data_dir, &name, what.as_bytes()) {
+    keep_evidence(data_dir, &name, &what);
+    Err(Status::data_loss(what))
+}
+
+fn keep_evidence(data_dir: &Path, name: &str, what: &str) {
+    tracing::error!(%what, "a peer's entries do not hold; evidence kept");
+    if let Err(error) = evidence::keep(data_dir, name, what.as_bytes()) {
         tracing::error!(%error, "cannot keep the evidence");
     }
-    Err(Status::data_loss(what))
 }
 
 /// What the two halves of an append stream share.
@@ -213,7 +244,12 @@ fn incoming(
     futures_util::stream::unfold(requests, move |mut requests| {
         let (service, shared) = (service.clone(), shared.clone());
         async move {
-            let decoded = match requests.message().await {
+            let mut draining = service.draining.clone();
+            let message = tokio::select! {
+                message = requests.message() => message,
+                _ = draining.wait_for(|draining| *draining) => return None,
+            };
+            let decoded = match message {
                 Ok(None) => return None,
                 Ok(Some(request)) => service.decode(peer, request).await,
                 Err(status) => Err(status),
@@ -224,6 +260,10 @@ fn incoming(
                     Some((request, requests))
                 }
                 Err(status) => {
+                    if status.code() == Code::DataLoss {
+                        let name = format!("entries-of-node-{peer}.txt");
+                        keep_evidence(&service.data_dir, &name, status.message());
+                    }
                     shared.fail(status);
                     None
                 }

@@ -2,12 +2,15 @@
 //!
 //! Left out, each by name:
 //!
-//! * `purge_logs_upto_0`, `purge_logs_upto_5`, `purge_logs_upto_20`, `append_to_log`: they purge;
-//!   nothing is ever purged here.
+//! * `purge_logs_upto_0`, `purge_logs_upto_5`, `purge_logs_upto_20`, `append_to_log`,
+//!   `get_initial_state_log_ids`, `get_initial_state_membership_from_empty_log_and_sm`,
+//!   `get_initial_state_membership_from_sm_inlog_is_smaller`,
+//!   `get_initial_state_membership_from_log_insm_is_smaller`,
+//!   `get_initial_state_re_apply_committed`, `get_log_id`, `get_log_state`, `last_id_in_log`,
+//!   `try_get_log_entry`: they purge, and nothing is ever purged here. What else they look at is
+//!   repeated below: `log_state_follows_appends`, `key_log_ids_are_the_last_of_each_leader`.
 //! * `get_initial_state_last_log_lt_sm`: a state machine ahead of the log makes openraft purge up
 //!   to it; ours cannot be ahead, since it applies only what is durable here.
-//! * `get_log_state`: its last part purges. Its first parts are repeated in
-//!   `log_state_follows_appends`.
 //! * `snapshot_meta`, `snapshot_meta_optional`, `transfer_snapshot`: there are no snapshots.
 //!
 //! The suite applies entries that were never appended, with gaps between them. The ledger refuses
@@ -23,7 +26,9 @@ use openraft::StorageError as RaftStorageError;
 use openraft::StoredMembership;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::entry::{RaftEntry, RaftPayload};
-use openraft::storage::{EntryResponder, RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
+use openraft::storage::{
+    EntryResponder, RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftStateMachine,
+};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 
@@ -138,25 +143,17 @@ suite! {
     get_membership_from_log_gt_sm_last_applied_1
     get_membership_from_log_gt_sm_last_applied_2
     get_initial_state_without_init
-    get_initial_state_membership_from_empty_log_and_sm
-    get_initial_state_membership_from_sm_inlog_is_smaller
-    get_initial_state_membership_from_log_insm_is_smaller
     get_initial_state_with_state
     get_initial_state_last_log_gt_sm
     get_initial_state_inverted_log_order
     get_initial_state_conflict_at_same_index
-    get_initial_state_log_ids
-    get_initial_state_re_apply_committed
     save_vote
     get_log_entries
     limited_get_log_entries
     leader_bounded_stream
     entries_stream
-    try_get_log_entry
     log_reader_reads_new_entries
     initial_logs
-    get_log_id
-    last_id_in_log
     last_applied_state
     delete_logs_after_11
     delete_logs_after_5
@@ -180,6 +177,25 @@ fn log_state_follows_appends() {
         store.blocking_append([blank(0), blank(1), blank(2)]).await.expect("appended");
         let state = store.get_log_state().await.expect("a state");
         assert_eq!(state.last_log_id, Some(blank(2).log_id()));
+    });
+}
+
+#[test]
+fn key_log_ids_are_the_last_of_each_leader() {
+    TypeConfig::run(async {
+        let (_dir, mut store, _) = Builder.build().await.expect("a store");
+        let terms = [1, 1, 2, 2, 2, 5];
+        let entry = |(index, term)| {
+            let id = indelible_core::EntryId { index, term, leader: 1 };
+            Entry::new(log_id(id), Payload::blank())
+        };
+        let entries: Vec<Entry> = (0..).zip(terms).map(entry).collect();
+        let ids: Vec<LogId> = entries.iter().map(|entry| entry.log_id()).collect();
+        store.blocking_append(entries).await.expect("appended");
+        let keys = store.get_key_log_ids(ids[0]..=ids[5]).await.expect("read");
+        assert_eq!(keys, [ids[1], ids[4], ids[5]]);
+        let keys = store.get_key_log_ids(ids[2]..=ids[3]).await.expect("read");
+        assert_eq!(keys, [ids[3]]);
     });
 }
 

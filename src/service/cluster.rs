@@ -10,6 +10,7 @@ use indelible_proto::v1::cluster_server::{Cluster, ClusterServer};
 use openraft::async_runtime::WatchReceiver as _;
 use tonic::{Request, Response, Status};
 
+use super::caller::Caller;
 use super::edge;
 use crate::node::Node;
 use crate::node::view::PUSH_EVERY;
@@ -32,7 +33,11 @@ impl ClusterService {
         ClusterServer::new(self)
     }
 
-    async fn try_add(&self, request: v1::AddNodeRequest) -> Result<Vec<u64>, Rejected> {
+    async fn try_add(
+        &self,
+        request: v1::AddNodeRequest,
+        caller: Caller,
+    ) -> Result<Vec<u64>, Rejected> {
         let public_key = <[u8; 32]>::try_from(&request.public_key[..]).map_err(|_| {
             edge::invalid(format!("public_key of {} bytes, not 32", request.public_key.len()))
         })?;
@@ -43,18 +48,26 @@ impl ClusterService {
             public_key,
             trail_id: self.node.identity.trail_id,
         };
-        let reason = edge::reason_text(request.reason)?;
-        self.node.membership_changes.add(request.id, peer, reason).await
+        let why = edge::why(request.reason, caller)?;
+        self.node.membership_changes.add(request.id, peer, why).await
     }
 
-    async fn try_remove(&self, request: v1::RemoveNodeRequest) -> Result<Vec<u64>, Rejected> {
-        let reason = edge::reason_text(request.reason)?;
-        self.node.membership_changes.remove(request.id, reason).await
+    async fn try_remove(
+        &self,
+        request: v1::RemoveNodeRequest,
+        caller: Caller,
+    ) -> Result<Vec<u64>, Rejected> {
+        let why = edge::why(request.reason, caller)?;
+        self.node.membership_changes.remove(request.id, why).await
     }
 
-    async fn try_transfer(&self, request: v1::TransferLeadershipRequest) -> Result<u64, Rejected> {
-        let reason = edge::reason_text(request.reason)?;
-        self.node.membership_changes.transfer(request.to, reason).await
+    async fn try_transfer(
+        &self,
+        request: v1::TransferLeadershipRequest,
+        caller: Caller,
+    ) -> Result<u64, Rejected> {
+        let why = edge::why(request.reason, caller)?;
+        self.node.membership_changes.transfer(request.to, why).await
     }
 }
 
@@ -101,7 +114,8 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::AddNodeRequest>,
     ) -> Result<Response<v1::AddNodeResponse>, Status> {
-        let voters = self.try_add(request.into_inner()).await?;
+        let caller = Caller::of(&request);
+        let voters = self.try_add(request.into_inner(), caller).await?;
         Ok(Response::new(v1::AddNodeResponse { voters }))
     }
 
@@ -109,7 +123,8 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::RemoveNodeRequest>,
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
-        let voters = self.try_remove(request.into_inner()).await?;
+        let caller = Caller::of(&request);
+        let voters = self.try_remove(request.into_inner(), caller).await?;
         Ok(Response::new(v1::RemoveNodeResponse { voters }))
     }
 
@@ -117,7 +132,8 @@ impl Cluster for ClusterService {
         &self,
         request: Request<v1::TransferLeadershipRequest>,
     ) -> Result<Response<v1::TransferLeadershipResponse>, Status> {
-        let leader_id = self.try_transfer(request.into_inner()).await?;
+        let caller = Caller::of(&request);
+        let leader_id = self.try_transfer(request.into_inner(), caller).await?;
         Ok(Response::new(v1::TransferLeadershipResponse { leader_id }))
     }
 }

@@ -11,6 +11,7 @@ use indelible_proto::{v1, validate_event};
 
 use super::caller::Caller;
 use crate::node::batcher::{Append, Open};
+use crate::node::operations::Why;
 use crate::node::reads::Level;
 
 /// An append request within all limits, its events free of double readings.
@@ -53,7 +54,8 @@ pub fn append(request: v1::AppendRequest) -> Result<Append, Rejected> {
 
 fn check_events(events: &[Bytes], first_seq: u64) -> Result<(), Rejected> {
     let total: usize = events.iter().map(Bytes::len).sum();
-    for (seq, event) in (first_seq..).zip(events) {
+    for (position, event) in events.iter().enumerate() {
+        let seq = first_seq + position as u64;
         if event.len() > EVENT_BYTES_MAX {
             return Err(too_large(&format!("bytes in event {seq}"), event.len(), EVENT_BYTES_MAX));
         }
@@ -99,10 +101,10 @@ pub fn level(level: Option<v1::ReadLevel>) -> Result<Level, Rejected> {
 }
 
 /// A reason that an operator gives: kept in the trail, so it has a limit.
-pub fn reason_text(reason: String) -> Result<String, Rejected> {
+pub fn why(reason: String, caller: Caller) -> Result<Why, Rejected> {
     match reason.len() {
         len if len > NAME_BYTES_MAX => Err(too_large("bytes in reason", len, NAME_BYTES_MAX)),
-        _ => Ok(reason),
+        _ => Ok(Why { principal: caller.principal, reason }),
     }
 }
 

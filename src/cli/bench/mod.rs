@@ -109,6 +109,12 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     if args.clients == 0 || args.seconds == 0 {
         bail!("--clients and --seconds begin at 1");
     }
+    if args.events.is_some() && args.mode != Mode::Bulk {
+        bail!("--events goes with --mode bulk");
+    }
+    if args.events.is_some() && args.mode != Mode::Bulk {
+        bail!("--events goes with --mode bulk");
+    }
     let cluster = match args.spawn {
         true => Some(LocalCluster::start(LocalOptions::three()?)?),
         false => None,

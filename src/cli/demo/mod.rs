@@ -69,13 +69,13 @@ async fn play(
     recorder.wait_for(events / 3).await?;
     steps.say(format!("{} events recorded, more coming", thousands(recorder.acknowledged())));
 
-    let (leader, _) = client.wait_for_leader().await;
+    let (leader, _) = timeout(STEP, client.wait_for_leader()).await?;
     let killed_at = Instant::now();
     let pid = cluster.node(leader)?.kill()?;
     steps.say(format!("SIGKILL to the leader, node {leader} (pid {pid})"));
 
     let recorded = timeout(STEP, recorder.finish()).await.context("record all events")??;
-    let (next, term) = client.wait_for_leader().await;
+    let (next, term) = timeout(STEP, client.wait_for_leader()).await?;
     let gap = recorded.longest_silence(killed_at);
     steps.say(format!(
         "node {next} took over in term {term}; writes stood still for {} ms",

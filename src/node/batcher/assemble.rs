@@ -46,6 +46,8 @@ pub(super) enum PartOf {
         epoch: u64,
         known: bool,
         reply: Reply<Opened>,
+        /// Held until the answer is sent.
+        _permit: OwnedSemaphorePermit,
     },
 }
 
@@ -101,7 +103,14 @@ impl Draft {
     }
 
     /// Adds the record that opens a producer.
-    pub(super) fn push_open(&mut self, open: Open, epoch: u64, known: bool, reply: Reply<Opened>) {
+    pub(super) fn push_open(
+        &mut self,
+        open: Open,
+        epoch: u64,
+        known: bool,
+        reply: Reply<Opened>,
+        _permit: OwnedSemaphorePermit,
+    ) {
         let event = v1::ProducerOpened {
             producer_id: Bytes::copy_from_slice(&open.producer.0),
             epoch,
@@ -114,7 +123,11 @@ impl Draft {
         self.push_record(Kind::ProducerOpened, 0, 0, epoch, &event.encode_to_vec());
         assert!(self.has_none_of(&open.producer), "an opening waits for what is on the way");
         self.producers.push(open.producer);
-        self.parts.push(Part { start, count: 1, of: PartOf::Open { open, epoch, known, reply } });
+        self.parts.push(Part {
+            start,
+            count: 1,
+            of: PartOf::Open { open, epoch, known, reply, _permit },
+        });
     }
 
     pub(super) fn finish(self) -> Proposal {

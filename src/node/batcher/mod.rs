@@ -58,6 +58,8 @@ impl Append {
     }
 }
 
+/// Bytes of a record that opens a producer, at most: its texts are limited at the edge.
+const OPEN_BYTES_MAX: u32 = 4096;
 /// Bytes of leaf and salt.
 const RECORD_OVERHEAD: usize = 80;
 
@@ -121,7 +123,7 @@ type Reply<T> = oneshot::Sender<Result<T, Rejected>>;
 #[derive(Debug)]
 enum Request {
     Append { append: Append, reply: Reply<Appended>, permit: OwnedSemaphorePermit },
-    Open { open: Open, reply: Reply<Opened> },
+    Open { open: Open, reply: Reply<Opened>, permit: OwnedSemaphorePermit },
 }
 
 impl Request {
@@ -162,6 +164,8 @@ pub struct Options {
     pub leadership: watch::Receiver<Leadership>,
     /// Whether the disk is nearly full.
     pub read_only: watch::Receiver<bool>,
+    /// How long a leader may believe that it leads after a majority has last answered it.
+    pub lease: Duration,
     /// How long a request waits for its commit before its outcome is called unknown.
     pub commit_timeout: Duration,
 }
@@ -189,13 +193,7 @@ impl Batcher {
 
     /// Records a batch of events, or finds them recorded.
     pub async fn append(&self, append: Append) -> Result<Appended, Rejected> {
-        if *self.read_only.borrow() {
-            let message =
-                "the leader's disk is nearly full; hint: free space, or wait for another leader";
-            return Err(
-                Rejected::new(Reason::ReadOnly, message).retry_after(Duration::from_secs(1))
-            );
-        }
+        self.check_writable()?;
         let bytes = u32::try_from(append.bytes()).expect("the edge limits a request");
         let permit = self.admission.clone().try_acquire_many_owned(bytes).map_err(|_| busy())?;
         let (reply, answer) = oneshot::channel();
@@ -206,14 +204,27 @@ impl Batcher {
 
     /// Opens a producer, or opens it again under a higher epoch.
     pub async fn open(&self, open: Open) -> Result<Opened, Rejected> {
+        self.check_writable()?;
+        let permit = self.admission.clone();
+        let permit = permit.try_acquire_many_owned(OPEN_BYTES_MAX).map_err(|_| busy())?;
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(Request::Open { open, reply }).map_err(|_| busy())?;
+        let request = Request::Open { open, reply, permit };
+        self.requests.try_send(request).map_err(|_| busy())?;
         self.answer(answer).await
     }
 
     /// Bytes of requests that are waiting or on the way.
     pub fn waiting_bytes(&self) -> usize {
         ADMISSION_BYTES_MAX - self.admission.available_permits()
+    }
+
+    fn check_writable(&self) -> Result<(), Rejected> {
+        if !*self.read_only.borrow() {
+            return Ok(());
+        }
+        let message =
+            "the leader's disk is nearly full; hint: free space, or wait for another leader";
+        Err(Rejected::new(Reason::ReadOnly, message).retry_after(Duration::from_secs(1)))
     }
 
     async fn answer<T>(
@@ -238,7 +249,7 @@ fn busy() -> Rejected {
 }
 
 /// The events may or may not be in the trail.
-fn unknown(why: &str) -> Rejected {
+pub fn unknown(why: &str) -> Rejected {
     let message =
         format!("outcome unknown: {why}; hint: send the same seq again, it is recorded once");
     Rejected::new(Reason::CommitUnknown, message)

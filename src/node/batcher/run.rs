@@ -7,6 +7,7 @@ use std::time::Duration;
 use indelible_core::ProducerId;
 use indelible_core::limits::{PRODUCERS_MAX, PROPOSALS_IN_FLIGHT_MAX};
 use indelible_proto::reason::{Reason, Rejected, key};
+use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::impls::ProgressResponder;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use super::assemble::Draft;
 use super::settle::{Settled, settle};
 use super::speculation::{Speculation, Verdict, gap};
-use super::{Options, REQUESTS_MAX, Request};
+use super::{OPEN_BYTES_MAX, Options, REQUESTS_MAX, Request};
 use crate::node::duplicates;
 use crate::node::leadership::Leadership;
 use crate::raft::network::unix_ns;
@@ -50,6 +51,8 @@ pub(super) struct Run {
     leader: Option<LeaderId>,
     /// The last stamp given out.
     last_stamp: u64,
+    /// How long a leader may believe that it leads after a majority has last answered it.
+    lease: Duration,
 }
 
 impl Run {
@@ -74,6 +77,7 @@ impl Run {
             in_flight: 0,
             leader: None,
             last_stamp: 0,
+            lease: options.lease,
         }
     }
 
@@ -86,13 +90,13 @@ impl Run {
                 biased;
                 Some(settled) = self.settlements.recv() => self.settle(settled),
                 changed = self.leadership.changed() => if changed.is_err() { return },
+                () = wait_until(ahead_until) => self.give_up_waiting(),
                 count = self.requests.recv_many(&mut received, REQUESTS_MAX) => {
                     if count == 0 {
                         return;
                     }
                     self.queue.extend(received.drain(..));
                 }
-                () = wait_until(ahead_until) => self.give_up_waiting(),
             }
             self.pump().await;
         }
@@ -167,6 +171,7 @@ impl Run {
                 self.ahead.push_back((Instant::now() + AHEAD_WAIT, request));
             }
             Verdict::Reject(rejected) => {
+                let rejected = self.sure(rejected);
                 Request::Append { append, reply, permit }.reject(rejected);
             }
         }
@@ -178,7 +183,7 @@ impl Run {
             self.parked.push(request);
             return Ok(());
         }
-        let Request::Open { open, reply } = request else {
+        let Request::Open { open, reply, permit } = request else {
             unreachable!("place() sends only openings here");
         };
         let known = self.ledger.producer(&open.producer);
@@ -186,30 +191,31 @@ impl Run {
             let message = format!("the trail knows {PRODUCERS_MAX} producers, which is the limit");
             let rejected = Rejected::new(Reason::TooManyProducers, message)
                 .with(key::LIMIT, PRODUCERS_MAX as u64);
-            Request::Open { open, reply }.reject(rejected);
+            Request::Open { open, reply, permit }.reject(rejected);
             return Ok(());
         }
-        // Name, principal and key are limited to a few hundred bytes at the edge.
-        if !draft.fits(1, 4096) {
-            return Err(Request::Open { open, reply });
+        if !draft.fits(1, OPEN_BYTES_MAX as usize) {
+            return Err(Request::Open { open, reply, permit });
         }
         let epoch = known.as_ref().map_or(1, |known| known.epoch + 1);
         self.speculation.opening(open.producer);
-        draft.push_open(open, epoch, known.is_some(), reply);
+        draft.push_open(open, epoch, known.is_some(), reply, permit);
         Ok(())
     }
 
     /// Requests that waited for the one just placed come next.
     fn bring_up(&mut self, producer: ProducerId) {
-        let mut position = 0;
-        while position < self.ahead.len() {
-            if self.ahead[position].1.producer() == producer {
-                let (_, request) = self.ahead.remove(position).expect("the position exists");
-                self.queue.push_front(request);
+        let mut next = Vec::new();
+        let mut waiting = VecDeque::new();
+        for (until, request) in self.ahead.drain(..) {
+            if request.producer() == producer {
+                next.push(request);
             } else {
-                position += 1;
+                waiting.push_back((until, request));
             }
         }
+        self.ahead = waiting;
+        next.into_iter().rev().for_each(|request| self.queue.push_front(request));
     }
 
     async fn propose(&mut self, draft: Draft, leader: LeaderId) {
@@ -247,19 +253,34 @@ impl Run {
         }
     }
 
-    /// The oldest request ahead of its turn has waited long enough.
+    /// Requests that were ahead of their turn for long enough.
     fn give_up_waiting(&mut self) {
-        let Some((_, request)) = self.ahead.pop_front() else { return };
-        let Request::Append { append, reply, permit } = request else {
-            unreachable!("only appends can be ahead of their turn");
-        };
-        match self.speculation.judge(&append, &self.ledger) {
-            Verdict::Ahead { expected } => {
-                let rejected = gap(append.first_seq, expected);
-                Request::Append { append, reply, permit }.reject(rejected);
+        let now = Instant::now();
+        while self.ahead.front().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, request)) = self.ahead.pop_front() else { return };
+            let Request::Append { append, reply, permit } = request else {
+                unreachable!("only appends can be ahead of their turn");
+            };
+            match self.speculation.judge(&append, &self.ledger) {
+                Verdict::Ahead { expected } => {
+                    let rejected = self.sure(gap(append.first_seq, expected));
+                    Request::Append { append, reply, permit }.reject(rejected);
+                }
+                _ => self.queue.push_back(Request::Append { append, reply, permit }),
             }
-            _ => self.queue.push_back(Request::Append { append, reply, permit }),
         }
+    }
+
+    /// A refusal that rests on this node's own ledger, if a majority has confirmed lately that this node leads. A leader
+    /// that was deposed while it slept knows nothing of what its successor has recorded.
+    fn sure(&self, rejected: Rejected) -> Rejected {
+        let metrics = self.raft.metrics();
+        let confirmed = metrics.borrow_watched().last_quorum_acked;
+        if confirmed.is_some_and(|confirmed| confirmed.elapsed() < self.lease) {
+            return rejected;
+        }
+        let message = "this leader has not heard from a majority lately; hint: try again";
+        Rejected::new(Reason::LeaseExpired, message).retry_after(Duration::from_millis(20))
     }
 
     /// The stamp for the next entry: never below the last one in the log, and not far ahead of the

@@ -66,7 +66,7 @@ fn reject(part: Part, rejected: Rejected) {
 fn answer(part: Part, applied: &Applied, payload: &BatchPayload, ledger: &Ledger) {
     let rejection = first_rejection(applied, part.start, part.count);
     match part.of {
-        PartOf::Open { open, epoch, known, reply } => {
+        PartOf::Open { open, epoch, known, reply, .. } => {
             let opened = match rejection {
                 None => {
                     let opened = leaf_of(applied, part.start);

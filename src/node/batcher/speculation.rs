@@ -56,6 +56,12 @@ impl Speculation {
                 None => return Verdict::Reject(unknown_producer(append)),
             },
         };
+        let recorded = append.end_seq() <= guess.next_seq && guess.outstanding == 0;
+        if append.epoch < guess.epoch && recorded {
+            // An answer that was lost, asked for again: the content is compared, so a clone of the
+            // producer gets a conflict.
+            return Verdict::Recorded;
+        }
         if append.epoch != guess.epoch {
             return Verdict::Reject(fenced(append.epoch, guess.epoch));
         }
