@@ -11,7 +11,7 @@ use super::frame::Location;
 /// The only version of these rows so far. Another one is thrown away and computed again.
 pub const ROWS_VERSION: u32 = 1;
 /// Entries in one block row at most: a lookup walks half of them.
-pub const BLOCK_ENTRIES_MAX: usize = 128;
+pub const BLOCK_ENTRIES_MAX: usize = 32;
 /// Runs in one runs row. A producer row holds the newest ones, at most as many.
 pub const RUNS_PER_ROW: usize = 16;
 
