@@ -63,6 +63,8 @@ impl SlotFile {
         file.sync_all()?;
         dir.rename(&temporary, name)?;
         dir.sync()?;
+        // Opened anew, so that errors name it right.
+        let file = dir.open_file(name)?;
         Ok(SlotFile { file, magic, generation: 1, current: 0 })
     }
 

@@ -74,6 +74,8 @@ pub(super) enum Control {
     #[cfg(test)]
     Run {
         run: Box<dyn FnOnce() + Send>,
+        /// Told by the chain thread when all that came before is in the IO thread's queue.
+        passed: std::sync::mpsc::Sender<()>,
     },
     Close,
 }
@@ -298,7 +300,7 @@ impl Io {
                 (Some(done), self.failure().map_or(Ok(()), Err))
             }
             #[cfg(test)]
-            Control::Run { run } => {
+            Control::Run { run, .. } => {
                 run();
                 (None, outcome)
             }

@@ -178,11 +178,17 @@ fn settle(
     if segments.exists(NEXT_FILE)? {
         segments.remove(NEXT_FILE)?;
     }
+    if let Some((last, _)) = found.segments.pop_if(|(last, _)| last.next == last.first) {
+        // Begun, and the crash came before its first entry. The next entry begins it anew: no segment is ever empty.
+        segments.remove(&segment::file_name(last.first))?;
+        found.scanned.retain(|first| *first != last.first);
+    }
     for first in &found.scanned {
         // After a killed process, what was read may be in the system's memory alone. Crash before: it may be gone at the next
         // start; nobody has been told of it.
         segments.open_file(&segment::file_name(*first))?.sync_all()?;
     }
+    // Crash before: the removed names may be back, and are removed again.
     segments.sync()?;
     Ok(torn)
 }

@@ -217,11 +217,11 @@ impl Shared {
         loop {
             let state = self.lock();
             let epoch = state.epoch;
-            let durable_end = state.durable_end;
+            let (durable, durable_end) = (state.durable, state.durable_end);
             let segments: Vec<_> = state
                 .segments
                 .values()
-                .filter(|segment| segment.summary.first <= durable_end.segment)
+                .filter(|segment| segment.summary.first < durable)
                 .map(|segment| (segment.summary.clone(), segment.sealed, segment.epoch))
                 .collect();
             drop(state);

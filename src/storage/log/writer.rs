@@ -183,6 +183,8 @@ impl Writer {
         let name = segment::file_name(first);
         self.segments.rename(NEXT_FILE, &name)?;
         self.segments.sync()?;
+        // Opened anew, so that errors name it right.
+        let file = self.segments.open_file(&name)?;
         self.active = Some(Active { file, first, allocated: allocation(self.segment_bytes) });
         self.end = Location { segment: first, offset: FRAMES_START };
         Ok(())

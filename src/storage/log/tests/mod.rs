@@ -1,21 +1,29 @@
-//! Tests of the log.
+//! Tests of the log: golden scripts, crashes at every point, damage to every byte, threads.
 
+mod corruption;
+mod crash;
+mod golden;
 mod support;
+mod threads;
 
+use std::time::Duration;
+
+use super::open::Tuning;
 use support::*;
 
 #[test]
 fn appends_are_read_back_after_reopening() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = temp_dir();
     let entries: Vec<_> = (0..200).map(|index| entry(index, 1, 100 + index as usize)).collect();
     let (log, recovered) = Log::open(dir.path(), options()).unwrap();
     assert_eq!(recovered.last, None);
     for chunk in entries.chunks(7) {
         append(&log, chunk.to_vec());
     }
-    assert_eq!(log.read(0..200, usize::MAX).unwrap(), entries);
+    check(&log, &entries);
     let vote = StoredVote { term: 3, node_id: 2, committed: true };
     wait(|done| log.save_vote(vote, done)).unwrap();
+    wait(|done| log.save_peer_boot(5, 17, done)).unwrap();
     log.set_applied(200);
     log.set_committed(150);
     drop(log);
@@ -25,13 +33,215 @@ fn appends_are_read_back_after_reopening() {
     assert_eq!(recovered.vote, Some(vote));
     assert_eq!(recovered.boot_count, 2);
     assert_eq!(recovered.committed, 150);
-    assert_eq!(log.read(0..200, usize::MAX).unwrap(), entries);
-    for entry in &entries {
-        let location = log.locate(entry.id.index).unwrap();
-        assert_eq!(log.read_at(location).unwrap().0, *entry);
-        assert_eq!(log.read(entry.id.index..200, 1).unwrap(), vec![entry.clone()]);
-    }
-    assert_eq!(log.scan_all().unwrap(), 200);
+    assert_eq!(log.peer_boot(5), Some(17));
+    check(&log, &entries);
     append(&log, vec![entry(200, 1, 10)]);
     assert_eq!(log.last().unwrap().index, 200);
+}
+
+#[test]
+fn a_start_reads_only_what_is_not_sealed() {
+    let dir = temp_dir();
+    let (log, _) = Log::open(dir.path(), options()).unwrap();
+    append(&log, (0..501).map(|index| entry(index, 1, 300)).collect());
+    log.set_applied(501);
+    tend(&log);
+    log.close();
+    let (_, recovered) = Log::open(dir.path(), options()).unwrap();
+    let (segments, read) = recovered.segments;
+    assert!(segments > 40 && read == 1, "{segments} segments, {read} read");
+}
+
+#[test]
+fn sealed_segments_do_not_depend_on_how_entries_were_grouped() {
+    let entries: Vec<_> = (0..300).map(|i| entry(i, i / 90 + 1, 50 + i as usize % 700)).collect();
+    let run = |groups: &[usize], stray: bool| {
+        let dir = temp_dir();
+        let (log, _) = Log::open(dir.path(), options()).unwrap();
+        let mut rest = &entries[..];
+        for size in groups.iter().cycle().take_while(|_| log.last().is_none_or(|l| l.index < 299)) {
+            let (group, after) = rest.split_at((*size).min(rest.len()));
+            append(&log, group.to_vec());
+            rest = after;
+            if stray && rest.len() > 20 {
+                // Entries of a leader that loses, over several segments.
+                let next = log.last().unwrap().index + 1;
+                append(&log, (next..next + 20).map(|i| entry(i, 90, 900)).collect());
+                wait(|done| log.truncate_after(next.checked_sub(1), done).unwrap()).unwrap();
+            }
+        }
+        log.set_applied(300);
+        tend(&log);
+        log.close();
+        read_segments(dir.path())
+    };
+    let (one, many) = (run(&[300], false), run(&[1, 13, 4], true));
+    assert!(one.len() > 15);
+    let sealed = one.len() - 1;
+    assert_eq!(one[..sealed], many[..sealed]);
+}
+
+#[test]
+fn a_failed_sync_stops_the_log_for_good() {
+    for count in 0..12 {
+        let dir = temp_dir();
+        let recorder = Recorder::new();
+        let tuning = Tuning { recorder: Some(recorder.clone()), ..Tuning::default() };
+        let (log, _) = Log::open_tuned(dir.path(), options(), tuning).unwrap();
+        recorder.fail_sync_after(count);
+        let mut acknowledged = 0;
+        let failure = loop {
+            let next = log.last().map_or(0, |last| last.index + 1);
+            match wait(|done| {
+                log.append((next..next + 3).map(|i| entry(i, 1, 700)).collect(), done)
+            }) {
+                Ok(()) => acknowledged = next + 3,
+                Err(error) => break error,
+            }
+        };
+        assert!(failure.to_string().contains("failed on request"), "{failure}");
+        assert!(log.failed().borrow().is_some());
+        let vote = StoredVote { term: 1, node_id: 1, committed: false };
+        assert!(wait(|done| log.save_vote(vote, done)).is_err());
+        assert!(wait(|done| log.append(vec![], done)).is_err());
+        assert!(log.truncate_after(None, Box::new(|_| ())).is_err());
+        assert!(*log.durable().borrow() <= acknowledged + 3);
+        log.close();
+
+        let (log, recovered) = Log::open(dir.path(), options()).unwrap();
+        assert_eq!(recovered.vote, None);
+        let next = recovered.last.map_or(0, |last| last.index + 1);
+        assert!(
+            next >= acknowledged,
+            "{next} entries after a restart, {acknowledged} acknowledged"
+        );
+        check(&log, &(0..next).map(|i| entry(i, 1, 700)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn memory_holds_what_is_not_durable_and_little_else() {
+    let dir = temp_dir();
+    let (log, _) = Log::open(dir.path(), options()).unwrap();
+    let gate = hold(&log);
+    let entries: Vec<_> = (0..4).map(|index| entry(index, 1, 6000)).collect();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    log.append(entries.clone(), Box::new(move |outcome| sender.send(outcome).unwrap()));
+    assert_eq!(log.read_cached(0..4, usize::MAX).unwrap(), entries);
+    assert!(log.sizes().cache_bytes > options().cache_bytes_max);
+    drop(gate);
+    receiver.recv().unwrap().unwrap();
+    assert!(log.sizes().cache_bytes <= options().cache_bytes_max);
+    assert!(log.read_cached(0..4, usize::MAX).is_none());
+    check(&log, &entries);
+}
+
+#[test]
+fn a_large_segment_is_searched_from_a_sample() {
+    let dir = temp_dir();
+    let options = LogOptions { segment_bytes: 4 * 1024 * 1024, ..options() };
+    let entries: Vec<_> = (0..900).map(|i| entry(i, 1, 400 + (i as usize % 9) * 2000)).collect();
+    let (log, _) = Log::open(dir.path(), options.clone()).unwrap();
+    append(&log, entries.clone());
+    check(&log, &entries);
+    log.set_applied(900);
+    tend(&log);
+    log.close();
+    let (log, recovered) = Log::open(dir.path(), options).unwrap();
+    assert_eq!(recovered.segments, (2, 1));
+    check(&log, &entries);
+    assert_eq!(
+        log.read(17..900, 100_000).unwrap(),
+        entries[17..][..log.read(17..900, 100_000).unwrap().len()]
+    );
+}
+
+#[test]
+fn the_marker_follows_by_itself() {
+    let dir = temp_dir();
+    let recorder = Recorder::new();
+    let tuning = Tuning { recorder: Some(recorder.clone()), ..Tuning::default() };
+    let (log, _) = Log::open_tuned(dir.path(), options(), tuning).unwrap();
+    append(&log, vec![entry(0, 1, 100)]);
+    let marked = |want: u64, committed: u64| {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while std::time::Instant::now() < deadline {
+            let (_, synced) = SyncedFile::open(&Dir::open(dir.path(), false).unwrap()).unwrap();
+            if (synced.next, synced.committed) == (want, committed) {
+                return true;
+            }
+            std::thread::yield_now();
+        }
+        false
+    };
+    assert!(marked(1, 0), "idle");
+    log.set_committed(1);
+    assert!(marked(1, 1), "a commit alone");
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let dir = temp_dir();
+    let (log, _) = Log::open(dir.path(), options()).unwrap();
+    let error = Log::open(dir.path(), options()).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    drop(log);
+    Log::open(dir.path(), options()).unwrap();
+}
+
+#[test]
+fn a_log_without_its_hard_state_is_refused() {
+    for damaged in [false, true] {
+        let dir = temp_dir();
+        let (log, _) = Log::open(dir.path(), options()).unwrap();
+        append(&log, vec![entry(0, 1, 100)]);
+        drop(log);
+        let path = dir.path().join("hard_state");
+        if damaged {
+            std::fs::write(path, [0; 8192]).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+        let error = Log::open(dir.path(), options()).unwrap_err();
+        assert!(matches!(error, OpenError::NoHardState { .. }), "{error}");
+        assert!(error.to_string().contains("hint: "), "{error}");
+    }
+}
+
+#[test]
+fn missing_segments_are_refused() {
+    let make = || {
+        let dir = temp_dir();
+        let (log, _) = Log::open(dir.path(), options()).unwrap();
+        append(&log, (0..100).map(|index| entry(index, 1, 300)).collect());
+        log.set_applied(100);
+        tend(&log);
+        drop(log);
+        dir
+    };
+    let count = read_segments(make().path()).len();
+    assert!(count > 5);
+    for victim in 0..count {
+        let dir = make();
+        let name = read_segments(dir.path())[victim].0.clone();
+        std::fs::remove_file(dir.path().join("segments").join(&name)).unwrap();
+        let before = read_segments(dir.path());
+        let error = Log::open(dir.path(), options()).unwrap_err();
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{name}: {error}");
+        assert_eq!(read_segments(dir.path()), before, "nothing is modified");
+    }
+}
+
+#[test]
+fn the_log_of_another_trail_is_refused() {
+    let dir = temp_dir();
+    let (log, _) = Log::open(dir.path(), options()).unwrap();
+    append(&log, vec![entry(0, 1, 100)]);
+    drop(log);
+    let other = LogOptions { trail_id: TrailId([8; 16]), ..options() };
+    let error = Log::open(dir.path(), other).unwrap_err();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+    let other = LogOptions { segment_bytes: 8192, ..options() };
+    let error = Log::open(dir.path(), other).unwrap_err();
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
 }
