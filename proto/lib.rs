@@ -14,5 +14,12 @@ pub mod raft {
     tonic::include_proto!("indelible.raft.v1");
 }
 
+pub mod event;
+mod event_builder;
+mod json;
+
+pub use event::{EventError, validate_event};
+pub use json::event_json;
+
 /// All descriptors, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -4,9 +4,9 @@
 //! knows the root, [`prove`] makes roots and proofs from complete nodes that the caller stores,
 //! [`verify`] checks proofs. An auditor needs only the last.
 //!
-//! A *complete* node `(level, index)` is the root of the leaves from `index << level` to `(index +
-//! 1) << level`; level 0 holds the leaf hashes. Complete nodes never change, so a store of them is
-//! append-only.
+//! A *complete* node `(level, index)` is the root of the `1 << level` leaves that begin with leaf
+//! `index << level`; level 0 holds the leaf hashes. Complete nodes never change, so a store of them
+//! is append-only.
 
 pub mod frontier;
 pub mod prove;

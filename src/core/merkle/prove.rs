@@ -15,7 +15,7 @@ pub fn root_at<E>(size: u64, node: impl FnMut(u8, u64) -> Result<Hash, E>) -> Re
     Range { start: 0, count: size }.root(node)
 }
 
-/// PATH(index, D[size]) of RFC 6962 section 2.1.1: the siblings from the leaf up to the root.
+/// `PATH(index, D[size])` of RFC 6962 section 2.1.1: the siblings from the leaf up to the root.
 ///
 /// Panics if there is no leaf `index` in a tree of `size`: whoever takes the two from outside
 /// checks them first.
@@ -38,7 +38,7 @@ pub fn inclusion_proof<E>(
     Ok(proof)
 }
 
-/// PROOF(old, D[new]) of RFC 6962 section 2.1.2. Empty if `old` is 0 or equal to `new`.
+/// `PROOF(old, D[new])` of RFC 6962 section 2.1.2. Empty if `old` is 0 or equal to `new`.
 ///
 /// Panics if `old` is larger than `new`: whoever takes the two from outside checks them first.
 pub fn consistency_proof<E>(
