@@ -24,7 +24,7 @@ mod trees;
 pub use dir::Dir;
 pub use error::DiskError;
 pub use file::File;
-pub use lock::{DirLock, LockError};
+pub use lock::{DirLock, LOCK_FILE, LockError};
 pub use recorder::Recorder;
 pub use slots::{SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
 pub use space::free_bytes;

@@ -187,6 +187,17 @@ fn index_ahead_of_the_log() {
     assert_sound(older.path());
 }
 
+/// Killed before the first commit: there is an index without rows, and that is no damage.
+#[test]
+fn nothing_committed() {
+    let trail = sample(NEVER);
+    let (root, path) = (trail.root(), trail.derived());
+    fs::write(path.join("index/marker"), "of the old index").expect("write");
+    let trail = trail.crash().expect("open");
+    assert_eq!(trail.root(), root);
+    assert!(trail.derived().join("index/marker").exists(), "the index was kept");
+}
+
 /// Openings that never came to an end: the derived state is what kills the process.
 #[test]
 fn a_deadly_index_is_thrown_away() {

@@ -22,7 +22,8 @@ use indelible_core::merkle::{verify_consistency, verify_inclusion};
 use indelible_core::{Hash, Kind, Leaf};
 
 use super::trail::{EVERY_ENTRY, NEVER, Record, Trail, producer, scratch_dir};
-use crate::storage::check::check;
+use crate::disk::Dir;
+use crate::storage::check::check_unlocked;
 use crate::storage::ledger::{Applied, StoredRecord};
 
 type Outcome = Result<String, Box<dyn Error>>;
@@ -102,9 +103,10 @@ impl goldenscript::Runner for Runner {
     fn end_command(&mut self, command: &Command) -> Outcome {
         let Some(trail) = &self.trail else { return Ok(String::new()) };
         let scratch = scratch_dir();
+        let data = Dir::open(trail.path(), true)?;
         let mut problems = String::new();
         for _ in 0..5 {
-            match check(trail.path(), Some(scratch.path())) {
+            match check_unlocked(&data, Some(scratch.path())) {
                 Ok(report) if report.is_sound() => return Ok(String::new()),
                 Ok(report) => problems = format!("{:#?}", report.problems),
                 Err(error) => problems = error.to_string(),
