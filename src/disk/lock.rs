@@ -8,7 +8,7 @@ use super::DiskError;
 use super::error::At;
 
 /// Name of the file that carries the lock. It stays when the lock goes: removing it would race with the next owner.
-const LOCK_FILE: &str = "LOCK";
+pub const LOCK_FILE: &str = "LOCK";
 
 /// Holds a directory until dropped. The system releases it when the process dies, however it dies.
 #[derive(Debug)]

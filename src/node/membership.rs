@@ -140,8 +140,8 @@ impl MembershipChanges {
         max.max(self.ledger.max_node_id()) + 1
     }
 
-    /// Finishes a joint configuration that an earlier leader left behind, whenever this node
-    /// becomes leader.
+    /// Finishes a joint configuration that an earlier leader, or a failed second step, has left
+    /// behind.
     pub async fn finish_joint(self: Arc<Self>) {
         let mut leadership = self.leadership.clone();
         loop {

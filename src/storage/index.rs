@@ -130,12 +130,24 @@ impl Index {
         guarded_rows(|| {
             let Some(state) = self.db.get([STATE])? else { return Ok(None) };
             let state = StateRow::decode(&state).ok_or_else(|| damaged(&[STATE]))?;
+            self.check_last_block(&state)?;
             let membership = self.db.get([MEMBERSHIP])?.as_deref().and_then(decode_membership);
             let membership = membership.ok_or_else(|| damaged(&[MEMBERSHIP]))?;
             let producers = self.producers().collect::<Result<_, _>>()?;
             let openings = self.openings().collect::<Result<_, _>>()?;
             Ok(Some(Loaded { state, membership, producers, openings }))
         })
+    }
+
+    /// Rows come in batches that are whole or not there; this is what shows if one is not.
+    fn check_last_block(&self, state: &StateRow) -> Result<(), IndexError> {
+        let last = self.db.scan_prefix([BLOCK]).next_back();
+        let last = last.map(|row| decode(row, decode_block)).transpose()?;
+        let last = last.as_deref().and_then(<[EntryRow]>::last);
+        match last.map(|row| (row.index, row.leaves_end(), row.received)) {
+            Some(end) if end == (state.id.index, state.tree_size, state.last_received) => Ok(()),
+            _ => Err(damaged(&[BLOCK])),
+        }
     }
 
     /// The block with the entry that added `leaf`; none if there is no such block. The caller knows that the leaf exists.

@@ -11,7 +11,9 @@ use super::frame::Location;
 /// The only version of these rows so far. Another one is thrown away and computed again.
 pub const ROWS_VERSION: u32 = 1;
 /// Entries in one block row at most: a lookup walks half of them.
-pub const BLOCK_ENTRIES_MAX: usize = 128;
+pub const BLOCK_ENTRIES_MAX: usize = 32;
+/// Stretches of rejected positions in one block row at most, unless one entry alone has more.
+pub const BLOCK_RANGES_MAX: usize = 1024;
 /// Runs in one runs row. A producer row holds the newest ones, at most as many.
 pub const RUNS_PER_ROW: usize = 16;
 
@@ -115,6 +117,22 @@ pub struct StateRow {
     pub last_received: u64,
     /// Highest node id that was ever in a membership.
     pub max_node_id: u64,
+}
+
+/// Consecutive entries in blocks, each for one row.
+pub fn blocks(entries: &[EntryRow]) -> impl Iterator<Item = &[EntryRow]> {
+    let mut rest = entries;
+    std::iter::from_fn(move || {
+        let mut ranges = 0;
+        let fits = |entry: &&EntryRow| {
+            ranges += entry.rejected.len();
+            ranges <= BLOCK_RANGES_MAX
+        };
+        let count = rest.iter().take(BLOCK_ENTRIES_MAX).take_while(fits).count().max(1);
+        let (block, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(block)
+    })
 }
 
 /// A block of entries, for its row. They are consecutive, in order, at least one.
@@ -335,5 +353,79 @@ impl Fields<'_> {
 
     fn id(&mut self) -> Option<EntryId> {
         Some(EntryId { index: self.u64()?, term: self.u64()?, leader: self.u64()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, ranges: u32) -> EntryRow {
+        EntryRow {
+            index,
+            kind: EntryKind::Batch,
+            first_leaf: 100 + index * 3,
+            accepted: 3,
+            rejected: (0..ranges).map(|n| Positions { first: 2 * n, count: 1 }).collect(),
+            location: Location { segment: 5, offset: 96 + index },
+            received: 1000 + index,
+        }
+    }
+
+    /// Blocks lose nothing, have no more entries and ranges than they may, and are read as they were written.
+    #[test]
+    fn blocks_hold_everything() {
+        let mut entries: Vec<_> = (0..100).map(|index| entry(index, 0)).collect();
+        entries[40] = entry(40, 3);
+        entries[41] = entry(41, 2);
+        entries[60] = EntryRow { rejected: entry(0, 2000).rejected, accepted: 3, ..entry(60, 0) };
+        entries[60].accepted = 2000;
+        for (entry, first_leaf) in entries[61..].iter_mut().zip((100 + 60 * 3 + 2000..).step_by(3))
+        {
+            entry.first_leaf = first_leaf;
+        }
+        let mut read = Vec::new();
+        for block in blocks(&entries) {
+            assert!(!block.is_empty() && block.len() <= BLOCK_ENTRIES_MAX);
+            let ranges: usize = block.iter().map(|entry| entry.rejected.len()).sum();
+            assert!(ranges <= BLOCK_RANGES_MAX || block.len() == 1);
+            read.extend(decode_block(&encode_block(block)).expect("a block"));
+        }
+        assert_eq!(read, entries);
+        assert_eq!(blocks(&[]).count(), 0);
+    }
+
+    /// Cut or changed rows are refused, or read as other values; they never panic.
+    #[test]
+    fn damaged_rows() {
+        let block = encode_block(&[entry(7, 2), entry(8, 0), entry(9, 1)]);
+        for length in 0..block.len() {
+            assert_eq!(decode_block(&block[..length]), None, "cut at {length}");
+        }
+        for position in 0..block.len() * 8 {
+            let mut changed = block.clone();
+            changed[position / 8] ^= 1 << (position % 8);
+            let Some(entries) = decode_block(&changed) else { continue };
+            assert_ne!(entries, decode_block(&block).expect("a block"), "bit {position}");
+            for entry in entries.iter().filter(|entry| entry.accepted > 0) {
+                assert!(u64::from(entry.position_of(entry.accepted - 1)) < entry.records());
+            }
+        }
+        let runs = vec![Run { first_leaf: 3, count: 2 }, Run { first_leaf: 9, count: 1 }];
+        let (opened, epoch, first_opened) = (1, 1, 1);
+        let row = ProducerRow { opened, epoch, last_seq: 4, first_opened, runs_seq: 2, runs };
+        let bytes = row.encode();
+        assert_eq!(ProducerRow::decode(&bytes), Some(row));
+        for length in 0..bytes.len() {
+            assert_eq!(ProducerRow::decode(&bytes[..length]), None, "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn positions_skip_what_was_rejected() {
+        let rejected = vec![Positions { first: 0, count: 2 }, Positions { first: 4, count: 1 }];
+        let entry = EntryRow { accepted: 4, rejected, ..entry(1, 0) };
+        assert_eq!([0, 1, 2, 3].map(|nth| entry.position_of(nth)), [2, 3, 5, 6]);
+        assert_eq!((entry.records(), entry.leaves_end()), (7, 107));
     }
 }

@@ -181,7 +181,7 @@ impl Tree {
             file.write_all_at(&bytes_of(&level.tail), level.written * HASH_SIZE)?;
             // Crash before or after: the index still names a size that was written out earlier. Opening cuts the file
             // there, and the leaves after it are applied again.
-            file.sync_all()?;
+            file.sync_data()?;
             let mut stored = write(&self.stored);
             let in_memory = &mut stored.levels[number];
             in_memory.tail.drain(..level.tail.len());

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use indelible_core::{Chain, Hash, LeafIndex};
 
-use crate::disk::{Dir, DiskError};
+use crate::disk::{Dir, DirLock, DiskError, LOCK_FILE, LockError};
 
 /// What a check found.
 #[derive(Debug, Clone)]
@@ -61,15 +61,39 @@ pub struct Problem {
     pub leaves: Option<RangeInclusive<LeafIndex>>,
 }
 
+/// Why a directory could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// A node runs on it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A file could not be read.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
 /// Checks a data directory while no node runs on it. `scratch` is a directory outside of it for a copy of the index, which is
 /// removed again; without one the index is compared with the manifest alone. The error is one of reading at all; damage
 /// is in the report.
-pub fn check(dir: &Path, scratch: Option<&Path>) -> Result<Report, DiskError> {
+pub fn check(dir: &Path, scratch: Option<&Path>) -> Result<Report, CheckError> {
     let data = Dir::open(dir, true)?;
+    // Taking the lock makes its file if there is none; where no node has ever been, none runs.
+    let _lock = match data.exists(LOCK_FILE)? {
+        true => Some(DirLock::acquire(dir)?),
+        false => None,
+    };
+    Ok(check_unlocked(&data, scratch)?)
+}
+
+/// As [`check`], whoever runs on the directory: for tests.
+pub(in crate::storage) fn check_unlocked(
+    data: &Dir,
+    scratch: Option<&Path>,
+) -> Result<Report, DiskError> {
     let mut problems = Problems::default();
-    let files = files::check(&data, &mut problems)?;
-    let derived = compare::Derived::open(&data, scratch, &files, &mut problems)?;
-    trail::check(&data, &files, derived, problems)
+    let files = files::check(data, &mut problems)?;
+    let derived = compare::Derived::open(data, scratch, &files, &mut problems)?;
+    trail::check(data, &files, derived, problems)
 }
 
 impl Report {

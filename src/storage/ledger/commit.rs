@@ -16,7 +16,7 @@ use super::machine::Machine;
 use super::producers::Prune;
 use super::{AppliedState, Ledger, LedgerError, Shared, Writer};
 use crate::storage::index::{Changes, Index};
-use crate::storage::rows::{BLOCK_ENTRIES_MAX, EntryRow, StateRow};
+use crate::storage::rows::{self, EntryRow, StateRow};
 
 /// When a commit is due: as soon as any of these is reached. Restart after a crash applies about two commits again.
 #[derive(Debug, Clone, Copy)]
@@ -112,10 +112,10 @@ impl Committer {
         answered.recv().expect("the committing thread has panicked");
     }
 
-    /// Writes what is queued and ends the thread.
-    pub(super) fn stop(self) {
+    /// Writes what is queued and ends the thread; false if it had panicked.
+    pub(super) fn stop(self) -> bool {
         drop(self.jobs);
-        self.thread.join().expect("the committing thread has panicked");
+        self.thread.join().is_ok()
     }
 }
 
@@ -148,9 +148,7 @@ fn take(shared: &Shared, state: &AppliedState, from: u64) -> Commit {
     let first = recent.partition_point(|row| row.index < from);
     let rows: Vec<EntryRow> = recent.range(first..).cloned().collect();
     drop(recent);
-    for block in rows.chunks(BLOCK_ENTRIES_MAX) {
-        changes.block(block);
-    }
+    rows::blocks(&rows).for_each(|block| changes.block(block));
     let mut machine = shared.machine_mut();
     assert_eq!(machine.id, Some(state.id), "nobody applies while a commit is taken");
     let prunes = machine.producers.commit(&mut changes);

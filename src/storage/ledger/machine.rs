@@ -97,11 +97,6 @@ impl Prepared {
         };
         Ok(Prepared { id: entry.id, kind: entry.kind, chain, location, payload })
     }
-
-    /// Its batch, if it is one.
-    pub(crate) fn batch(&self) -> Option<&Batch> {
-        if let Payload::Batch(batch) = &self.payload { Some(batch) } else { None }
-    }
 }
 
 impl Machine {

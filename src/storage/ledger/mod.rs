@@ -241,7 +241,7 @@ impl Ledger {
     fn close_files(&self, writer: &mut Writer) -> Result<(), LedgerError> {
         let committed = self.commit(writer);
         if let Some(committer) = writer.committer.take() {
-            committer.stop();
+            assert!(committer.stop(), "the committing thread has panicked");
         }
         let index = self.inner.shared.index.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(index) = index {

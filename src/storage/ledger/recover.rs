@@ -114,7 +114,7 @@ fn load(
     let (index, loaded) = match loaded {
         Ok((index, Some(loaded))) => (index, loaded),
         // Nothing was committed. Tree files may be left of a first commit that was cut short.
-        Ok((_, None)) => return Ok(Err(Unusable::Missing)),
+        Ok((index, None)) => return Ok(Ok(start(derived, trail_id, index)?)),
         Err(error) => return Ok(Err(error.into())),
     };
     let state = loaded.state;
@@ -162,13 +162,18 @@ fn wipe(derived: &Dir) -> Result<(), DiskError> {
 
 /// Derived state of the trail without entries.
 fn empty(derived: &Dir, trail_id: TrailId) -> Result<Usable, LedgerError> {
+    let path = derived.subdir(INDEX_DIR)?.path().to_owned();
+    let index = Index::open(&path).map_err(|error| LedgerError::Index(Arc::new(error)))?;
+    start(derived, trail_id, index)
+}
+
+/// As [`empty`], with an index that has no rows.
+fn start(derived: &Dir, trail_id: TrailId, index: Index) -> Result<Usable, LedgerError> {
     let tree = match Tree::open(derived.subdir(TREE_DIR)?, 0) {
         Ok(tree) => tree,
         Err(TreeError::Disk(error)) => return Err(error.into()),
         Err(TreeError::Short { .. }) => unreachable!("no file is shorter than nothing"),
     };
-    let index = derived.subdir(INDEX_DIR)?;
-    let index = Index::open(index.path()).map_err(|error| LedgerError::Index(Arc::new(error)))?;
     Ok(Usable { index, tree, machine: Machine::new(trail_id), applied: None })
 }
 

@@ -269,6 +269,11 @@ pub(crate) fn open(dir: &Path, policy: CommitPolicy) -> Result<(Log, Ledger), Le
 }
 
 pub(crate) fn open_log(dir: &Path) -> Log {
+    try_open_log(dir).expect("the log opens")
+}
+
+/// The log of a directory; none if it refuses.
+pub(crate) fn try_open_log(dir: &Path) -> Option<Log> {
     let options = LogOptions {
         segment_bytes: Identity::read(dir).expect("there is an identity").segment_bytes,
         trail_id: TRAIL,
@@ -276,7 +281,7 @@ pub(crate) fn open_log(dir: &Path) -> Log {
         first_index_any: false,
         sync: SyncPolicy::Never,
     };
-    Log::open(dir, options).expect("the log opens").0
+    Some(Log::open(dir, options).ok()?.0)
 }
 
 /// The payload of a membership entry with one set of voters.
