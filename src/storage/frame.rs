@@ -191,6 +191,11 @@ pub fn frame_size(payload_bytes: usize) -> u64 {
     ((FRAME_HEADER_SIZE + payload_bytes) as u64).next_multiple_of(FRAME_ALIGNMENT)
 }
 
+/// Whether these bytes, which may be too few for a header, can be the first ones of a frame.
+pub fn may_begin(bytes: &[u8]) -> bool {
+    bytes.iter().zip(FRAME_MAGIC).all(|(byte, magic)| *byte == magic)
+}
+
 /// Checks everything about the frame at the start of `bytes` that the frame itself can tell. More bytes may follow.
 pub fn check(bytes: &[u8], location: Location) -> Result<FrameHeader, FrameFault> {
     let header = FrameHeader::decode(bytes, location)?;

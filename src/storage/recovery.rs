@@ -10,17 +10,17 @@
 //!
 //! A tear is copied to `quarantine/` and cut. Corrupt and ambiguous are refused, and nothing is touched.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indelible_core::{Chain, EntryId, TrailId, chain};
 
-use crate::disk::{Dir, DiskError, File, LockError};
+use crate::disk::{Dir, DiskError, File, LockError, SlotsError};
 
 use super::frame::{self, FRAME_HEADER_SIZE, FrameFault, FrameHeader, Location};
 use super::segment::{
     self, FOOTER_SIZE_MIN, FRAMES_START, SEGMENT_HEADER_SIZE, SegmentHeader, Summary,
 };
-use super::synced::Synced;
+use super::synced::{Synced, SyncedFile};
 
 /// Name of the directory of segments.
 pub const SEGMENTS_DIR: &str = "segments";
@@ -179,6 +179,31 @@ pub fn find(
         });
     }
     Ok(found)
+}
+
+/// Reads a whole log that is not open, sealed segments included, and judges it as a start would; changes nothing. `visit` sees
+/// every frame.
+pub fn verify(
+    data: &Path,
+    trail_id: TrailId,
+    segment_bytes: u64,
+    visit: &mut dyn FnMut(&Scanned<'_>),
+) -> Result<Found, OpenError> {
+    let data = Dir::open(data, true)?;
+    let marker = match SyncedFile::read(&data) {
+        Ok(marker) => marker,
+        Err(SlotsError::Damaged { path }) => return Err(damaged_marker(path)),
+        Err(SlotsError::Disk(error)) => return Err(error.into()),
+    };
+    let segments = Dir::open(&data.path().join(SEGMENTS_DIR), true)?;
+    let expected = Expected { trail_id, segment_bytes, first_index_any: false, read_all: true };
+    find(&segments, &expected, &marker, visit)
+}
+
+/// Without a marker nothing says what was durable.
+pub fn damaged_marker(file: PathBuf) -> OpenError {
+    let what = "the synced marker cannot be read, so a torn tail cannot be told from damage".into();
+    OpenError::Corrupt { file, offset: 0, first: 0, last: 0, what }
 }
 
 /// One segment, judged.
@@ -365,7 +390,10 @@ fn judge_tail(
     let written = nonzero_end.next_multiple_of(SECTOR).min(reader.length);
     let bytes = reader.bytes(location.offset, FRAME_HEADER_SIZE)?.to_vec();
     let torn = match FrameHeader::decode(&bytes, location) {
-        Err(_) => written < location.offset + FRAME_HEADER_SIZE as u64,
+        Err(_) => {
+            let begun = &bytes[..bytes.len().min((written - location.offset) as usize)];
+            frame::may_begin(begun) && begun.len() < FRAME_HEADER_SIZE
+        }
         Ok(header) => {
             let body = location.offset + header.body_offset() as u64;
             let part_bad = fault == FrameFault::Head && body <= written;
@@ -445,10 +473,11 @@ impl<'a> Reader<'a> {
 
     /// `size` bytes from `offset`; fewer at the end of the file.
     pub fn bytes(&mut self, offset: u64, size: usize) -> Result<&[u8], DiskError> {
-        let size = (size as u64).min(self.length.saturating_sub(offset)) as usize;
+        let left = self.length.saturating_sub(offset);
+        let size = (size as u64).min(left) as usize;
         let end = self.start + self.buffer.len() as u64;
         if offset < self.start || offset + size as u64 > end {
-            self.buffer.resize(size.max(self.read_bytes), 0);
+            self.buffer.resize(size.max(left.min(self.read_bytes as u64) as usize), 0);
             let count = self.file.read_at(&mut self.buffer, offset)?;
             self.buffer.truncate(count);
             self.start = offset;

@@ -64,6 +64,11 @@ impl SyncedFile {
         Ok((SyncedFile { slots }, Synced::decode(&payload)))
     }
 
+    /// Reads the marker of a log that stays closed.
+    pub fn read(dir: &Dir) -> Result<Synced, SlotsError> {
+        Ok(Synced::decode(&SlotFile::read(dir, SYNCED_FILE, MAGIC)?))
+    }
+
     /// Replaces what the marker says, durably. Crash before the return: the old marker or the new one; the caller sees to it
     /// that both are true.
     pub fn write(&mut self, synced: &Synced) -> Result<(), DiskError> {

@@ -379,18 +379,18 @@ impl Io {
 
     /// Seals a segment or prepares the next; true if there was something to do.
     fn keep_house(&mut self) -> bool {
-        let done = self
-            .seal_one()
-            .and_then(|sealed| if sealed { Ok(true) } else { self.writer.prepare_next() });
-        match done {
-            Ok(done) => done,
-            // A full disk is no reason to stop before somebody needs the space.
-            Err(error) if error.is_full() => false,
-            Err(error) => {
-                self.shared.fail(error.into());
-                false
-            }
-        }
+        let done = match self.seal_one() {
+            Ok(false) => match self.writer.prepare_next() {
+                // A full disk is no reason to stop before somebody needs the space.
+                Err(error) if error.is_full() => Ok(false),
+                prepared => prepared,
+            },
+            sealed => sealed,
+        };
+        done.unwrap_or_else(|error| {
+            self.shared.fail(error.into());
+            false
+        })
     }
 
     /// Seals the oldest segment that is closed, applied and durable but not sealed; true if there was one.

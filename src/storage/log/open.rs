@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use indelible_core::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use indelible_core::{EntryId, chain};
 
 use super::chain::{Chainer, Op};
@@ -75,6 +76,8 @@ impl Log {
         options: LogOptions,
         tuning: Tuning,
     ) -> Result<(Log, Recovered), OpenError> {
+        let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        assert!(sizes.contains(&options.segment_bytes), "segments of {}", options.segment_bytes);
         let lock = DirLock::acquire(path).map_err(|error| match error {
             LockError::Disk(error) => OpenError::Disk(error),
             held => OpenError::Locked(held),
@@ -131,18 +134,11 @@ fn open_slots(data: &Dir) -> Result<(HardStateFile, SyncedFile, Synced), OpenErr
 }
 
 fn open_marker(data: &Dir) -> Result<(SyncedFile, Synced), OpenError> {
-    let damaged = || OpenError::Corrupt {
-        file: data.path().join(SYNCED_FILE),
-        offset: 0,
-        first: 0,
-        last: 0,
-        what: "the synced marker cannot be read, so a torn tail cannot be told from damage".into(),
-    };
     if !data.exists(SYNCED_FILE)? {
-        return Err(damaged());
+        return Err(recovery::damaged_marker(data.path().join(SYNCED_FILE)));
     }
     SyncedFile::open(data).map_err(|error| match error {
-        SlotsError::Damaged { .. } => damaged(),
+        SlotsError::Damaged { path } => recovery::damaged_marker(path),
         SlotsError::Disk(error) => error.into(),
     })
 }

@@ -307,9 +307,13 @@ impl State {
         }
     }
 
-    /// Drops the oldest entries until the rest fits. What is not durable stays.
+    /// Drops the oldest entries until the rest fits. What is not durable stays, and so does what is not applied, up to twice
+    /// the limit: whoever applies falls back to the disk before memory grows without bound.
     pub(super) fn evict(&mut self, bytes_max: usize) {
         while self.window_bytes > bytes_max && self.window_first() < self.durable {
+            if self.window_first() >= self.applied && self.window_bytes <= 2 * bytes_max {
+                break;
+            }
             let slot = self.window.pop_front().expect("entries before `next` are in the window");
             self.window_bytes -= slot.memory_bytes();
         }

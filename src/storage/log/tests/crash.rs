@@ -167,7 +167,7 @@ fn recovers(
 ) -> bool {
     let case = || format!("after {} operations, {data:?} {names:?} {torn:?}: {told:?}", run.len());
     let dir = temp_dir();
-    rebuild(run, data, names, torn, dir.path());
+    rebuild(None, run, data, names, torn, dir.path());
     let first = match open(dir.path()) {
         Ok(first) => first,
         Err(OpenError::Ambiguous { .. }) if may_refuse => return false,
@@ -195,4 +195,39 @@ fn open(dir: &Path) -> Result<State, OpenError> {
     let count = recovered.last.map_or(0, |last| last.index + 1);
     assert_eq!(log.scan_all()?, count);
     Ok((read_all(&log, count), recovered.vote))
+}
+
+#[test]
+fn a_crash_during_recovery_changes_nothing() {
+    let (events, _) = record();
+    let is_frames =
+        |event: &Event| matches!(&event.op, Op::Write { bytes, .. } if bytes.starts_with(b"INDF"));
+    let mut states = 0;
+    for (position, event) in events.iter().enumerate().filter(|(_, event)| is_frames(event)) {
+        let Op::Write { bytes, .. } = &event.op else { continue };
+        let torn = temp_dir();
+        let cut = Some(Torn::FileEnds(bytes.len() - 30));
+        rebuild(None, &events[..=position], Unsynced::Kept, Unsynced::Kept, cut, torn.path());
+        // What recovery does to it, recorded.
+        let recovered = temp_dir();
+        rebuild(None, &events[..=position], Unsynced::Kept, Unsynced::Kept, cut, recovered.path());
+        let recorder = Recorder::new();
+        let tuning = Tuning { recorder: Some(recorder.clone()), ..Tuning::default() };
+        Log::open_tuned(recovered.path(), unsynced(), tuning).unwrap().0.close();
+        let expected = open(recovered.path()).unwrap();
+        let recovery = recorder.events();
+        assert!(recovery.iter().any(|event| event.name == "quarantine"), "{recovery:?}");
+        for count in 1..=recovery.len() {
+            for data in [Unsynced::Kept, Unsynced::Dropped] {
+                for names in [Unsynced::Kept, Unsynced::Dropped] {
+                    let dir = temp_dir();
+                    rebuild(Some(torn.path()), &recovery[..count], data, names, None, dir.path());
+                    assert_eq!(open(dir.path()).unwrap(), expected, "{count} {data:?} {names:?}");
+                    states += 1;
+                }
+            }
+        }
+    }
+    println!("{states} crashes during recovery");
+    assert!(states > 100);
 }
