@@ -95,17 +95,14 @@ pub async fn run(
     let mut servers = JoinSet::new();
     mount(&node, listeners, &stopped, &mut servers);
 
-    let ended = tokio::select! {
+    tokio::select! {
         () = shutdown => Ok(()),
         error = log_failed(&node) => Err(error),
         error = raft_failed(&node) => Err(error),
         Some(ended) = servers.join_next() => Err(transport_error(ended)),
-    };
-    if ended.is_err() {
-        // The log or openraft cannot be trusted any more: nothing of it is closed, recovery decides
-        // what is true.
-        return ended;
-    }
+    }?;
+    // NB: after an error nothing is closed: the log or openraft cannot be trusted any more, and
+    // recovery decides what is true.
     node.hand_over().await;
     node.drain();
     stop.send_replace(true);

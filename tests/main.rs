@@ -3,8 +3,8 @@
 //! [`harness`] runs groups and waits for what they say of themselves; the other modules are one
 //! promise each.
 
-#![allow(missing_docs, reason = "a test binary has no readers of its documentation")]
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
+#![expect(unreachable_pub, reason = "a test binary has no readers of its interface")]
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
 
 mod bad_input;
 mod chaos;

@@ -113,7 +113,8 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
     stop_and_compare(&mut cluster);
 }
 
-/// Starts a change, kills the leader as soon as a node has come to this step of it, and starts it again.
+/// Starts a change, kills the leader as soon as a node has come to this step of it, and starts it
+/// again.
 async fn change_while_the_leader_dies(
     cluster: &mut LocalCluster,
     args: &[String],

@@ -1,4 +1,5 @@
-//! Small files that are not part of a trail: configuration, process information, logs of child processes.
+//! Small files that are not part of a trail: configuration, process information, logs of child
+//! processes.
 
 use std::fs;
 use std::path::Path;

@@ -24,7 +24,8 @@ use crate::storage::ledger::Ledger;
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// Between two looks of a leader for a change that is not finished.
 const FINISH_AGAIN: Duration = Duration::from_secs(1);
-/// Entries that the next leader may lack when a hand-over begins: it has them before an election timeout has passed.
+/// Entries that the next leader may lack when a hand-over begins: it has them before an election
+/// timeout has passed.
 const HAND_OVER_LAG_MAX: u64 = 64;
 /// How long a hand-over may take before the caller is told that it did not happen.
 const TRANSFER: Duration = Duration::from_secs(10);
@@ -242,7 +243,8 @@ impl MembershipChanges {
 
     /// Both steps of a change. openraft remembers the first in the log: a later leader finishes it.
     ///
-    /// It goes on when the caller hangs up: a change that was begun is finished, with the guard held.
+    /// It goes on when the caller hangs up: a change that was begun is finished, with the guard
+    /// held.
     async fn change(
         &self,
         members: ChangeMembers<u64, Peer>,

@@ -61,7 +61,7 @@ impl Reads {
     /// Waits until a read of this level may be served, and says from which state.
     pub async fn barrier(&self, level: Level) -> Result<Head, Rejected> {
         match level {
-            Level::Any => Ok(self.ledger.head().borrow().clone()),
+            Level::Any => Ok(*self.ledger.head().borrow()),
             Level::AtLeast(size) => {
                 self.wait(|head| head.tree_size >= size, || format!("tree size {size}")).await
             }
@@ -79,7 +79,7 @@ impl Reads {
     ) -> Result<Head, Rejected> {
         let mut head = self.ledger.head();
         match tokio::time::timeout(CATCH_UP, head.wait_for(|head| fresh(head))).await {
-            Ok(Ok(head)) => Ok(head.clone()),
+            Ok(Ok(head)) => Ok(*head),
             Ok(Err(_)) => Err(Rejected::new(Reason::Stopping, "the node is stopping")),
             Err(_) => {
                 let at = self.ledger.head().borrow().tree_size;

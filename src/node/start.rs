@@ -188,7 +188,8 @@ impl Node {
         self.draining.send_replace(true);
     }
 
-    /// Gives leadership away, if this node has it and another one can take it: shorter than an election.
+    /// Gives leadership away, if this node has it and another one can take it: shorter than an
+    /// election.
     pub async fn hand_over(&self) {
         if let Ok(Ok(leader)) =
             tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to_any()).await

@@ -17,7 +17,7 @@ impl Node {
     /// What this node sees now.
     pub fn view(&self) -> v1::ClusterView {
         let metrics = self.raft.metrics().borrow_watched().clone();
-        let head = self.ledger.head().borrow().clone();
+        let head = *self.ledger.head().borrow();
         let quorum_ack_age_ms = metrics
             .last_quorum_acked
             .as_ref()

@@ -46,8 +46,11 @@ pub struct Network {
     log: Log,
     /// How long an answer may take while something is outstanding.
     answer_timeout: Duration,
-    links: Arc<Mutex<HashMap<(u64, String, Purpose), Arc<Link>>>>,
+    links: Arc<Mutex<Links>>,
 }
+
+/// By node, address and purpose: a node that moves gets a new connection.
+type Links = HashMap<(u64, String, Purpose), Arc<Link>>;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -371,6 +374,7 @@ impl<'s> Answers<'s> {
         }
     }
 
+    #[expect(clippy::result_large_err, reason = "the error is openraft's")]
     fn accept(
         &mut self,
         answer: pb::AppendResponse,

@@ -165,7 +165,8 @@ struct State {
     refused_by: BTreeMap<u64, String>,
     /// Peers that this node refuses, with the boot for which that was logged.
     refusing: BTreeMap<u64, Boot>,
-    /// Highest committed index that a peer has acknowledged to this node: it can never be without it again.
+    /// Highest committed index that a peer has acknowledged to this node: it can never be without
+    /// it again.
     acknowledged: HashMap<u64, u64>,
 }
 
@@ -239,7 +240,8 @@ impl Peers {
         checked
     }
 
-    /// The peer behind a session of [`Peers::admit`], as long as it is a member and no newer boot of it was seen.
+    /// The peer behind a session of [`Peers::admit`], as long as it is a member and no newer boot
+    /// of it was seen.
     pub fn session(&self, session: &[u8]) -> Option<u64> {
         let (node, boot) = self.lock().sessions.get(session).copied()?;
         let current = match self.expected_key(node) {

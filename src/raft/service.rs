@@ -111,8 +111,8 @@ impl RaftService {
     }
 }
 
-/// Entries must follow each other, the first one `prev`, under terms that do not fall and are not above the vote's: openraft
-/// takes that for granted.
+/// Entries must follow each other, the first one `prev`, under terms that do not fall and are not
+/// above the vote's: openraft takes that for granted.
 fn check_order(request: &pb::AppendRequest) -> Result<(), Status> {
     let malformed = || Status::invalid_argument("entries do not follow each other");
     let (mut next, mut term) = match &request.prev {

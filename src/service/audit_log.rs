@@ -95,7 +95,7 @@ impl AuditLogService {
     }
 
     async fn try_prove(&self, request: v1::ProveRequest) -> Result<v1::ProveResponse, Rejected> {
-        let head = self.node.ledger.head().borrow().clone();
+        let head = *self.node.ledger.head().borrow();
         let tree_size = size_or_current(request.tree_size, &head)?;
         let index = request.index;
         if index >= tree_size {
@@ -121,7 +121,7 @@ impl AuditLogService {
         &self,
         request: v1::ProveConsistencyRequest,
     ) -> Result<v1::ProveConsistencyResponse, Rejected> {
-        let head = self.node.ledger.head().borrow().clone();
+        let head = *self.node.ledger.head().borrow();
         let new_size = size_or_current(request.new_size, &head)?;
         let old_size = request.old_size;
         if old_size > new_size {

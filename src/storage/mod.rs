@@ -1,8 +1,9 @@
 //! One node's durable state: what is on its disk, without Raft, network, clock or randomness.
 //!
-//! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]), how far all of it is durable
-//! ([`synced`]), and what a start makes of it ([`recovery`]). [`ledger`] is what follows from it and can be rebuilt: the [`tree`],
-//! the [`index`]. [`identity`] says whose disk it is, and [`check`] reads everything again.
+//! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]),
+//! how far all of it is durable ([`synced`]), and what a start makes of it ([`recovery`]).
+//! [`ledger`] is what follows from it and can be rebuilt: the [`tree`], the [`index`]. [`identity`]
+//! says whose disk it is, and [`check`] reads everything again.
 pub mod check;
 pub mod evidence;
 pub mod frame;

@@ -1,5 +1,4 @@
 //! Real files through the parsers, a few lines in full, and lines that try to deceive.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use indelible_core::Kind;
 use indelible_core::limits::EVENT_BYTES_MAX;

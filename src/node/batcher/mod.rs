@@ -3,7 +3,7 @@
 //! Whatever waits goes into one entry of at most 1 MiB; a few entries may be on the way at once,
 //! each proposed under the leader id it was stamped under. Everything is bounded: requests by bytes
 //! ([`ADMISSION_BYTES_MAX`]), entries by [`PROPOSALS_IN_FLIGHT_MAX`]. What a producer has proposed
-//! and not yet applied is remembered ([`speculation`]) only so that gaps and repetitions are
+//! and not yet applied is remembered (`speculation`) only so that gaps and repetitions are
 //! answered early and pipelining works: the decision is apply's.
 //!
 //! The loop has a thread of its own, because it hashes.

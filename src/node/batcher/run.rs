@@ -137,7 +137,7 @@ impl Run {
     /// Moves requests from the queue into the entry until it is full or the queue is empty.
     fn fill(&mut self, draft: &mut Draft) {
         while let Some(request) = self.queue.pop_front() {
-            if let Err(request) = self.place(request, draft) {
+            if let Some(request) = self.place(request, draft) {
                 self.queue.push_front(request);
                 return;
             }
@@ -145,7 +145,7 @@ impl Run {
     }
 
     /// Puts a request where it belongs; gives it back if the entry has no room for it.
-    fn place(&mut self, request: Request, draft: &mut Draft) -> Result<(), Request> {
+    fn place(&mut self, request: Request, draft: &mut Draft) -> Option<Request> {
         let (append, reply, permit) = match request {
             Request::Append { append, reply, permit } => (append, reply, permit),
             Request::Open { .. } => return self.place_open(request, draft),
@@ -155,7 +155,7 @@ impl Run {
                 let bytes = append.events.iter().skip(skip).map(|event| event.len()).sum();
                 if !draft.fits(append.events.len() - skip, bytes) {
                     assert!(!draft.is_empty(), "limits: a request fits an empty entry");
-                    return Err(Request::Append { append, reply, permit });
+                    return Some(Request::Append { append, reply, permit });
                 }
                 let producer = append.producer;
                 self.speculation.proposed(&append, opened, draft.has_none_of(&producer));
@@ -175,13 +175,13 @@ impl Run {
                 Request::Append { append, reply, permit }.reject(rejected);
             }
         }
-        Ok(())
+        None
     }
 
-    fn place_open(&mut self, request: Request, draft: &mut Draft) -> Result<(), Request> {
+    fn place_open(&mut self, request: Request, draft: &mut Draft) -> Option<Request> {
         if self.speculation.is_outstanding(&request.producer()) {
             self.parked.push(request);
-            return Ok(());
+            return None;
         }
         let Request::Open { open, reply, permit } = request else {
             unreachable!("place() sends only openings here");
@@ -192,15 +192,15 @@ impl Run {
             let rejected = Rejected::new(Reason::TooManyProducers, message)
                 .with(key::LIMIT, PRODUCERS_MAX as u64);
             Request::Open { open, reply, permit }.reject(rejected);
-            return Ok(());
+            return None;
         }
         if !draft.fits(1, OPEN_BYTES_MAX as usize) {
-            return Err(Request::Open { open, reply, permit });
+            return Some(Request::Open { open, reply, permit });
         }
         let epoch = known.as_ref().map_or(1, |known| known.epoch + 1);
         self.speculation.opening(open.producer);
         draft.push_open(open, epoch, known.is_some(), reply, permit);
-        Ok(())
+        None
     }
 
     /// Requests that waited for the one just placed come next.
@@ -271,8 +271,9 @@ impl Run {
         }
     }
 
-    /// A refusal that rests on this node's own ledger, if a majority has confirmed lately that this node leads. A leader
-    /// that was deposed while it slept knows nothing of what its successor has recorded.
+    /// A refusal that rests on this node's own ledger, if a majority has confirmed lately that this
+    /// node leads. A leader that was deposed while it slept knows nothing of what its successor has
+    /// recorded.
     fn sure(&self, rejected: Rejected) -> Rejected {
         let metrics = self.raft.metrics();
         let confirmed = metrics.borrow_watched().last_quorum_acked;

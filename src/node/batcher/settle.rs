@@ -126,7 +126,7 @@ fn leaf_of(applied: &Applied, position: usize) -> u64 {
 fn first_rejection(applied: &Applied, start: usize, count: usize) -> Option<Rejection> {
     let from = applied.rejected.partition_point(|(at, _)| (*at as usize) < start);
     let (at, rejection) = applied.rejected.get(from)?;
-    ((*at as usize) < start + count).then(|| rejection.clone())
+    ((*at as usize) < start + count).then_some(*rejection)
 }
 
 fn rejected(rejection: Rejection, epoch: u64, first_seq: u64) -> Rejected {

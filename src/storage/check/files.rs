@@ -9,7 +9,8 @@ use crate::storage::identity::{GENESIS_FILE, Genesis, IDENTITY_FILE, Identity, I
 use crate::storage::ledger::{DERIVED_DIR, sums};
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
 
-/// Layout of a slot file (docs/FORMAT-storage.md, "Slot"): two slots, a page apart, zeros in between.
+/// Layout of a slot file (docs/FORMAT-storage.md, "Slot"): two slots, a page apart, zeros in
+/// between.
 const SLOTS_FILE_SIZE: usize = 8192;
 const SLOT_SIZE: usize = 512;
 const SLOT_STRIDE: usize = 4096;
@@ -75,7 +76,8 @@ fn check_genesis(
     Ok(())
 }
 
-/// Both slots must be whole, though one is enough for a start: the other is what would be missing next.
+/// Both slots must be whole, though one is enough for a start: the other is what would be missing
+/// next.
 fn check_slots(data: &Dir, name: &str, problems: &mut Problems) -> Result<(), DiskError> {
     let path = data.path().join(name);
     let Some(bytes) = data.read_file(name)? else {

@@ -17,7 +17,8 @@ pub enum LogError {
         /// One past the last entry.
         next: u64,
     },
-    /// A truncation would have removed entries that are committed or applied. Nothing was done; somebody breaks Raft's rules.
+    /// A truncation would have removed entries that are committed or applied. Nothing was done;
+    /// somebody breaks Raft's rules.
     #[error(
         "refused to remove entries from {first} on: those before {kept} are committed or applied"
     )]
@@ -40,7 +41,8 @@ pub enum LogError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A write failed earlier, so nothing is known about what later ones would do: the process must exit.
+    /// A write failed earlier, so nothing is known about what later ones would do: the process must
+    /// exit.
     #[error("the log has stopped: {0}")]
     Stopped(Arc<LogError>),
     /// A thread of the log died of a broken invariant: the process must exit.

@@ -1,5 +1,5 @@
-//! Golden scripts: commands to a trail, and what they did, for review. After every command the whole data directory is
-//! checked.
+//! Golden scripts: commands to a trail, and what they did, for review. After every command the
+//! whole data directory is checked.
 //!
 //! | command | does |
 //! |---|---|
@@ -99,7 +99,8 @@ impl goldenscript::Runner for Runner {
         Ok(String::new())
     }
 
-    /// Checks everything; the ledger's and the log's threads may be writing meanwhile, so what is wrong must stay wrong.
+    /// Checks everything; the ledger's and the log's threads may be writing meanwhile, so what is
+    /// wrong must stay wrong.
     fn end_command(&mut self, command: &Command) -> Outcome {
         let Some(trail) = &self.trail else { return Ok(String::new()) };
         let scratch = scratch_dir();
