@@ -1,9 +1,10 @@
 //! Rebuilds from a recorded run the directory that a crash could have left.
 //!
-//! The model: bytes and length of a file are durable after a sync of the file, names after a sync of their directory.
-//! Whatever is not durable is either all there or not at all, and the last write may have been cut at any byte. That this
-//! covers what a file system may do rests on a property which [`rebuild`] asserts: at no time does more than one file have
-//! something that is not durable.
+//! The model: bytes and length of a file are durable after a sync of the file, names after a sync
+//! of their directory. Whatever is not durable is either all there or not at all, and the last
+//! write may have been cut at any byte. That this covers what a file system may do rests on a
+//! property which [`rebuild`] asserts: at no time does more than one file have something that is
+//! not durable.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -122,8 +123,8 @@ impl Model {
     }
 }
 
-/// Makes in `target`, an empty directory, what is there after `events` in a directory like `base` and a crash. With `torn`,
-/// the last event is a write.
+/// Makes in `target`, an empty directory, what is there after `events` in a directory like `base`
+/// and a crash. With `torn`, the last event is a write.
 pub(crate) fn rebuild(
     base: Option<&Path>,
     events: &[Event],

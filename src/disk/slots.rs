@@ -1,7 +1,8 @@
-//! A small value in two slots, each with a generation and a checksum (docs/FORMAT-storage.md, "Slot").
+//! A small value in two slots, each with a generation and a checksum (docs/FORMAT-storage.md,
+//! "Slot").
 //!
-//! A write goes into the slot that does not hold the newest value, so that a torn write leaves the value before it. The slots
-//! are a page apart: no sector size in use makes one write touch both.
+//! A write goes into the slot that does not hold the newest value, so that a torn write leaves the
+//! value before it. The slots are a page apart: no sector size in use makes one write touch both.
 
 use std::path::PathBuf;
 
@@ -59,7 +60,8 @@ impl SlotFile {
         let slot = encode(magic, 1, payload);
         file.write_all_at(&slot, SLOT_OFFSETS[0])?;
         file.write_all_at(&slot, SLOT_OFFSETS[1])?;
-        // Crash before the rename is durable: the name is free or holds the old file. After: the value is there.
+        // Crash before the rename is durable: the name is free or holds the old file. After: the
+        // value is there.
         file.sync_all()?;
         dir.rename(&temporary, name)?;
         dir.sync()?;
@@ -68,8 +70,8 @@ impl SlotFile {
         Ok(SlotFile { file, magic, generation: 1, current: 0 })
     }
 
-    /// Opens the file and reads the newest value. A single damaged slot is passed over: it is what a crash during a write
-    /// leaves, and such a write was never reported as done.
+    /// Opens the file and reads the newest value. A single damaged slot is passed over: it is what
+    /// a crash during a write leaves, and such a write was never reported as done.
     pub fn open(
         dir: &Dir,
         name: &str,
@@ -89,14 +91,16 @@ impl SlotFile {
         Ok(read_newest(&dir.open_file_read_only(name)?, magic)?.payload)
     }
 
-    /// Writes a value and makes it durable. Crash before the return: this value or the one before it.
+    /// Writes a value and makes it durable. Crash before the return: this value or the one before
+    /// it.
     pub fn write(&mut self, payload: &[u8]) -> Result<(), DiskError> {
         self.generation += 1;
         self.current = 1 - self.current;
         self.put(self.current, payload)
     }
 
-    /// As [`Self::write`], into both slots one after the other: a slot that rots later takes nothing with it.
+    /// As [`Self::write`], into both slots one after the other: a slot that rots later takes
+    /// nothing with it.
     pub fn write_both(&mut self, payload: &[u8]) -> Result<(), DiskError> {
         self.write(payload)?;
         self.put(1 - self.current, payload)
@@ -154,6 +158,7 @@ fn decode(magic: [u8; 8], slot: &[u8; SLOT_SIZE]) -> Option<(u64, [u8; SLOT_PAYL
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

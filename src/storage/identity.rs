@@ -1,5 +1,5 @@
-//! Who this node is, and with whom the trail began: two files that are written once (docs/FORMAT-storage.md, "Identity",
-//! "Genesis").
+//! Who this node is, and with whom the trail began: two files that are written once
+//! (docs/FORMAT-storage.md, "Identity", "Genesis").
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use crate::disk::{Dir, DiskError};
 
 /// Name of the identity file; only its owner may read it.
 pub const IDENTITY_FILE: &str = "identity";
-/// Name of the genesis file: the same bytes on every initial node, absent on nodes that were added later.
+/// Name of the genesis file: the same bytes on every initial node, absent on nodes that were added
+/// later.
 pub const GENESIS_FILE: &str = "genesis";
 
 const IDENTITY_MAGIC: [u8; 8] = *b"INDIDENT";
@@ -77,7 +78,8 @@ pub struct Genesis {
 pub enum IdentityError {
     /// There is no such file.
     #[error(
-        "{} does not exist; hint: `indelible init` makes the first nodes of a trail, `indelible node-key` a later one",
+        "{} does not exist; hint: `indelible init` makes the first nodes of a trail, \
+         `indelible node-key` a later one",
         path.display()
     )]
     Missing {
@@ -85,7 +87,10 @@ pub enum IdentityError {
         path: PathBuf,
     },
     /// The file is not what was written.
-    #[error("{} is damaged: {what}; hint: restore it from a backup, or join as a new node", path.display())]
+    #[error(
+        "{} is damaged: {what}; hint: restore it from a backup, or join as a new node",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -107,7 +112,8 @@ impl Identity {
         out.extend_from_slice(&identity.secret_key);
         out.extend_from_slice(&identity.public_key);
         put_string(&mut out, &identity.origin);
-        // Crash before the return: there is no identity, and `init` starts over. After: there is one, whole.
+        // Crash before the return: there is no identity, and `init` starts over. After: there is
+        // one, whole.
         Ok(Dir::open(dir, true)?.write_new(IDENTITY_FILE, 0o600, &finish(out))?)
     }
 
@@ -151,7 +157,8 @@ impl Genesis {
             put_string(&mut out, &node.raft_addr);
             put_string(&mut out, &node.http_addr);
         }
-        // Crash before the return: there is no genesis, and `init` starts over. After: there is one, whole.
+        // Crash before the return: there is no genesis, and `init` starts over. After: there is
+        // one, whole.
         Ok(Dir::open(dir, true)?.write_new(GENESIS_FILE, 0o644, &finish(out))?)
     }
 
@@ -248,6 +255,7 @@ impl<'a> Fields<'a> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -1,14 +1,18 @@
 //! What is on the disk at start: reading the segments, and telling a torn tail from damage.
 //!
-//! Sealed segments below the `synced` marker are taken by header and footer, so that a start does not read the whole trail;
-//! everything else is read frame by frame, checksums and chain checked. The first frame that is not right decides:
+//! Sealed segments below the `synced` marker are taken by header and footer, so that a start does
+//! not read the whole trail; everything else is read frame by frame, checksums and chain checked.
+//! The first frame that is not right decides:
 //!
 //! * in a segment that has a successor, or below the marker: *corrupt*. It was durable.
-//! * above the marker, and the file ends inside the frame, or it is zeros from a sector boundary on and nothing follows: a
-//!   *tear*. A crash leaves that, and nobody was told that the entry is durable.
-//! * any other above the marker: *ambiguous*. Perhaps a crash, perhaps damage to what was acknowledged in the last moment.
+//! * above the marker, and the file ends inside the frame, or it is zeros from a sector boundary on
+//!   and nothing follows: a *tear*. A crash leaves that, and nobody was told that the entry is
+//!   durable.
+//! * any other above the marker: *ambiguous*. Perhaps a crash, perhaps damage to what was
+//!   acknowledged in the last moment.
 //!
-//! A tear is copied to `quarantine/` and cut. Corrupt and ambiguous are refused, and nothing is touched.
+//! A tear is copied to `quarantine/` and cut. Corrupt and ambiguous are refused, and nothing is
+//! touched.
 
 use std::path::{Path, PathBuf};
 
@@ -42,10 +46,11 @@ pub enum OpenError {
     /// A file could not be read or written.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// There is a log, and no readable hard state with it: without the vote this node could vote twice in a term.
+    /// There is a log, and no readable hard state with it: without the vote this node could vote
+    /// twice in a term.
     #[error(
-        "{} cannot be read, and there is a log beside it; hint: this node must not vote again under its id, remove it \
-         from the group and join as a new node",
+        "{} cannot be read, and there is a log beside it; hint: this node must not vote again \
+         under its id, remove it from the group and join as a new node",
         path.display()
     )]
     NoHardState {
@@ -54,8 +59,8 @@ pub enum OpenError {
     },
     /// What was durable is not there, or not as it was written.
     #[error(
-        "{} is damaged at offset {offset}, entries {first} to {last}: {what}; hint: nothing was changed, and a peer has \
-         these entries",
+        "{} is damaged at offset {offset}, entries {first} to {last}: {what}; hint: nothing was \
+         changed, and a peer has these entries",
         file.display()
     )]
     Corrupt {
@@ -72,8 +77,9 @@ pub enum OpenError {
     },
     /// The end of the log is neither whole nor what a crash leaves.
     #[error(
-        "{} has bytes at offset {offset}, entries {first} to {last}, that are neither a frame nor what a crash leaves: \
-         {what}; hint: nothing was changed; a peer knows whether these entries were acknowledged",
+        "{} has bytes at offset {offset}, entries {first} to {last}, that are neither a frame nor \
+         what a crash leaves: {what}; hint: nothing was changed; a peer knows whether these \
+         entries were acknowledged",
         file.display()
     )]
     Ambiguous {
@@ -89,7 +95,10 @@ pub enum OpenError {
         what: String,
     },
     /// A segment of another trail, or written with another segment size.
-    #[error("{} belongs to another log: {what}; hint: every node has a data directory of its own", file.display())]
+    #[error(
+        "{} belongs to another log: {what}; hint: every node has a data directory of its own",
+        file.display()
+    )]
     Foreign {
         /// The file.
         file: PathBuf,
@@ -116,7 +125,8 @@ pub struct Expected {
 pub struct Found {
     /// All segments, in order, and whether each is sealed.
     pub segments: Vec<(Summary, bool)>,
-    /// The segments that were read frame by frame, by first entry: their bytes may not be durable yet.
+    /// The segments that were read frame by frame, by first entry: their bytes may not be durable
+    /// yet.
     pub scanned: Vec<u64>,
     /// A torn tail in the last segment.
     pub tear: Option<Tear>,
@@ -181,8 +191,8 @@ pub fn find(
     Ok(found)
 }
 
-/// Reads a whole log that is not open, sealed segments included, and judges it as a start would; changes nothing. `visit` sees
-/// every frame.
+/// Reads a whole log that is not open, sealed segments included, and judges it as a start would;
+/// changes nothing. `visit` sees every frame.
 pub fn verify(
     data: &Path,
     trail_id: TrailId,
@@ -214,8 +224,8 @@ struct Judged {
     tear: Option<Tear>,
 }
 
-/// Judges the segment that starts with entry `first`. `before` is the end of the one before it (next entry, chain), and
-/// `successor` the first entry of the one after it.
+/// Judges the segment that starts with entry `first`. `before` is the end of the one before it
+/// (next entry, chain), and `successor` the first entry of the one after it.
 fn judge(
     segments: &Dir,
     expected: &Expected,
@@ -361,8 +371,8 @@ fn follows<'a>(frame: Scanned<'a>, summary: &Summary) -> Result<Scanned<'a>, Fra
     Ok(frame)
 }
 
-/// What follows the last frame of a closed segment: the footer (true), zeros or a part of the footer (false: sealing was
-/// interrupted, or has not begun), or something else (none).
+/// What follows the last frame of a closed segment: the footer (true), zeros or a part of the
+/// footer (false: sealing was interrupted, or has not begun), or something else (none).
 pub fn judge_footer(reader: &mut Reader<'_>, summary: &Summary) -> Result<Option<bool>, DiskError> {
     let footer = summary.encode_footer();
     let end = summary.frames_end + footer.len() as u64;
@@ -375,7 +385,8 @@ pub fn judge_footer(reader: &mut Reader<'_>, summary: &Summary) -> Result<Option
     Ok((part && reader.nonzero_end(end)? <= end).then_some(false))
 }
 
-/// Judges what follows the last good frame of the last segment, above the marker: nothing, a tear, or ambiguous.
+/// Judges what follows the last good frame of the last segment, above the marker: nothing, a tear,
+/// or ambiguous.
 fn judge_tail(
     reader: &mut Reader<'_>,
     summary: &Summary,
@@ -386,7 +397,8 @@ fn judge_tail(
     if nonzero_end <= location.offset {
         return Ok(None);
     }
-    // Up to here the disk has written: a file's end cuts anywhere, missing sectors cut at a boundary.
+    // Up to here the disk has written: a file's end cuts anywhere, missing sectors cut at a
+    // boundary.
     let written = nonzero_end.next_multiple_of(SECTOR).min(reader.length);
     let bytes = reader.bytes(location.offset, FRAME_HEADER_SIZE)?.to_vec();
     let torn = match FrameHeader::decode(&bytes, location) {

@@ -21,7 +21,8 @@ use crate::storage::recovery::{self, Expected, Found, OpenError, SEGMENTS_DIR, T
 use crate::storage::segment;
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
 
-/// How long the marker may be behind. What a crash in this time leaves is told from damage by its shape alone.
+/// How long the marker may be behind. What a crash in this time leaves is told from damage by its
+/// shape alone.
 const MARKER_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a start has found.
@@ -65,8 +66,8 @@ pub(super) struct Owner {
 }
 
 impl Log {
-    /// Opens the log in a data directory, or makes a new one in an empty directory. Recovers first; when it refuses, nothing
-    /// was changed.
+    /// Opens the log in a data directory, or makes a new one in an empty directory. Recovers first;
+    /// when it refuses, nothing was changed.
     pub fn open(dir: &Path, options: LogOptions) -> Result<(Log, Recovered), OpenError> {
         Self::open_tuned(dir, options, Tuning::default())
     }
@@ -121,8 +122,8 @@ fn open_slots(data: &Dir) -> Result<(HardStateFile, SyncedFile, Synced), OpenErr
     } else if has_log {
         return Err(no_hard_state());
     } else {
-        // Crash after: a hard state without a vote, and the marker is made next time. No vote is saved before there is one,
-        // so that a hard state that goes missing later is missed.
+        // Crash after: a hard state without a vote, and the marker is made next time. No vote is
+        // saved before there is one, so that a hard state that goes missing later is missed.
         HardStateFile::create(data)?
     };
     let never_started = hard_state.value().boot_count == 0;
@@ -175,13 +176,14 @@ fn settle(
         segments.remove(NEXT_FILE)?;
     }
     if let Some((last, _)) = found.segments.pop_if(|(last, _)| last.next == last.first) {
-        // Begun, and the crash came before its first entry. The next entry begins it anew: no segment is ever empty.
+        // Begun, and the crash came before its first entry. The next entry begins it anew: no
+        // segment is ever empty.
         segments.remove(&segment::file_name(last.first))?;
         found.scanned.retain(|first| *first != last.first);
     }
     for first in &found.scanned {
-        // After a killed process, what was read may be in the system's memory alone. Crash before: it may be gone at the next
-        // start; nobody has been told of it.
+        // After a killed process, what was read may be in the system's memory alone. Crash before:
+        // it may be gone at the next start; nobody has been told of it.
         segments.open_file(&segment::file_name(*first))?.sync_all()?;
     }
     // Crash before: the removed names may be back, and are removed again.

@@ -53,7 +53,7 @@ fn no_flipped_byte_is_served() {
             let mut bad = 0;
             for entry in &entries {
                 match log.read(entry.id.index..entry.id.index + 1, 1) {
-                    Ok(read) => assert_eq!(read, [entry.clone()], "{name} {position}"),
+                    Ok(read) => assert_eq!(read, std::slice::from_ref(entry), "{name} {position}"),
                     Err(LogError::Corrupt { .. }) => bad += 1,
                     Err(error) => panic!("{name} {position}: {error}"),
                 }

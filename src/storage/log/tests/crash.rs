@@ -9,7 +9,8 @@ use crate::disk::recorder::{Event, Op};
 use crate::disk::replay::{Torn, Unsynced, rebuild};
 use crate::storage::log::open::Tuning;
 
-/// What the run was told at some point: the entries and the vote that must survive, and what else may be there.
+/// What the run was told at some point: the entries and the vote that must survive, and what else
+/// may be there.
 #[derive(Debug, Default, Clone)]
 struct Told {
     /// Entries before this one are acknowledged.
@@ -126,7 +127,8 @@ fn what_was_acknowledged_survives_every_crash() {
         let Some(Event { name, op: Op::Write { offset, bytes } }) = run.last() else { continue };
         let frames = name.ends_with(".seg") && bytes.starts_with(b"INDF");
         for cut in cuts(*offset as usize, bytes.len(), frames) {
-            // Only whole sectors are written: a tear elsewhere may look like damage, and then the start is refused.
+            // Only whole sectors are written: a tear elsewhere may look like damage, and then the
+            // start is refused.
             let sector = (*offset as usize + cut).is_multiple_of(512);
             let may_refuse = frames && !sector;
             let kept = (Unsynced::Kept, Unsynced::Kept);
@@ -140,14 +142,14 @@ fn what_was_acknowledged_survives_every_crash() {
         }
     }
     println!(
-        "{} operations: {states} crash states, {torn_states} torn writes ({ambiguous} of them ambiguous)",
+        "{} operations: {states} crash states, {torn_states} torn writes ({ambiguous} ambiguous)",
         events.len()
     );
     assert!(events.len() > 80 && ambiguous > 0);
 }
 
-/// Where a write is cut: frames of usual size at every byte, large writes and slots at their start, at sectors, and here and
-/// there.
+/// Where a write is cut: frames of usual size at every byte, large writes and slots at their start,
+/// at sectors, and here and there.
 fn cuts(offset: usize, size: usize, frames: bool) -> impl Iterator<Item = usize> {
     (0..size).filter(move |cut| {
         let sector = (offset + cut).is_multiple_of(512);
@@ -156,7 +158,8 @@ fn cuts(offset: usize, size: usize, frames: bool) -> impl Iterator<Item = usize>
     })
 }
 
-/// Opens what is there after a crash, twice, and checks it against what was told; false if that was refused as ambiguous.
+/// Opens what is there after a crash, twice, and checks it against what was told; false if that was
+/// refused as ambiguous.
 fn recovers(
     run: &[Event],
     data: Unsynced,

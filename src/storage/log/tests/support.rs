@@ -14,7 +14,8 @@ pub(super) use crate::storage::log::{Done, Log, LogError, LogOptions, SyncPolicy
 pub(super) use crate::storage::recovery::OpenError;
 pub(super) use crate::storage::synced::SyncedFile;
 
-/// A directory that goes away; in memory where there is such a place, since these tests make very many of them.
+/// A directory that goes away; in memory where there is such a place, since these tests make very
+/// many of them.
 pub(super) fn temp_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -78,7 +79,8 @@ impl Hold {
         Hold { _gate: gate, passed, reached }
     }
 
-    /// Waits until all that was handed over before is in the IO thread's queue. (After a failure there is none.)
+    /// Waits until all that was handed over before is in the IO thread's queue. (After a failure
+    /// there is none.)
     pub(super) fn wait_queued(&self) {
         let _ = self.passed.recv();
     }
@@ -121,7 +123,7 @@ pub(super) fn check(log: &Log, entries: &[Entry]) {
         }
         let location = log.locate(index).unwrap();
         assert_eq!(log.read_at(location).unwrap(), (entry.clone(), link));
-        assert_eq!(log.read(index..count, 1).unwrap(), [entry.clone()]);
+        assert_eq!(log.read(index..count, 1).unwrap(), std::slice::from_ref(entry));
     }
     assert_eq!(log.id_at(count).unwrap(), None);
     assert!(matches!(log.read(count..count + 1, 1), Err(LogError::Missing { .. })));
