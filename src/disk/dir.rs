@@ -22,7 +22,8 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Opens a directory; an error if it does not exist. With `syncs` false nothing is ever made durable: for tests.
+    /// Opens a directory; an error if it does not exist. With `syncs` false nothing is ever made
+    /// durable: for tests.
     pub fn open(path: &Path, syncs: bool) -> Result<Dir, DiskError> {
         Self::open_tapped(path, syncs, Tap::default())
     }
@@ -55,8 +56,8 @@ impl Dir {
             self.tap.before("create directory", &path, || Op::MakeDir { name: name.into() })?;
             std::fs::create_dir(&path).at("create directory", &path)?;
         }
-        // Crash before: the directory is missing or empty, and whoever needs it makes it again. Synced even if it was there:
-        // the crash may have been between making it and this line.
+        // Crash before: the directory is missing or empty, and whoever needs it makes it again.
+        // Synced even if it was there: the crash may have been between making it and this line.
         self.sync()?;
         Ok(Dir { path, tap: self.tap.of(name), syncs: self.syncs })
     }
@@ -105,8 +106,8 @@ impl Dir {
         Ok(File::new(std::fs::File::open(&path).at("open", &path)?, self, name))
     }
 
-    /// Makes an empty file with these permission bits; replaces what had the name. The name is not durable before
-    /// [`Self::sync`].
+    /// Makes an empty file with these permission bits; replaces what had the name. The name is not
+    /// durable before [`Self::sync`].
     pub fn create_file(&self, name: &str, mode: u32) -> Result<File, DiskError> {
         let path = self.path.join(name);
         self.tap.before("create", &path, || Op::Create { name: name.into() })?;
@@ -125,7 +126,8 @@ impl Dir {
         }
     }
 
-    /// Gives a file another name in this directory, replacing what had it. Not durable before [`Self::sync`].
+    /// Gives a file another name in this directory, replacing what had it. Not durable before
+    /// [`Self::sync`].
     pub fn rename(&self, from: &str, to: &str) -> Result<(), DiskError> {
         let path = self.path.join(from);
         self.tap.before("rename", &path, || Op::Rename { from: from.into(), to: to.into() })?;
@@ -157,12 +159,14 @@ impl Dir {
         dir.sync_all().at("sync", &self.path)
     }
 
-    /// Writes a whole new file durably: readers see all of it or none. An error if the name is taken.
+    /// Writes a whole new file durably: readers see all of it or none. An error if the name is
+    /// taken.
     pub fn write_new(&self, name: &str, mode: u32, bytes: &[u8]) -> Result<(), DiskError> {
         let temporary = format!("{name}.tmp");
         let file = self.create_file(&temporary, mode)?;
         file.write_all_at(bytes, 0)?;
-        // Crash before the rename is durable: a file with the temporary name, which the next writer replaces.
+        // Crash before the rename is durable: a file with the temporary name, which the next writer
+        // replaces.
         file.sync_all()?;
         self.rename_new(&temporary, name)?;
         // Crash after: the file is there, whole.

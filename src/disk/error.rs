@@ -22,7 +22,8 @@ impl DiskError {
         DiskError { operation, path: path.to_owned(), source: source.into() }
     }
 
-    /// Whether the disk or a quota is full: the caller may go read-only, and recover without a restart once there is space.
+    /// Whether the disk or a quota is full: the caller may go read-only, and recover without a
+    /// restart once there is space.
     pub fn is_full(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }

@@ -51,7 +51,8 @@ impl File {
         self.file.read_exact_at(buffer, offset).at("read", &self.path)
     }
 
-    /// Reads from `offset` until `buffer` is full or the file ends; returns how many bytes were read.
+    /// Reads from `offset` until `buffer` is full or the file ends; returns how many bytes were
+    /// read.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -71,7 +72,8 @@ impl File {
         self.file.write_all_at(bytes, offset).at("write", &self.path)
     }
 
-    /// Writes all slices one after the other from `offset`, in as few calls as the system allows. Not durable before a sync.
+    /// Writes all slices one after the other from `offset`, in as few calls as the system allows.
+    /// Not durable before a sync.
     pub fn write_gathered_at(
         &self,
         mut slices: &mut [IoSlice<'_>],
@@ -93,12 +95,14 @@ impl File {
         Ok(())
     }
 
-    /// Reserves space for the first `length` bytes and makes the file at least that long; new bytes read as zeros. Saves
-    /// later writes the cost of growing the file. The length is not durable before [`Self::sync_all`].
+    /// Reserves space for the first `length` bytes and makes the file at least that long; new bytes
+    /// read as zeros. Saves later writes the cost of growing the file. The length is not durable
+    /// before [`Self::sync_all`].
     pub fn allocate(&self, length: u64) -> Result<(), DiskError> {
         self.tap.before("allocate", &self.path, || Op::Allocate { length })?;
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, length) {
-            // A file system that cannot reserve can still make the file long enough; only speed is lost.
+            // A file system that cannot reserve can still make the file long enough; only speed is
+            // lost.
             Err(rustix::io::Errno::OPNOTSUPP) if self.len()? < length => {
                 self.file.set_len(length).at("allocate", &self.path)
             }
@@ -113,8 +117,8 @@ impl File {
         self.file.set_len(length).at("set the length of", &self.path)
     }
 
-    /// Makes everything written so far durable (fdatasync). After an error nothing is known about what the disk holds: the
-    /// caller must not try again.
+    /// Makes everything written so far durable (fdatasync). After an error nothing is known about
+    /// what the disk holds: the caller must not try again.
     pub fn sync_data(&self) -> Result<(), DiskError> {
         self.tap.before_sync("sync", &self.path, || Op::Sync)?;
         if self.syncs { self.file.sync_data().at("sync", &self.path) } else { Ok(()) }

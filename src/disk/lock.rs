@@ -7,7 +7,8 @@ use rustix::fs::FlockOperation;
 use super::DiskError;
 use super::error::At;
 
-/// Name of the file that carries the lock. It stays when the lock goes: removing it would race with the next owner.
+/// Name of the file that carries the lock. It stays when the lock goes: removing it would race with
+/// the next owner.
 pub const LOCK_FILE: &str = "LOCK";
 
 /// Holds a directory until dropped. The system releases it when the process dies, however it dies.
@@ -21,7 +22,10 @@ pub struct DirLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process, or another part of this one, holds it.
-    #[error("{} is in use by another process; hint: one node per data directory, stop the other one", path.display())]
+    #[error(
+        "{} is in use by another process; hint: one node per data directory, stop the other one",
+        path.display()
+    )]
     Held {
         /// The directory.
         path: PathBuf,

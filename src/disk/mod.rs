@@ -1,14 +1,16 @@
 //! Bytes on disk: the only place that calls `std::fs`.
 //!
-//! Everything durable goes through a [`Dir`] and the [`File`]s it opens, so that the rules are in one place: positions are
-//! explicit (nothing seeks), a name is durable only after [`Dir::sync`], a length only after [`File::sync_all`], and every
-//! error says which operation failed on which path. [`SlotFile`] keeps a small value in two checksummed slots, so that a
-//! torn write leaves the value before it. [`DirLock`] keeps a second process out, and [`free_bytes`] says how much room is
+//! Everything durable goes through a [`Dir`] and the [`File`]s it opens, so that the rules are in
+//! one place: positions are explicit (nothing seeks), a name is durable only after [`Dir::sync`], a
+//! length only after [`File::sync_all`], and every error says which operation failed on which path.
+//! [`SlotFile`] keeps a small value in two checksummed slots, so that a torn write leaves the value
+//! before it. [`DirLock`] keeps a second process out, and [`free_bytes`] says how much room is
 //! left.
 //!
 //! Invariant: this layer knows no format above a slot, and never retries a failed sync.
 //!
-//! A [`Recorder`] can listen to a directory: tests rebuild from it every state that a crash could leave, and let a sync fail.
+//! A [`Recorder`] can listen to a directory: tests rebuild from it every state that a crash could
+//! leave, and let a sync fail.
 
 mod dir;
 mod error;
@@ -16,6 +18,7 @@ mod file;
 mod lock;
 pub mod recorder;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod replay;
 mod slots;
 mod space;

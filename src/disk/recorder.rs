@@ -1,7 +1,8 @@
 //! A recorded run of disk operations: what crash tests replay, and where they let a sync fail.
 //!
-//! The operations are done for real; the recorder only listens. From the list a test rebuilds the directory as it could be
-//! after a crash at any point: with what was not synced kept, dropped or torn.
+//! The operations are done for real; the recorder only listens. From the list a test rebuilds the
+//! directory as it could be after a crash at any point: with what was not synced kept, dropped or
+//! torn.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -9,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::DiskError;
 
-/// One operation on a file or directory, named by its path below the recorded directory ("" for that directory itself).
+/// One operation on a file or directory, named by its path below the recorded directory ("" for
+/// that directory itself).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// On what.

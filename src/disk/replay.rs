@@ -1,9 +1,10 @@
 //! Rebuilds from a recorded run the directory that a crash could have left.
 //!
-//! The model: bytes and length of a file are durable after a sync of the file, names after a sync of their directory.
-//! Whatever is not durable is either all there or not at all, and the last write may have been cut at any byte. That this
-//! covers what a file system may do rests on a property which [`rebuild`] asserts: at no time does more than one file have
-//! something that is not durable.
+//! The model: bytes and length of a file are durable after a sync of the file, names after a sync
+//! of their directory. Whatever is not durable is either all there or not at all, and the last
+//! write may have been cut at any byte. That this covers what a file system may do rests on a
+//! property which [`rebuild`] asserts: at no time does more than one file have something that is
+//! not durable.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,6 +52,24 @@ struct Model {
 }
 
 impl Model {
+    /// Takes over a directory, as durable.
+    fn load(&mut self, path: &Path, name: &str) {
+        for entry in std::fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            let name = join(name, path.file_name().unwrap().to_str().unwrap());
+            let mut node = None;
+            if path.is_dir() {
+                self.load(&path, &name);
+            } else {
+                let bytes = std::fs::read(&path).unwrap();
+                self.inodes.push(Inode { durable: bytes.clone(), bytes });
+                node = Some(self.inodes.len() - 1);
+            }
+            self.names.insert(name.clone(), node);
+            self.durable_names.insert(name, node);
+        }
+    }
+
     fn apply(&mut self, event: &Event) {
         let path = |name: &str| join(&event.name, name);
         match &event.op {
@@ -104,8 +123,10 @@ impl Model {
     }
 }
 
-/// Makes in `target`, an empty directory, what is there after `events` and a crash. With `torn`, the last event is a write.
+/// Makes in `target`, an empty directory, what is there after `events` in a directory like `base`
+/// and a crash. With `torn`, the last event is a write.
 pub(crate) fn rebuild(
+    base: Option<&Path>,
     events: &[Event],
     data: Unsynced,
     names: Unsynced,
@@ -113,6 +134,9 @@ pub(crate) fn rebuild(
     target: &Path,
 ) {
     let mut model = Model::default();
+    if let Some(base) = base {
+        model.load(base, "");
+    }
     let (last, before) = events.split_last().expect("something was recorded");
     for event in before {
         model.apply(event);

@@ -1,5 +1,5 @@
-//! Whole directory trees: for derived state, which is thrown away and computed again, and for looking at files that another
-//! library owns.
+//! Whole directory trees: for derived state, which is thrown away and computed again, and for
+//! looking at files that another library owns.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ pub struct TreeFile {
     pub length: u64,
 }
 
-/// All files below a directory, by name; none if there is no such directory. Names that are not UTF-8 are shown lossily.
+/// All files below a directory, by name; none if there is no such directory. Names that are not
+/// UTF-8 are shown lossily.
 pub fn files_below(path: &Path) -> Result<Vec<TreeFile>, DiskError> {
     let mut files = Vec::new();
     let mut pending = vec![(path.to_owned(), String::new())];
@@ -101,8 +102,8 @@ impl Drop for ScratchDir {
     }
 }
 
-/// Waits until nobody holds a lock (flock) on this file: for libraries that let go of their files some time after their
-/// handle is dropped. A file that does not exist is not locked.
+/// Waits until nobody holds a lock (flock) on this file: for libraries that let go of their files
+/// some time after their handle is dropped. A file that does not exist is not locked.
 pub fn wait_unlocked(path: &Path) -> Result<(), DiskError> {
     for _ in 0..LOCK_TRIES {
         let file = match std::fs::File::open(path) {

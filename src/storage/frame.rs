@@ -1,7 +1,7 @@
 //! One entry on disk: a header of fixed size, the head, the body (docs/FORMAT-storage.md, "Frame").
 //!
-//! The header has a checksum of its own, so that a scan can step over a damaged payload. All checksums are seeded with the
-//! place of the frame: bytes that ended up elsewhere do not validate.
+//! The header has a checksum of its own, so that a scan can step over a damaged payload. All
+//! checksums are seeded with the place of the frame: bytes that ended up elsewhere do not validate.
 
 use bytes::Bytes;
 use indelible_core::limits::{ENTRY_BYTES_MAX, MEMBERSHIP_BYTES_MAX};
@@ -191,7 +191,13 @@ pub fn frame_size(payload_bytes: usize) -> u64 {
     ((FRAME_HEADER_SIZE + payload_bytes) as u64).next_multiple_of(FRAME_ALIGNMENT)
 }
 
-/// Checks everything about the frame at the start of `bytes` that the frame itself can tell. More bytes may follow.
+/// Whether these bytes, which may be too few for a header, can be the first ones of a frame.
+pub fn may_begin(bytes: &[u8]) -> bool {
+    bytes.iter().zip(FRAME_MAGIC).all(|(byte, magic)| *byte == magic)
+}
+
+/// Checks everything about the frame at the start of `bytes` that the frame itself can tell. More
+/// bytes may follow.
 pub fn check(bytes: &[u8], location: Location) -> Result<FrameHeader, FrameFault> {
     let header = FrameHeader::decode(bytes, location)?;
     let frame = bytes.get(..header.frame_size() as usize).ok_or(FrameFault::Short)?;
@@ -205,7 +211,8 @@ pub fn check(bytes: &[u8], location: Location) -> Result<FrameHeader, FrameFault
     Ok(header)
 }
 
-/// The entry of the frame at the start of `bytes`, checked; shares the buffer. More bytes may follow.
+/// The entry of the frame at the start of `bytes`, checked; shares the buffer. More bytes may
+/// follow.
 pub fn decode(bytes: &Bytes, location: Location) -> Result<(Entry, FrameHeader), FrameFault> {
     let header = check(bytes, location)?;
     let body_end = header.body_offset() + header.body_size as usize;

@@ -1,5 +1,5 @@
-//! What a node must never forget besides the log: its vote, and how often it and its peers have started
-//! (docs/FORMAT-storage.md, "Hard state").
+//! What a node must never forget besides the log: its vote, and how often it and its peers have
+//! started (docs/FORMAT-storage.md, "Hard state").
 
 use std::collections::VecDeque;
 
@@ -129,8 +129,9 @@ impl HardStateFile {
         &self.value
     }
 
-    /// Changes the value durably, in both slots: a vote is written rarely, and a slot that rots must not bring back the vote
-    /// before it. Crash before the return: the old value or the new one; nobody has been told of the new one.
+    /// Changes the value durably, in both slots: a vote is written rarely, and a slot that rots
+    /// must not bring back the vote before it. Crash before the return: the old value or the new
+    /// one; nobody has been told of the new one.
     pub fn update(&mut self, change: impl FnOnce(&mut HardState)) -> Result<(), DiskError> {
         let mut value = self.value.clone();
         change(&mut value);

@@ -1,17 +1,18 @@
-//! Who this node is, and with whom the trail began: two files that are written once (docs/FORMAT-storage.md, "Identity",
-//! "Genesis").
+//! Who this node is, and with whom the trail began: two files that are written once
+//! (docs/FORMAT-storage.md, "Identity", "Genesis").
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use indelible_core::TrailId;
-use indelible_core::limits::{MEMBERS_MAX, NAME_BYTES_MAX};
+use indelible_core::limits::{MEMBERS_MAX, NAME_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 use crate::disk::{Dir, DiskError};
 
 /// Name of the identity file; only its owner may read it.
 pub const IDENTITY_FILE: &str = "identity";
-/// Name of the genesis file: the same bytes on every initial node, absent on nodes that were added later.
+/// Name of the genesis file: the same bytes on every initial node, absent on nodes that were added
+/// later.
 pub const GENESIS_FILE: &str = "genesis";
 
 const IDENTITY_MAGIC: [u8; 8] = *b"INDIDENT";
@@ -77,7 +78,8 @@ pub struct Genesis {
 pub enum IdentityError {
     /// There is no such file.
     #[error(
-        "{} does not exist; hint: `indelible init` makes the first nodes of a trail, `indelible node-key` a later one",
+        "{} does not exist; hint: `indelible init` makes the first nodes of a trail, \
+         `indelible node-key` a later one",
         path.display()
     )]
     Missing {
@@ -85,7 +87,10 @@ pub enum IdentityError {
         path: PathBuf,
     },
     /// The file is not what was written.
-    #[error("{} is damaged: {what}; hint: restore it from a backup, or join as a new node", path.display())]
+    #[error(
+        "{} is damaged: {what}; hint: restore it from a backup, or join as a new node",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -107,7 +112,8 @@ impl Identity {
         out.extend_from_slice(&identity.secret_key);
         out.extend_from_slice(&identity.public_key);
         put_string(&mut out, &identity.origin);
-        // Crash before the return: there is no identity, and `init` starts over. After: there is one, whole.
+        // Crash before the return: there is no identity, and `init` starts over. After: there is
+        // one, whole.
         Ok(Dir::open(dir, true)?.write_new(IDENTITY_FILE, 0o600, &finish(out))?)
     }
 
@@ -130,6 +136,9 @@ impl Identity {
         };
         let identity = read().ok_or_else(|| damaged("a field is cut off"))?;
         fields.end().map_err(damaged)?;
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&identity.segment_bytes) {
+            return Err(damaged("its segment size is out of range"));
+        }
         Ok(identity)
     }
 }
@@ -148,7 +157,8 @@ impl Genesis {
             put_string(&mut out, &node.raft_addr);
             put_string(&mut out, &node.http_addr);
         }
-        // Crash before the return: there is no genesis, and `init` starts over. After: there is one, whole.
+        // Crash before the return: there is no genesis, and `init` starts over. After: there is
+        // one, whole.
         Ok(Dir::open(dir, true)?.write_new(GENESIS_FILE, 0o644, &finish(out))?)
     }
 
@@ -241,5 +251,83 @@ impl<'a> Fields<'a> {
 
     fn end(&self) -> Result<(), &'static str> {
         if self.0.is_empty() { Ok(()) } else { Err("bytes follow the last field") }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            node_id: 3,
+            trail_id: TrailId([5; 16]),
+            origin: "audit.example/trail".into(),
+            segment_bytes: 1 << 20,
+            secret_key: [1; 32],
+            public_key: [2; 32],
+        }
+    }
+
+    fn genesis() -> Genesis {
+        let node = |id: u64| GenesisNode {
+            id,
+            client_addr: format!("10.0.0.{id}:7100"),
+            raft_addr: format!("10.0.0.{id}:7200"),
+            http_addr: String::new(),
+            public_key: [id as u8; 32],
+        };
+        Genesis { trail_id: TrailId([5; 16]), nodes: (1..=3).map(node).collect() }
+    }
+
+    #[test]
+    fn both_files_are_read_back_and_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Identity::read(dir.path()), Err(IdentityError::Missing { .. })));
+        assert_eq!(Genesis::read(dir.path()).unwrap(), None);
+        Identity::write_new(dir.path(), &identity()).unwrap();
+        Genesis::write_new(dir.path(), &genesis()).unwrap();
+        assert_eq!(Identity::read(dir.path()).unwrap(), identity());
+        assert_eq!(Genesis::read(dir.path()).unwrap(), Some(genesis()));
+        let other = Identity { node_id: 4, ..identity() };
+        assert!(matches!(Identity::write_new(dir.path(), &other), Err(IdentityError::Disk(_))));
+        assert!(Genesis::write_new(dir.path(), &genesis()).is_err());
+        assert_eq!(Identity::read(dir.path()).unwrap(), identity());
+    }
+
+    #[test]
+    fn only_the_owner_may_read_the_key() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        Identity::write_new(dir.path(), &identity()).unwrap();
+        let mode = dir.path().join(IDENTITY_FILE).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!format!("{:?}", identity()).contains("secret"));
+    }
+
+    #[test]
+    fn every_flipped_or_missing_byte_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        Identity::write_new(dir.path(), &identity()).unwrap();
+        Genesis::write_new(dir.path(), &genesis()).unwrap();
+        for name in [IDENTITY_FILE, GENESIS_FILE] {
+            let path = dir.path().join(name);
+            let bytes = std::fs::read(&path).unwrap();
+            let is_damaged = || match name {
+                IDENTITY_FILE => Identity::read(dir.path()).is_err(),
+                _ => Genesis::read(dir.path()).is_err(),
+            };
+            for position in 0..bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[position] ^= 0x10;
+                std::fs::write(&path, flipped).unwrap();
+                assert!(is_damaged(), "{name} {position}");
+                std::fs::write(&path, &bytes[..position]).unwrap();
+                assert!(is_damaged(), "{name} cut at {position}");
+            }
+            std::fs::write(&path, bytes).unwrap();
+            assert!(!is_damaged());
+        }
     }
 }

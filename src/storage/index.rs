@@ -1,14 +1,17 @@
 //! The index: rows in sled, found by leaf, by producer, by seq. The only file that names sled.
 //!
-//! Sled is a beta by its authors' word, so nothing depends on it: every row can be computed again from the segments, and is,
-//! whenever sled does not open, does not answer or does not agree with them. It panics on some damage; where panics unwind,
-//! opening catches that. Where they abort, the ledger counts attempts instead (see `ledger::recover`).
+//! Sled is a beta by its authors' word, so nothing depends on it: every row can be computed again
+//! from the segments, and is, whenever sled does not open, does not answer or does not agree with
+//! them. It panics on some damage; where panics unwind, opening catches that. Where they abort, the
+//! ledger counts attempts instead (see `ledger::recover`).
 //!
-//! Cost: sled keeps 16 rows in a leaf page and copies the page for each insert, about 12 us a row, and its unwritten buffers
-//! grow without bound if rows come faster than it writes them. A row for each entry made a node of one-event entries
-//! use 50 us and more than 1 KiB of memory an entry. So rows come in blocks, and only with a commit (see `ledger::commit`).
+//! Cost: sled keeps 16 rows in a leaf page and copies the page for each insert, about 12 us a row,
+//! and its unwritten buffers grow without bound if rows come faster than it writes them. A row for
+//! each entry made a node of one-event entries use 50 us and more than 1 KiB of memory an entry. So
+//! rows come in blocks, and only with a commit (see `ledger::commit`).
 //!
-//! Keys (docs/FORMAT-derived.md): a letter, then big-endian integers, so that they sort like what they name.
+//! Keys (docs/FORMAT-derived.md): a letter, then big-endian integers, so that they sort like what
+//! they name.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -22,7 +25,8 @@ use super::rows::{
 };
 use crate::disk::{self, DiskError};
 
-/// Pages that sled keeps in memory, in bytes. Blocks are read through the system's page cache anyway.
+/// Pages that sled keeps in memory, in bytes. Blocks are read through the system's page cache
+/// anyway.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The file in its directory on which sled holds a lock for as long as it writes.
@@ -150,9 +154,11 @@ impl Index {
         }
     }
 
-    /// The block with the entry that added `leaf`; none if there is no such block. The caller knows that the leaf exists.
+    /// The block with the entry that added `leaf`; none if there is no such block. The caller knows
+    /// that the leaf exists.
     pub fn block_of(&self, leaf: LeafIndex) -> Result<Option<Vec<EntryRow>>, IndexError> {
-        // Of several blocks that start at one leaf, the last is the one with an entry that added it.
+        // Of several blocks that start at one leaf, the last is the one with an entry that added
+        // it.
         let to = key2(BLOCK, leaf, u64::MAX);
         let found = self.db.range(&[BLOCK][..]..=&to[..]).next_back();
         found.map(|row| decode(row, decode_block)).transpose()
@@ -192,8 +198,8 @@ impl Index {
         })
     }
 
-    /// Older runs of a producer, in order, each with the seq that it starts with; the first row is the one that `seq` is in,
-    /// if it is in any.
+    /// Older runs of a producer, in order, each with the seq that it starts with; the first row is
+    /// the one that `seq` is in, if it is in any.
     pub fn runs_from(
         &self,
         first_opened: LeafIndex,
@@ -221,7 +227,8 @@ impl Index {
         Ok(self.db.apply_batch(changes.0)?)
     }
 
-    /// Closes the index; returns when sled has let go of its files, which is some time after its handle is gone.
+    /// Closes the index; returns when sled has let go of its files, which is some time after its
+    /// handle is gone.
     pub fn close(self, path: &Path) -> Result<(), IndexError> {
         drop(self.db);
         Ok(disk::wait_unlocked(&path.join(LOCKED_FILE))?)

@@ -1,8 +1,9 @@
 //! One node's durable state: what is on its disk, without Raft, network, clock or randomness.
 //!
-//! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]), how far all of it is durable
-//! ([`synced`]), and what a start makes of it ([`recovery`]). [`ledger`] is what follows from it and can be rebuilt: the [`tree`],
-//! the [`index`]. [`identity`] says whose disk it is, and [`check`] reads everything again.
+//! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]),
+//! how far all of it is durable ([`synced`]), and what a start makes of it ([`recovery`]).
+//! [`ledger`] is what follows from it and can be rebuilt: the [`tree`], the [`index`]. [`identity`]
+//! says whose disk it is, and [`check`] reads everything again.
 pub mod check;
 pub mod frame;
 pub mod hard_state;
@@ -68,7 +69,8 @@ pub enum StorageError {
     Ledger(#[from] LedgerError),
     /// The two files are of different trails.
     #[error(
-        "identity is of trail {identity}, genesis of trail {genesis}; hint: one of them was copied here"
+        "identity is of trail {identity}, genesis of trail {genesis}; hint: one of them was copied \
+         here"
     )]
     Trail {
         /// The trail in the identity.

@@ -1,26 +1,30 @@
 //! What is on the disk at start: reading the segments, and telling a torn tail from damage.
 //!
-//! Sealed segments below the `synced` marker are taken by header and footer, so that a start does not read the whole trail;
-//! everything else is read frame by frame, checksums and chain checked. The first frame that is not right decides:
+//! Sealed segments below the `synced` marker are taken by header and footer, so that a start does
+//! not read the whole trail; everything else is read frame by frame, checksums and chain checked.
+//! The first frame that is not right decides:
 //!
 //! * in a segment that has a successor, or below the marker: *corrupt*. It was durable.
-//! * above the marker, and the file ends inside the frame, or it is zeros from a sector boundary on and nothing follows: a
-//!   *tear*. A crash leaves that, and nobody was told that the entry is durable.
-//! * any other above the marker: *ambiguous*. Perhaps a crash, perhaps damage to what was acknowledged in the last moment.
+//! * above the marker, and the file ends inside the frame, or it is zeros from a sector boundary on
+//!   and nothing follows: a *tear*. A crash leaves that, and nobody was told that the entry is
+//!   durable.
+//! * any other above the marker: *ambiguous*. Perhaps a crash, perhaps damage to what was
+//!   acknowledged in the last moment.
 //!
-//! A tear is copied to `quarantine/` and cut. Corrupt and ambiguous are refused, and nothing is touched.
+//! A tear is copied to `quarantine/` and cut. Corrupt and ambiguous are refused, and nothing is
+//! touched.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indelible_core::{Chain, EntryId, TrailId, chain};
 
-use crate::disk::{Dir, DiskError, File, LockError};
+use crate::disk::{Dir, DiskError, File, LockError, SlotsError};
 
 use super::frame::{self, FRAME_HEADER_SIZE, FrameFault, FrameHeader, Location};
 use super::segment::{
     self, FOOTER_SIZE_MIN, FRAMES_START, SEGMENT_HEADER_SIZE, SegmentHeader, Summary,
 };
-use super::synced::Synced;
+use super::synced::{Synced, SyncedFile};
 
 /// Name of the directory of segments.
 pub const SEGMENTS_DIR: &str = "segments";
@@ -42,10 +46,11 @@ pub enum OpenError {
     /// A file could not be read or written.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// There is a log, and no readable hard state with it: without the vote this node could vote twice in a term.
+    /// There is a log, and no readable hard state with it: without the vote this node could vote
+    /// twice in a term.
     #[error(
-        "{} cannot be read, and there is a log beside it; hint: this node must not vote again under its id, remove it \
-         from the group and join as a new node",
+        "{} cannot be read, and there is a log beside it; hint: this node must not vote again \
+         under its id, remove it from the group and join as a new node",
         path.display()
     )]
     NoHardState {
@@ -54,8 +59,8 @@ pub enum OpenError {
     },
     /// What was durable is not there, or not as it was written.
     #[error(
-        "{} is damaged at offset {offset}, entries {first} to {last}: {what}; hint: nothing was changed, and a peer has \
-         these entries",
+        "{} is damaged at offset {offset}, entries {first} to {last}: {what}; hint: nothing was \
+         changed, and a peer has these entries",
         file.display()
     )]
     Corrupt {
@@ -72,8 +77,9 @@ pub enum OpenError {
     },
     /// The end of the log is neither whole nor what a crash leaves.
     #[error(
-        "{} has bytes at offset {offset}, entries {first} to {last}, that are neither a frame nor what a crash leaves: \
-         {what}; hint: nothing was changed; a peer knows whether these entries were acknowledged",
+        "{} has bytes at offset {offset}, entries {first} to {last}, that are neither a frame nor \
+         what a crash leaves: {what}; hint: nothing was changed; a peer knows whether these \
+         entries were acknowledged",
         file.display()
     )]
     Ambiguous {
@@ -89,7 +95,10 @@ pub enum OpenError {
         what: String,
     },
     /// A segment of another trail, or written with another segment size.
-    #[error("{} belongs to another log: {what}; hint: every node has a data directory of its own", file.display())]
+    #[error(
+        "{} belongs to another log: {what}; hint: every node has a data directory of its own",
+        file.display()
+    )]
     Foreign {
         /// The file.
         file: PathBuf,
@@ -116,7 +125,8 @@ pub struct Expected {
 pub struct Found {
     /// All segments, in order, and whether each is sealed.
     pub segments: Vec<(Summary, bool)>,
-    /// The segments that were read frame by frame, by first entry: their bytes may not be durable yet.
+    /// The segments that were read frame by frame, by first entry: their bytes may not be durable
+    /// yet.
     pub scanned: Vec<u64>,
     /// A torn tail in the last segment.
     pub tear: Option<Tear>,
@@ -181,6 +191,31 @@ pub fn find(
     Ok(found)
 }
 
+/// Reads a whole log that is not open, sealed segments included, and judges it as a start would;
+/// changes nothing. `visit` sees every frame.
+pub fn verify(
+    data: &Path,
+    trail_id: TrailId,
+    segment_bytes: u64,
+    visit: &mut dyn FnMut(&Scanned<'_>),
+) -> Result<Found, OpenError> {
+    let data = Dir::open(data, true)?;
+    let marker = match SyncedFile::read(&data) {
+        Ok(marker) => marker,
+        Err(SlotsError::Damaged { path }) => return Err(damaged_marker(path)),
+        Err(SlotsError::Disk(error)) => return Err(error.into()),
+    };
+    let segments = Dir::open(&data.path().join(SEGMENTS_DIR), true)?;
+    let expected = Expected { trail_id, segment_bytes, first_index_any: false, read_all: true };
+    find(&segments, &expected, &marker, visit)
+}
+
+/// Without a marker nothing says what was durable.
+pub fn damaged_marker(file: PathBuf) -> OpenError {
+    let what = "the synced marker cannot be read, so a torn tail cannot be told from damage".into();
+    OpenError::Corrupt { file, offset: 0, first: 0, last: 0, what }
+}
+
 /// One segment, judged.
 struct Judged {
     summary: Summary,
@@ -189,8 +224,8 @@ struct Judged {
     tear: Option<Tear>,
 }
 
-/// Judges the segment that starts with entry `first`. `before` is the end of the one before it (next entry, chain), and
-/// `successor` the first entry of the one after it.
+/// Judges the segment that starts with entry `first`. `before` is the end of the one before it
+/// (next entry, chain), and `successor` the first entry of the one after it.
 fn judge(
     segments: &Dir,
     expected: &Expected,
@@ -336,8 +371,8 @@ fn follows<'a>(frame: Scanned<'a>, summary: &Summary) -> Result<Scanned<'a>, Fra
     Ok(frame)
 }
 
-/// What follows the last frame of a closed segment: the footer (true), zeros or a part of the footer (false: sealing was
-/// interrupted, or has not begun), or something else (none).
+/// What follows the last frame of a closed segment: the footer (true), zeros or a part of the
+/// footer (false: sealing was interrupted, or has not begun), or something else (none).
 pub fn judge_footer(reader: &mut Reader<'_>, summary: &Summary) -> Result<Option<bool>, DiskError> {
     let footer = summary.encode_footer();
     let end = summary.frames_end + footer.len() as u64;
@@ -350,7 +385,8 @@ pub fn judge_footer(reader: &mut Reader<'_>, summary: &Summary) -> Result<Option
     Ok((part && reader.nonzero_end(end)? <= end).then_some(false))
 }
 
-/// Judges what follows the last good frame of the last segment, above the marker: nothing, a tear, or ambiguous.
+/// Judges what follows the last good frame of the last segment, above the marker: nothing, a tear,
+/// or ambiguous.
 fn judge_tail(
     reader: &mut Reader<'_>,
     summary: &Summary,
@@ -361,11 +397,15 @@ fn judge_tail(
     if nonzero_end <= location.offset {
         return Ok(None);
     }
-    // Up to here the disk has written: a file's end cuts anywhere, missing sectors cut at a boundary.
+    // Up to here the disk has written: a file's end cuts anywhere, missing sectors cut at a
+    // boundary.
     let written = nonzero_end.next_multiple_of(SECTOR).min(reader.length);
     let bytes = reader.bytes(location.offset, FRAME_HEADER_SIZE)?.to_vec();
     let torn = match FrameHeader::decode(&bytes, location) {
-        Err(_) => written < location.offset + FRAME_HEADER_SIZE as u64,
+        Err(_) => {
+            let begun = &bytes[..bytes.len().min((written - location.offset) as usize)];
+            frame::may_begin(begun) && begun.len() < FRAME_HEADER_SIZE
+        }
         Ok(header) => {
             let body = location.offset + header.body_offset() as u64;
             let part_bad = fault == FrameFault::Head && body <= written;
@@ -445,10 +485,11 @@ impl<'a> Reader<'a> {
 
     /// `size` bytes from `offset`; fewer at the end of the file.
     pub fn bytes(&mut self, offset: u64, size: usize) -> Result<&[u8], DiskError> {
-        let size = (size as u64).min(self.length.saturating_sub(offset)) as usize;
+        let left = self.length.saturating_sub(offset);
+        let size = (size as u64).min(left) as usize;
         let end = self.start + self.buffer.len() as u64;
         if offset < self.start || offset + size as u64 > end {
-            self.buffer.resize(size.max(self.read_bytes), 0);
+            self.buffer.resize(size.max(left.min(self.read_bytes as u64) as usize), 0);
             let count = self.file.read_at(&mut self.buffer, offset)?;
             self.buffer.truncate(count);
             self.start = offset;

@@ -1,7 +1,8 @@
 //! What the index holds, as values and as bytes (docs/FORMAT-derived.md).
 //!
-//! Rows are what apply computed from the log, in a form that is quick to find again: where each entry is and which leaves it
-//! gave, where each producer stands, where each of its records is. They hold no event bytes, no salts and no names.
+//! Rows are what apply computed from the log, in a form that is quick to find again: where each
+//! entry is and which leaves it gave, where each producer stands, where each of its records is.
+//! They hold no event bytes, no salts and no names.
 
 use bytes::Bytes;
 use indelible_core::{EntryId, EntryKind, Hash, LeafIndex, ProducerId, TrailId};
@@ -372,7 +373,8 @@ mod tests {
         }
     }
 
-    /// Blocks lose nothing, have no more entries and ranges than they may, and are read as they were written.
+    /// Blocks lose nothing, have no more entries and ranges than they may, and are read as they
+    /// were written.
     #[test]
     fn blocks_hold_everything() {
         let mut entries: Vec<_> = (0..100).map(|index| entry(index, 0)).collect();

@@ -1,8 +1,10 @@
-//! Segment files: what is before the first frame and, once sealed, after the last (docs/FORMAT-storage.md, "Segment").
+//! Segment files: what is before the first frame and, once sealed, after the last
+//! (docs/FORMAT-storage.md, "Segment").
 //!
-//! A segment closes by a pure function of its frames ([`is_closed`]), and its footer is one too, so a sealed segment has the
-//! same bytes on every node. The footer spares the start from reading it: it lists the last entry of every leader, and the
-//! offset of one frame in each stretch of [`SAMPLE_STRIDE`] bytes.
+//! A segment closes by a pure function of its frames ([`is_closed`]), and its footer is one too, so
+//! a sealed segment has the same bytes on every node. The footer spares the start from reading it:
+//! it lists the last entry of every leader, and the offset of one frame in each stretch of
+//! [`SAMPLE_STRIDE`] bytes.
 
 use indelible_core::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use indelible_core::{Chain, EntryId, Hash, TrailId};
@@ -35,7 +37,8 @@ const _: () = {
     assert!(SEGMENT_BYTES_MAX + FRAME_BYTES_MAX < u32::MAX as u64);
 };
 
-/// Whether a segment whose frames end at `frames_end` takes no more entries: the one that took it this far was its last.
+/// Whether a segment whose frames end at `frames_end` takes no more entries: the one that took it
+/// this far was its last.
 pub fn is_closed(frames_end: u64, segment_bytes: u64) -> bool {
     frames_end >= segment_bytes
 }
@@ -152,7 +155,8 @@ impl Summary {
         self.chain_after = chain;
     }
 
-    /// Takes back all entries after `kept`, the last of which is that entry; its frame ends at `frames_end`.
+    /// Takes back all entries after `kept`, the last of which is that entry; its frame ends at
+    /// `frames_end`.
     pub fn truncate(&mut self, kept: EntryId, chain: Chain, frames_end: u64) {
         assert!(kept.index >= self.first && kept.index < self.next, "the kept entry is in here");
         self.next = kept.index + 1;
@@ -201,7 +205,8 @@ impl Summary {
         out
     }
 
-    /// From a segment's header and the footer that its file ends with; none if that is no footer of this segment.
+    /// From a segment's header and the footer that its file ends with; none if that is no footer of
+    /// this segment.
     pub fn decode_footer(header: &SegmentHeader, bytes: &[u8]) -> Option<Summary> {
         if bytes.len() < FOOTER_SIZE_MIN || bytes[..8] != FOOTER_MAGIC {
             return None;
@@ -230,7 +235,8 @@ impl Summary {
     }
 }
 
-/// Size in bytes of the footer that a file with these last bytes ends with; none if it ends with none.
+/// Size in bytes of the footer that a file with these last bytes ends with; none if it ends with
+/// none.
 pub fn footer_size(end: &[u8]) -> Option<usize> {
     let tail: &[u8; FOOTER_TAIL_SIZE] = end.last_chunk()?;
     let size = u32_at(tail, 0) as usize;

@@ -1,7 +1,8 @@
 //! The `synced` marker: how far the log is known to be durable (docs/FORMAT-storage.md, "Marker").
 //!
-//! At start it tells a torn tail, which a crash leaves, from damage to what was acknowledged, which nothing but a fault
-//! leaves. It never claims more than is durable; that it may claim less is why a bad frame above it can be ambiguous.
+//! At start it tells a torn tail, which a crash leaves, from damage to what was acknowledged, which
+//! nothing but a fault leaves. It never claims more than is durable; that it may claim less is why
+//! a bad frame above it can be ambiguous.
 
 use crate::disk::{Dir, DiskError, SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
 
@@ -16,7 +17,8 @@ const MAGIC: [u8; 8] = *b"INDSYNCD";
 pub struct Synced {
     /// One past the index of the last durable entry.
     pub next: u64,
-    /// Where the frame of that entry ends; where the first segment's first frame starts if there is none.
+    /// Where the frame of that entry ends; where the first segment's first frame starts if there is
+    /// none.
     pub end: Location,
     /// One past the index of the last entry known to be committed: a lower bound.
     pub committed: u64,
@@ -64,8 +66,13 @@ impl SyncedFile {
         Ok((SyncedFile { slots }, Synced::decode(&payload)))
     }
 
-    /// Replaces what the marker says, durably. Crash before the return: the old marker or the new one; the caller sees to it
-    /// that both are true.
+    /// Reads the marker of a log that stays closed.
+    pub fn read(dir: &Dir) -> Result<Synced, SlotsError> {
+        Ok(Synced::decode(&SlotFile::read(dir, SYNCED_FILE, MAGIC)?))
+    }
+
+    /// Replaces what the marker says, durably. Crash before the return: the old marker or the new
+    /// one; the caller sees to it that both are true.
     pub fn write(&mut self, synced: &Synced) -> Result<(), DiskError> {
         assert!(synced.committed <= synced.next, "committed past the durable end: {synced:?}");
         self.slots.write(&synced.encode())

@@ -1,8 +1,9 @@
 //! The Merkle tree on disk: one file for each level, an array of the hashes of its complete nodes.
 //!
-//! `derived/tree/NN` holds the nodes of level NN, 32 bytes each; level 00 holds the leaf hashes. Complete nodes never
-//! change, so the files only grow, and any root or proof of any size is a handful of positioned reads. New nodes stay in
-//! memory until [`Tree::write_out`], which makes them durable; only then does the index say that they are there.
+//! `derived/tree/NN` holds the nodes of level NN, 32 bytes each; level 00 holds the leaf hashes.
+//! Complete nodes never change, so the files only grow, and any root or proof of any size is a
+//! handful of positioned reads. New nodes stay in memory until [`Tree::write_out`], which makes
+//! them durable; only then does the index say that they are there.
 //!
 //! Appending is for one thread at a time; reading is for all.
 
@@ -86,8 +87,8 @@ struct Part {
 }
 
 impl Tree {
-    /// Opens the tree files in `dir` at a size at which they were written out. Nodes beyond it are cut off: whoever wrote
-    /// them crashed before the index knew.
+    /// Opens the tree files in `dir` at a size at which they were written out. Nodes beyond it are
+    /// cut off: whoever wrote them crashed before the index knew.
     pub fn open(dir: Dir, size: u64) -> Result<Tree, TreeError> {
         let mut levels = Vec::with_capacity(LEVELS);
         for level in 0..LEVELS {
@@ -136,7 +137,8 @@ impl Tree {
 
     /// Hash of a complete node. The caller knows that the tree has it.
     pub fn node(&self, level: u8, index: u64) -> Result<Hash, DiskError> {
-        // The lock is not held while the disk is read: nodes only ever move from memory to the file.
+        // The lock is not held while the disk is read: nodes only ever move from memory to the
+        // file.
         let part = self.read().part(level, index..index + 1);
         Ok(part.nodes()?[0])
     }
@@ -157,13 +159,14 @@ impl Tree {
         merkle::inclusion_proof(leaf, size, |level, index| self.node(level, index))
     }
 
-    /// Proof that the first `old` leaves are a prefix of the first `new`. The caller knows that there are so many.
+    /// Proof that the first `old` leaves are a prefix of the first `new`. The caller knows that
+    /// there are so many.
     pub fn consistency_proof(&self, old: u64, new: u64) -> Result<Vec<Hash>, DiskError> {
         merkle::consistency_proof(old, new, |level, index| self.node(level, index))
     }
 
-    /// Moves the nodes of the first `size` leaves to the files and makes them durable. For one thread at a time; appending
-    /// and reading go on meanwhile.
+    /// Moves the nodes of the first `size` leaves to the files and makes them durable. For one
+    /// thread at a time; appending and reading go on meanwhile.
     pub fn write_out(&self, size: u64) -> Result<(), DiskError> {
         let mut made = false;
         for number in 0..LEVELS {
@@ -179,8 +182,8 @@ impl Tree {
                 }
             };
             file.write_all_at(&bytes_of(&level.tail), level.written * HASH_SIZE)?;
-            // Crash before or after: the index still names a size that was written out earlier. Opening cuts the file
-            // there, and the leaves after it are applied again.
+            // Crash before or after: the index still names a size that was written out earlier.
+            // Opening cuts the file there, and the leaves after it are applied again.
             file.sync_data()?;
             let mut stored = write(&self.stored);
             let in_memory = &mut stored.levels[number];
@@ -188,7 +191,8 @@ impl Tree {
             in_memory.written += level.tail.len() as u64;
             in_memory.file = Some(file);
         }
-        // Crash before: as above; the name of a file that the index counts on is durable before the index says so.
+        // Crash before: as above; the name of a file that the index counts on is durable before the
+        // index says so.
         if made { self.dir.sync() } else { Ok(()) }
     }
 
@@ -259,7 +263,8 @@ impl Level {
             return Err(TreeError::Short { path: file.path().to_owned(), size, expected, actual });
         }
         if length > expected * HASH_SIZE {
-            // Crash before or after: the next opening cuts again. Nothing relies on the length being durable.
+            // Crash before or after: the next opening cuts again. Nothing relies on the length
+            // being durable.
             file.set_len(expected * HASH_SIZE)?;
         }
         Ok(Level { file: Some(Arc::new(file)), written: expected, tail: Vec::new() })

@@ -33,7 +33,8 @@ struct IndexCopy {
     /// Where the original is: for problems.
     path: PathBuf,
     loaded: Loaded,
-    /// Rows of entries that are not compared yet: those of the current block, and how many blocks there were.
+    /// Rows of entries that are not compared yet: those of the current block, and how many blocks
+    /// there were.
     rows: IntoIter<EntryRow>,
     blocks: Box<dyn Iterator<Item = Result<Vec<EntryRow>, IndexError>>>,
     block_count: u64,
@@ -53,8 +54,8 @@ struct Level {
 }
 
 impl Derived {
-    /// Compares the manifest and opens the rest. Opens the index only if the manifest has nothing against its files: on damaged
-    /// ones sled may do anything.
+    /// Compares the manifest and opens the rest. Opens the index only if the manifest has nothing
+    /// against its files: on damaged ones sled may do anything.
     pub(super) fn open(
         data: &Dir,
         scratch: Option<&Path>,
@@ -294,7 +295,8 @@ impl Level {
         Ok(Level { path, file, count, buffer: Vec::new(), start: 0 })
     }
 
-    /// The node as it is stored; none if the file does not count so far. Quick if they are asked for in order.
+    /// The node as it is stored; none if the file does not count so far. Quick if they are asked
+    /// for in order.
     fn node(&mut self, index: u64) -> Result<Option<Hash>, DiskError> {
         let Some(file) = self.file.as_ref().filter(|_| index < self.count) else { return Ok(None) };
         let buffered = self.buffer.len() as u64 / HASH_SIZE;
@@ -318,7 +320,8 @@ fn leaves_in(tree: &Dir) -> Result<u64, DiskError> {
     Ok(tree.open_file_read_only(&name)?.len()? / HASH_SIZE)
 }
 
-/// Compares the manifest with what is there. Returns whether it has nothing against the files of the index.
+/// Compares the manifest with what is there. Returns whether it has nothing against the files of
+/// the index.
 fn check_sums(derived: &Dir, problems: &mut Problems) -> Result<bool, DiskError> {
     let path = derived.path().join(sums::SUMS_FILE);
     let Some(listed) = derived.read_file(sums::SUMS_FILE)?.as_deref().and_then(sums::parse) else {

@@ -9,7 +9,8 @@ use crate::storage::identity::{GENESIS_FILE, Genesis, IDENTITY_FILE, Identity, I
 use crate::storage::ledger::{DERIVED_DIR, sums};
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
 
-/// Layout of a slot file (docs/FORMAT-storage.md, "Slot"): two slots, a page apart, zeros in between.
+/// Layout of a slot file (docs/FORMAT-storage.md, "Slot"): two slots, a page apart, zeros in
+/// between.
 const SLOTS_FILE_SIZE: usize = 8192;
 const SLOT_SIZE: usize = 512;
 const SLOT_STRIDE: usize = 4096;
@@ -47,8 +48,8 @@ pub(super) fn check(data: &Dir, problems: &mut Problems) -> Result<Files, DiskEr
         if let Err(error) = HardStateFile::open(data) {
             problems.push(Problem::new(data.path().join(HARD_STATE_FILE), error));
         }
-        match SyncedFile::open(data) {
-            Ok((_, value)) => synced = value,
+        match SyncedFile::read(data) {
+            Ok(value) => synced = value,
             Err(error) => problems.push(Problem::new(data.path().join(SYNCED_FILE), error)),
         }
         check_slots(data, HARD_STATE_FILE, problems)?;
@@ -75,7 +76,8 @@ fn check_genesis(
     Ok(())
 }
 
-/// Both slots must be whole, though one is enough for a start: the other is what would be missing next.
+/// Both slots must be whole, though one is enough for a start: the other is what would be missing
+/// next.
 fn check_slots(data: &Dir, name: &str, problems: &mut Problems) -> Result<(), DiskError> {
     let path = data.path().join(name);
     let Some(bytes) = data.read_file(name)? else {

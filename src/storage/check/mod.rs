@@ -1,11 +1,14 @@
-//! The offline check: reads a data directory again, all of it, and says what is not as it should be.
+//! The offline check: reads a data directory again, all of it, and says what is not as it should
+//! be.
 //!
-//! It believes nothing. Every frame's checksums, the chain through all of them, every commitment; then the apply rules run again
-//! from entry 0, and every hash of the tree files and every row of the index is compared with what they give. It changes
-//! nothing in the directory: sled writes when it opens, so it opens a copy.
+//! It believes nothing. Every frame's checksums, the chain through all of them, every commitment;
+//! then the apply rules run again from entry 0, and every hash of the tree files and every row of
+//! the index is compared with what they give. It changes nothing in the directory: sled writes when
+//! it opens, so it opens a copy.
 //!
-//! A node that was closed left a manifest (`ledger::sums`), and with it every byte of derived files counts, used or not. After a
-//! crash there is none, and derived files count as far as the last commit goes.
+//! A node that was closed left a manifest (`ledger::sums`), and with it every byte of derived files
+//! counts, used or not. After a crash there is none, and derived files count as far as the last
+//! commit goes.
 
 mod compare;
 mod files;
@@ -26,9 +29,11 @@ use crate::disk::{Dir, DirLock, DiskError, LOCK_FILE, LockError};
 /// What a check found.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// What is not as it should be, in the order in which it was found. The directory is sound if there is nothing.
+    /// What is not as it should be, in the order in which it was found. The directory is sound if
+    /// there is nothing.
     pub problems: Vec<Problem>,
-    /// What a crash left and the next start repairs. No problem: nobody was told that it is durable.
+    /// What a crash left and the next start repairs. No problem: nobody was told that it is
+    /// durable.
     pub notes: Vec<String>,
     /// Whether the node was closed, so that its manifest covers every byte of derived files.
     pub closed: bool,
@@ -72,9 +77,9 @@ pub enum CheckError {
     Disk(#[from] DiskError),
 }
 
-/// Checks a data directory while no node runs on it. `scratch` is a directory outside of it for a copy of the index, which is
-/// removed again; without one the index is compared with the manifest alone. The error is one of reading at all; damage
-/// is in the report.
+/// Checks a data directory while no node runs on it. `scratch` is a directory outside of it for a
+/// copy of the index, which is removed again; without one the index is compared with the manifest
+/// alone. The error is one of reading at all; damage is in the report.
 pub fn check(dir: &Path, scratch: Option<&Path>) -> Result<Report, CheckError> {
     let data = Dir::open(dir, true)?;
     // Taking the lock makes its file if there is none; where no node has ever been, none runs.
@@ -139,8 +144,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Problems so far. One damaged file can give a problem for each of its entries; after so many of a file the rest of them say
-/// nothing new.
+/// Problems so far. One damaged file can give a problem for each of its entries; after so many of a
+/// file the rest of them say nothing new.
 #[derive(Debug, Default)]
 struct Problems(Vec<Problem>);
 

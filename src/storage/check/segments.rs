@@ -1,6 +1,7 @@
 //! The segments: every byte of them, front to back.
 //!
-//! Damage is stepped over where the frame's header still says how long it is, so that one bad frame hides no other.
+//! Damage is stepped over where the frame's header still says how long it is, so that one bad frame
+//! hides no other.
 
 use std::path::PathBuf;
 
@@ -53,7 +54,8 @@ struct Walk<'a, 'b> {
     torn: Option<String>,
 }
 
-/// Reads all segments and gives every sound entry to `visit`, in order. Indexes have gaps where there is damage.
+/// Reads all segments and gives every sound entry to `visit`, in order. Indexes have gaps where
+/// there is damage.
 pub(super) fn walk(
     data: &Dir,
     files: &Files,
@@ -264,8 +266,8 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// What follows the frames of a closed segment: its footer if it is sealed, otherwise zeros, or what sealing had written
-    /// before a crash.
+    /// What follows the frames of a closed segment: its footer if it is sealed, otherwise zeros, or
+    /// what sealing had written before a crash.
     fn footer(
         &mut self,
         reader: &mut Reader<'_>,

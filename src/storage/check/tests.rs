@@ -301,7 +301,8 @@ fn garbage_gives_a_report() {
         let scratch = scratch_dir();
         let report = check(dir, Some(scratch.path()));
         let silent = report.is_ok_and(|report| report.is_sound());
-        // After a crash, what follows the last commit or was never read does not count; zeros after the last entry never do.
+        // After a crash, what follows the last commit or was never read does not count; zeros after
+        // the last entry never do.
         let counts = round % 2 == 0 && trimmed(&bytes) != trimmed(&sound);
         assert!(!(counts && silent), "{}", path.display());
         fs::write(&path, sound).expect("write");

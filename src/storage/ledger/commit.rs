@@ -1,11 +1,13 @@
-//! Commits: what apply has in memory goes to the tree files and to the index, now and then and all at once.
+//! Commits: what apply has in memory goes to the tree files and to the index, now and then and all
+//! at once.
 //!
-//! A commit is taken by the applying thread, which only copies, and written by the committer's own thread. Its order makes
-//! recovery simple: tree nodes are durable before the index speaks of them, and all rows of a commit become visible together,
-//! with the state that they belong to. A crash therefore leaves some earlier commit, whole. What follows it is in the
-//! segments.
+//! A commit is taken by the applying thread, which only copies, and written by the committer's own
+//! thread. Its order makes recovery simple: tree nodes are durable before the index speaks of them,
+//! and all rows of a commit become visible together, with the state that they belong to. A crash
+//! therefore leaves some earlier commit, whole. What follows it is in the segments.
 //!
-//! Memory holds at most three commits: one being written, one waiting, one growing. Then apply waits.
+//! Memory holds at most three commits: one being written, one waiting, one growing. Then apply
+//! waits.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,7 +20,8 @@ use super::{AppliedState, Ledger, LedgerError, Shared, Writer};
 use crate::storage::index::{Changes, Index};
 use crate::storage::rows::{self, EntryRow, StateRow};
 
-/// When a commit is due: as soon as any of these is reached. Restart after a crash applies about two commits again.
+/// When a commit is due: as soon as any of these is reached. Restart after a crash applies about
+/// two commits again.
 #[derive(Debug, Clone, Copy)]
 pub struct CommitPolicy {
     /// Leaves.
@@ -29,7 +32,8 @@ pub struct CommitPolicy {
     pub bytes: u64,
     /// Producers that changed.
     pub producers: usize,
-    /// Whether apply waits until the commit is written: for tests, where what happens when must not vary.
+    /// Whether apply waits until the commit is written: for tests, where what happens when must not
+    /// vary.
     pub wait: bool,
 }
 
@@ -100,8 +104,8 @@ impl Committer {
     }
 
     fn send(&self, job: Job) {
-        // The thread ends only when this sender is gone, unless it panicked: then `check` has nothing to report, and waiting
-        // for its answer fails.
+        // The thread ends only when this sender is gone, unless it panicked: then `check` has
+        // nothing to report, and waiting for its answer fails.
         self.jobs.send(job).expect("the committing thread has panicked");
     }
 
@@ -190,8 +194,9 @@ fn write(shared: &Shared, commit: Commit) -> Result<(), LedgerError> {
     shared.tree.write_out(commit.tree_size)?;
     shared.with_index(|index| {
         index.apply(commit.changes)?;
-        // Crash before: the index has the commit before; the tree files are cut to its size when they are opened. Crash
-        // after: it has this one, and the tree files hold all that it speaks of.
+        // Crash before: the index has the commit before; the tree files are cut to its size when
+        // they are opened. Crash after: it has this one, and the tree files hold all that it speaks
+        // of.
         index.flush()
     })?;
     // Readers that still look in memory find the same there.

@@ -1,8 +1,9 @@
-//! Records that nobody proposed: apply derives one from every blank and from every membership entry (docs/FORMAT.md,
-//! "Derived records").
+//! Records that nobody proposed: apply derives one from every blank and from every membership entry
+//! (docs/FORMAT.md, "Derived records").
 //!
-//! They are pure functions of the entry, the chain before it and the leaf before them. So every node derives the same
-//! ones, nobody stores them, and no leader can leave out that it led or who belonged.
+//! They are pure functions of the entry, the chain before it and the leaf before them. So every
+//! node derives the same ones, nobody stores them, and no leader can leave out that it led or who
+//! belonged.
 
 use bytes::Bytes;
 use indelible_core::leaf::{LEAF_SIZE, commit};
@@ -25,8 +26,8 @@ impl Derived {
     /// All derived records have this salt: what they say is no secret.
     pub(crate) const SALT: Salt = Salt([0; Salt::SIZE]);
 
-    /// The record of a blank or membership entry, none of a batch. `previous_chain` is the link before the entry, `received`
-    /// that of the leaf before, 0 at the start.
+    /// The record of a blank or membership entry, none of a batch. `previous_chain` is the link
+    /// before the entry, `received` that of the leaf before, 0 at the start.
     pub(crate) fn of(entry: &Entry, previous_chain: &Chain, received: u64) -> Option<Derived> {
         let (kind, event) = match entry.kind {
             EntryKind::Blank => (Kind::Leadership, leadership(entry, previous_chain)),
@@ -52,7 +53,8 @@ fn leadership(entry: &Entry, previous_chain: &Chain) -> Vec<u8> {
     Leadership { index: id.index, term: id.term, leader: id.leader, previous_chain }.encode_to_vec()
 }
 
-/// The payload goes in as it was proposed: decoding and encoding it again could lose what this build does not know.
+/// The payload goes in as it was proposed: decoding and encoding it again could lose what this
+/// build does not know.
 fn membership(entry: &Entry, previous_chain: &Chain) -> Vec<u8> {
     let id = entry.id;
     let mut event = MembershipRecord {

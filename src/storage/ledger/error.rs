@@ -1,4 +1,5 @@
-//! What can go wrong in a ledger, on this node alone. What every node decides alike is a `Rejection`.
+//! What can go wrong in a ledger, on this node alone. What every node decides alike is a
+//! `Rejection`.
 
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use crate::disk::DiskError;
 use crate::storage::index::IndexError;
 use crate::storage::log::LogError;
 
-/// A failure of this node. It is never an answer to a client: the node stops, or says that it cannot read.
+/// A failure of this node. It is never an answer to a client: the node stops, or says that it
+/// cannot read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LedgerError {
     /// The log did not give what it should hold.
@@ -20,12 +22,14 @@ pub enum LedgerError {
     Disk(Arc<DiskError>),
     /// The index. It is derived state.
     #[error(
-        "{0}; hint: stop the node and remove `derived` in its data directory: it is computed again at the next start"
+        "{0}; hint: stop the node and remove `derived` in its data directory: it is computed again \
+         at the next start"
     )]
     Index(Arc<IndexError>),
     /// A record or a proof does not hold. It was not served.
     #[error(
-        "leaf {leaf}: {what}; hint: `indelible check` names the damaged file; `derived` may be removed while the node is stopped"
+        "leaf {leaf}: {what}; hint: `indelible check` names the damaged file; `derived` may be \
+         removed while the node is stopped"
     )]
     Damaged {
         /// The leaf that was asked for.

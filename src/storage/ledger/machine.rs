@@ -1,7 +1,8 @@
-//! The state machine: what one entry does to the trail, in memory and without looking anywhere else.
+//! The state machine: what one entry does to the trail, in memory and without looking anywhere
+//! else.
 //!
-//! The running ledger, recovery and the offline check all go through [`Machine::apply`], so there is one way in which an entry
-//! becomes leaves.
+//! The running ledger, recovery and the offline check all go through [`Machine::apply`], so there
+//! is one way in which an entry becomes leaves.
 
 use bytes::Bytes;
 use indelible_core::leaf::leaf_hash;
@@ -24,8 +25,8 @@ pub struct Applied {
     pub id: EntryId,
     /// Size of the tree before it: index of its first leaf, if it has any.
     pub first_leaf: u64,
-    /// Leaves that it added. The one of accepted position `p` of its batch has index `first_leaf` plus the accepted
-    /// positions before `p`.
+    /// Leaves that it added. The one of accepted position `p` of its batch has index `first_leaf`
+    /// plus the accepted positions before `p`.
     pub accepted: u32,
     /// Positions in its batch that gave no leaf, in order, and why.
     pub rejected: Vec<(u32, Rejection)>,
@@ -84,7 +85,8 @@ enum Leaves {
 }
 
 impl Prepared {
-    /// Decodes an entry. `chain` is its link, `location` its frame's place; the caller knows that both belong to it.
+    /// Decodes an entry. `chain` is its link, `location` its frame's place; the caller knows that
+    /// both belong to it.
     pub(crate) fn new(
         entry: &Entry,
         chain: Chain,

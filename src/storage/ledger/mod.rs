@@ -1,16 +1,18 @@
 //! The ledger: turns committed entries into the trail, and answers what is in it.
 //!
-//! Each committed entry goes through [`Ledger::apply`] once, in order. The rules decide which of its records become leaves
-//! (`rules`), blank and membership entries get a derived record (`derived`), the leaf hashes go to the tree, and the entry's
-//! place goes to the index, so that any leaf is found again with one lookup and one positioned read (`reads`).
+//! Each committed entry goes through [`Ledger::apply`] once, in order. The rules decide which of
+//! its records become leaves (`rules`), blank and membership entries get a derived record
+//! (`derived`), the leaf hashes go to the tree, and the entry's place goes to the index, so that
+//! any leaf is found again with one lookup and one positioned read (`reads`).
 //!
-//! Everything here is computed from the log and can be thrown away. So apply keeps it in memory, and a thread of the ledger
-//! writes it out now and then (`commit`): tree files first, then one batch of index rows that says how far they go. After a
-//! crash the ledger goes back to the last commit and applies what follows; where derived state is missing, damaged or belongs
-//! to another log, it starts from nothing (`recover`).
+//! Everything here is computed from the log and can be thrown away. So apply keeps it in memory,
+//! and a thread of the ledger writes it out now and then (`commit`): tree files first, then one
+//! batch of index rows that says how far they go. After a crash the ledger goes back to the last
+//! commit and applies what follows; where derived state is missing, damaged or belongs to another
+//! log, it starts from nothing (`recover`).
 //!
-//! Invariant: derived state is never ahead of what is durable in the segments, and a record is returned only if its commitment
-//! and its leaf hash are right.
+//! Invariant: derived state is never ahead of what is durable in the segments, and a record is
+//! returned only if its commitment and its leaf hash are right.
 
 mod commit;
 mod derived;
@@ -135,8 +137,9 @@ struct Writer {
 }
 
 impl Ledger {
-    /// Opens the ledger of a data directory: goes back to the last commit that fits the log and applies what the log knows to be
-    /// committed and durable. Blocks; reads all of the log if the derived state is unusable.
+    /// Opens the ledger of a data directory: goes back to the last commit that fits the log and
+    /// applies what the log knows to be committed and durable. Blocks; reads all of the log if the
+    /// derived state is unusable.
     pub fn open(log: Log, dir: &Path, trail_id: TrailId) -> Result<Ledger, LedgerError> {
         Self::open_with(log, dir, trail_id, CommitPolicy::default())
     }
@@ -151,8 +154,9 @@ impl Ledger {
         recover::open(log, dir, trail_id, policy)
     }
 
-    /// Applies the next entry, which the caller knows to be committed and durable here. Blocks for the time of its hashes, and
-    /// for the disk only if commits cannot keep up. After an error nothing more can be applied: the node must stop.
+    /// Applies the next entry, which the caller knows to be committed and durable here. Blocks for
+    /// the time of its hashes, and for the disk only if commits cannot keep up. After an error
+    /// nothing more can be applied: the node must stop.
     pub fn apply(&self, entry: &Entry) -> Result<Applied, LedgerError> {
         let chain = self.inner.log.chain_at(entry.id.index)?;
         let location = self.inner.log.locate(entry.id.index)?;
@@ -216,7 +220,8 @@ impl Ledger {
         self.inner.shared.machine().max_node_id
     }
 
-    /// Where a producer stands; none if it was never opened. May be one entry ahead of [`Self::head`].
+    /// Where a producer stands; none if it was never opened. May be one entry ahead of
+    /// [`Self::head`].
     pub fn producer(&self, id: &ProducerId) -> Option<ProducerState> {
         self.inner.shared.machine().producers.get(id)
     }
@@ -226,15 +231,16 @@ impl Ledger {
         self.inner.shared.machine().producers.count()
     }
 
-    /// Writes everything out, closes all files and writes the manifest of derived files (`sums`). Without it the next start
-    /// finds a ledger that crashed, which costs little. Failures are logged: nothing is lost by them.
+    /// Writes everything out, closes all files and writes the manifest of derived files (`sums`).
+    /// Without it the next start finds a ledger that crashed, which costs little. Failures are
+    /// logged: nothing is lost by them.
     pub fn close(&self) {
         let mut writer = self.writer();
         if writer.committer.is_none() {
             return;
         }
         if let Err(error) = self.close_files(&mut writer) {
-            tracing::error!(%error, "the ledger was not closed cleanly; it recovers at the next start");
+            tracing::error!(%error, "the ledger was not closed cleanly, the next start recovers");
         }
     }
 
@@ -260,8 +266,8 @@ impl Ledger {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Dropped without being closed, as after a crash: what is queued is still written, so that nobody writes files
-        // that the next owner has opened.
+        // Dropped without being closed, as after a crash: what is queued is still written, so that
+        // nobody writes files that the next owner has opened.
         let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(committer) = writer.committer.take() {
             committer.stop();

@@ -1,7 +1,8 @@
 //! All producers, in memory: who may append what next, and where their newest records are.
 //!
-//! The apply rules need them for every record, so they are not looked up on disk. Memory goes with the number of producers
-//! and openings, not of records: runs that the index holds are dropped here, but for the newest few of each producer.
+//! The apply rules need them for every record, so they are not looked up on disk. Memory goes with
+//! the number of producers and openings, not of records: runs that the index holds are dropped
+//! here, but for the newest few of each producer.
 
 use std::collections::HashMap;
 
@@ -108,7 +109,8 @@ impl Producers {
         Some(self.producers[*self.by_id.get(id)? as usize].state)
     }
 
-    /// The producer that was opened at this leaf, perhaps again since; none if there was no opening.
+    /// The producer that was opened at this leaf, perhaps again since; none if there was no
+    /// opening.
     pub(crate) fn by_opening(&self, opened: LeafIndex) -> Option<(u32, ProducerState)> {
         let slot = *self.by_opening.get(&opened)?;
         Some((slot, self.producers[slot as usize].state))
@@ -166,8 +168,8 @@ impl Producers {
         Some((producer.state, with_seqs(producer.runs_seq, &producer.runs)))
     }
 
-    /// Puts everything that changed since the last commit into `changes`. What it returns may be forgotten once they are in
-    /// the index; until then lookups need it here.
+    /// Puts everything that changed since the last commit into `changes`. What it returns may be
+    /// forgotten once they are in the index; until then lookups need it here.
     pub(crate) fn commit(&mut self, changes: &mut Changes) -> Vec<Prune> {
         let mut prunes = Vec::new();
         for leaf in self.opened.drain(..) {
@@ -218,7 +220,8 @@ impl Producers {
         }
     }
 
-    /// Every producer with the runs that are in memory, in order of first opening: for the offline check.
+    /// Every producer with the runs that are in memory, in order of first opening: for the offline
+    /// check.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ProducerId, ProducerState, u64, &[Run])> {
         self.producers.iter().map(|p| (&p.id, p.state, p.runs_seq, &p.runs[..]))
     }

@@ -1,8 +1,8 @@
 //! Reading the trail: records, roots and proofs. Nothing is returned that was not checked.
 //!
-//! A leaf is found in memory or in the index, its entry read from the segments with one positioned read, and the record
-//! compared twice: its salt and event with its leaf, and its leaf with the tree. So damage in any of the three files makes
-//! an error and never a wrong byte.
+//! A leaf is found in memory or in the index, its entry read from the segments with one positioned
+//! read, and the record compared twice: its salt and event with its leaf, and its leaf with the
+//! tree. So damage in any of the three files makes an error and never a wrong byte.
 
 use std::ops::Range;
 
@@ -30,15 +30,17 @@ pub struct StoredRecord {
 }
 
 impl Ledger {
-    /// The record of a leaf; none if the trail does not go so far. Blocks: one positioned read if nothing is cached.
+    /// The record of a leaf; none if the trail does not go so far. Blocks: one positioned read if
+    /// nothing is cached.
     pub fn record(&self, leaf: LeafIndex) -> Result<Option<StoredRecord>, LedgerError> {
         let after = leaf.saturating_add(1);
         Ok(self.records(leaf..after, 0, 1)?.pop())
     }
 
-    /// Consecutive records, from the first of `range` to its last or the end of the trail, or until the next one would take
-    /// the events past `bytes_max` bytes or the records past `records_max`. At least one, if there is one and `records_max`
-    /// is not 0. Blocks: one positioned read for each entry.
+    /// Consecutive records, from the first of `range` to its last or the end of the trail, or until
+    /// the next one would take the events past `bytes_max` bytes or the records past `records_max`.
+    /// At least one, if there is one and `records_max` is not 0. Blocks: one positioned read for
+    /// each entry.
     pub fn records(
         &self,
         range: Range<LeafIndex>,
@@ -80,7 +82,8 @@ impl Ledger {
         Ok(records)
     }
 
-    /// Where recorded seqs of a producer are, in order, clipped to `seqs`. Empty for a producer that was never opened.
+    /// Where recorded seqs of a producer are, in order, clipped to `seqs`. Empty for a producer
+    /// that was never opened.
     pub fn runs(&self, id: &ProducerId, seqs: Range<u64>) -> Result<Vec<SeqRun>, LedgerError> {
         // Memory first: what leaves it meanwhile is in the index by then.
         let Some((state, newest)) = self.inner.shared.machine().producers.runs(id) else {
@@ -114,7 +117,8 @@ impl Ledger {
         }
     }
 
-    /// Proof that a leaf is in the tree of the first `size` leaves (RFC 6962 section 2.1.1), verified.
+    /// Proof that a leaf is in the tree of the first `size` leaves (RFC 6962 section 2.1.1),
+    /// verified.
     pub fn prove(&self, leaf: LeafIndex, size: u64) -> Result<Vec<Hash>, LedgerError> {
         let root = self.root_at(size)?;
         if leaf >= size {
@@ -128,7 +132,8 @@ impl Ledger {
         Ok(proof)
     }
 
-    /// Proof that the first `old` leaves are a prefix of the first `new` (RFC 6962 section 2.1.2), verified.
+    /// Proof that the first `old` leaves are a prefix of the first `new` (RFC 6962 section 2.1.2),
+    /// verified.
     pub fn prove_consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError> {
         let new_root = self.root_at(new)?;
         if old > new {
@@ -169,7 +174,8 @@ impl Ledger {
         }
     }
 
-    /// Gives the records of these leaves of an entry to `each`, checked, until it says that it has enough.
+    /// Gives the records of these leaves of an entry to `each`, checked, until it says that it has
+    /// enough.
     fn read_entry(
         &self,
         row: &EntryRow,

@@ -1,9 +1,9 @@
 //! Opening: from the last commit that fits the log, or from nothing.
 //!
-//! What is on disk is believed only if it agrees with the log (the chain at the applied entry) and with itself (the root out of
-//! the tree files). If it does, only entries after it are applied, through the same code as ever. If not, or if sled does not
-//! open, all derived state goes and everything is applied from entry 0: slower, and the same result, for the log is the only
-//! truth.
+//! What is on disk is believed only if it agrees with the log (the chain at the applied entry) and
+//! with itself (the root out of the tree files). If it does, only entries after it are applied,
+//! through the same code as ever. If not, or if sled does not open, all derived state goes and
+//! everything is applied from entry 0: slower, and the same result, for the log is the only truth.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -24,7 +24,8 @@ use crate::storage::index::{Index, IndexError};
 use crate::storage::log::{Log, LogError};
 use crate::storage::tree::{Tree, TreeError};
 
-/// Counts openings that did not come to an end. Each opening makes it longer by a byte and removes it when it is done.
+/// Counts openings that did not come to an end. Each opening makes it longer by a byte and removes
+/// it when it is done.
 pub(crate) const OPENING_FILE: &str = "opening";
 /// After so many of them the derived state is taken to be what kills the process.
 const OPENINGS_MAX: usize = 2;
@@ -83,15 +84,16 @@ pub(super) fn open(
     Ok(ledger)
 }
 
-/// Notes that an opening began; returns how many before it did not end. Not durable: a crash of the system is no sign of a
-/// process that dies of its files.
+/// Notes that an opening began; returns how many before it did not end. Not durable: a crash of the
+/// system is no sign of a process that dies of its files.
 fn begin(derived: &Dir) -> Result<usize, DiskError> {
     let attempts = derived.read_file(OPENING_FILE)?.map_or(0, |bytes| bytes.len());
     derived.create_file(OPENING_FILE, 0o644)?.write_all_at(&vec![b'.'; attempts + 1], 0)?;
     Ok(attempts)
 }
 
-/// Opens what is there and compares it with the log. The outer error is one of the disk or the log themselves.
+/// Opens what is there and compares it with the log. The outer error is one of the disk or the log
+/// themselves.
 fn load(
     log: &Log,
     derived: &Dir,
@@ -223,7 +225,8 @@ impl Ledger {
                 self.apply_at(entry, chain, location)?;
             }
             next += entries.len() as u64;
-            // Entries that the segments hold but the chain does not: somebody changed them and their checksums.
+            // Entries that the segments hold but the chain does not: somebody changed them and
+            // their checksums.
             if log.chain_at(next - 1)? != chain {
                 let what = "the chain in the segments does not follow from their entries";
                 return Err(LedgerError::Damaged {
@@ -236,13 +239,15 @@ impl Ledger {
     }
 }
 
-/// Places of consecutive entries. Frames follow each other within a segment, so a few questions to the log are enough.
+/// Places of consecutive entries. Frames follow each other within a segment, so a few questions to
+/// the log are enough.
 fn locate(log: &Log, entries: &[Entry]) -> Result<Vec<Location>, LogError> {
     let mut locations = Vec::with_capacity(entries.len());
     while locations.len() < entries.len() {
         let rest = &entries[locations.len()..];
         let first = log.locate(rest[0].id.index)?;
-        // How many of the rest are in the same segment: a binary search, as segments follow each other too.
+        // How many of the rest are in the same segment: a binary search, as segments follow each
+        // other too.
         let (mut inside, mut outside) = (0, rest.len());
         if log.locate(rest[outside - 1].id.index)?.segment == first.segment {
             inside = outside - 1;

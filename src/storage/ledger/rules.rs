@@ -1,9 +1,9 @@
 //! The apply rules, set 1: which records of a batch become leaves.
 //!
-//! A pure function of the log: every node that applies the same entries accepts the same records, for ever. So nothing here
-//! reads a clock, a setting or a limit that can be tuned, and a rule is never changed: a new set gets a new number, and old
-//! entries keep theirs. The rules are tried in the order in which [`decide`] lists them; the first that refuses names
-//! the reason.
+//! A pure function of the log: every node that applies the same entries accepts the same records,
+//! for ever. So nothing here reads a clock, a setting or a limit that can be tuned, and a rule is
+//! never changed: a new set gets a new number, and old entries keep theirs. The rules are tried in
+//! the order in which [`decide`] lists them; the first that refuses names the reason.
 
 use indelible_core::limits::PRODUCERS_MAX;
 use indelible_core::{Batch, Kind, Leaf, LeafIndex, ProducerId};
@@ -13,7 +13,8 @@ use prost::Message;
 use super::producers::Producers;
 use crate::storage::rows::Positions;
 
-/// Why a record of a committed batch did not become a leaf. The same on every node; never a failure of one.
+/// Why a record of a committed batch did not become a leaf. The same on every node; never a failure
+/// of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// The producer's record with this seq is in the trail already.
@@ -40,7 +41,8 @@ pub enum Rejection {
         /// The producer's newest epoch; 0 if it was never opened.
         current: u64,
     },
-    /// A kind that this rule set does not accept in a batch, or fields that the kind does not allow.
+    /// A kind that this rule set does not accept in a batch, or fields that the kind does not
+    /// allow.
     #[error("the record's kind is not accepted, or its fields do not fit it")]
     Kind,
     /// `received` is smaller than that of the leaf before.

@@ -1,8 +1,9 @@
-//! The manifest of derived files, `derived/sums` (docs/FORMAT-derived.md): written when a ledger is closed, removed when it is
-//! opened.
+//! The manifest of derived files, `derived/sums` (docs/FORMAT-derived.md): written when a ledger is
+//! closed, removed when it is opened.
 //!
-//! The tree files and sled's have parts that nothing reads, where damage would go unnoticed. While the node is down the manifest
-//! covers every byte of them. It is text, for people; any file has exactly one form, so that no change of it is harmless.
+//! The tree files and sled's have parts that nothing reads, where damage would go unnoticed. While
+//! the node is down the manifest covers every byte of them. It is text, for people; any file has
+//! exactly one form, so that no change of it is harmless.
 
 use std::fmt::Write;
 
@@ -32,7 +33,8 @@ pub(super) fn write(derived: &Dir) -> Result<(), DiskError> {
             sums.push(sum(derived, &file)?);
         }
     }
-    // Crash before: no manifest; the next start and the offline check take the node for one that crashed.
+    // Crash before: no manifest; the next start and the offline check take the node for one that
+    // crashed.
     derived.write_new(SUMS_FILE, 0o644, render(&sums).as_bytes())
 }
 

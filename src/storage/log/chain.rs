@@ -1,6 +1,8 @@
-//! The chain thread: links each entry to the one before, decides its place, and builds its frame's header.
+//! The chain thread: links each entry to the one before, decides its place, and builds its frame's
+//! header.
 //!
-//! Links and places are a pure function of the log: how appends were grouped, or when they were flushed, does not matter.
+//! Links and places are a pure function of the log: how appends were grouped, or when they were
+//! flushed, does not matter.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};

@@ -17,7 +17,8 @@ pub enum LogError {
         /// One past the last entry.
         next: u64,
     },
-    /// A truncation would have removed entries that are committed or applied. Nothing was done; somebody breaks Raft's rules.
+    /// A truncation would have removed entries that are committed or applied. Nothing was done;
+    /// somebody breaks Raft's rules.
     #[error(
         "refused to remove entries from {first} on: those before {kept} are committed or applied"
     )]
@@ -28,7 +29,10 @@ pub enum LogError {
         kept: u64,
     },
     /// Bytes on the disk are not what was written. The caller may fetch the entry from a peer.
-    #[error("{} is damaged at offset {offset}: {fault}; hint: a peer has the entries", file.display())]
+    #[error(
+        "{} is damaged at offset {offset}: {fault}; hint: a peer has the entries",
+        file.display()
+    )]
     Corrupt {
         /// The file.
         file: PathBuf,
@@ -40,7 +44,8 @@ pub enum LogError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// A write failed earlier, so nothing is known about what later ones would do: the process must exit.
+    /// A write failed earlier, so nothing is known about what later ones would do: the process must
+    /// exit.
     #[error("the log has stopped: {0}")]
     Stopped(Arc<LogError>),
     /// A thread of the log died of a broken invariant: the process must exit.

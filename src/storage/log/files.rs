@@ -16,8 +16,8 @@ pub(super) struct Files {
     open: Mutex<VecDeque<(Key, Arc<File>)>>,
 }
 
-/// A segment's first entry, and the epoch in which it was begun: a truncation may remove a file and a later append make
-/// another of the same name.
+/// A segment's first entry, and the epoch in which it was begun: a truncation may remove a file and
+/// a later append make another of the same name.
 pub(super) type Key = (u64, u64);
 
 impl Files {

@@ -1,7 +1,9 @@
-//! The IO thread: the only one that writes. One write and one fdatasync for all that has queued up, then the callbacks.
+//! The IO thread: the only one that writes. One write and one fdatasync for all that has queued up,
+//! then the callbacks.
 //!
-//! A failed write or sync ends it all: every callback, pending or later, gets the error, and nothing is tried again. After a
-//! failed fdatasync the system may have dropped the pages, and a second one would report success for what is lost.
+//! A failed write or sync ends it all: every callback, pending or later, gets the error, and
+//! nothing is tried again. After a failed fdatasync the system may have dropped the pages, and a
+//! second one would report success for what is lost.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +22,8 @@ use crate::storage::frame::{FRAME_HEADER_SIZE, Location};
 use crate::storage::hard_state::{HardState, HardStateFile};
 use crate::storage::synced::{Synced, SyncedFile};
 
-/// Frames that one group may have, in bytes, before it is made durable: keeps the first callback from waiting for the last.
+/// Frames that one group may have, in bytes, before it is made durable: keeps the first callback
+/// from waiting for the last.
 const GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What the chain thread hands over.
@@ -150,7 +153,8 @@ pub(super) struct Io {
     pub(super) marked: Synced,
     /// At most this long after something has become durable, the marker says so.
     pub(super) marker_interval: Duration,
-    /// Since when the marker has been behind. The one clock in storage: it paces the marker and decides nothing else.
+    /// Since when the marker has been behind. The one clock in storage: it paces the marker and
+    /// decides nothing else.
     pub(super) behind_since: Option<Instant>,
     /// Written, not durable.
     pub(super) group: Vec<Write>,
@@ -322,7 +326,8 @@ impl Io {
         &mut self,
         change: Box<dyn FnOnce(&mut HardState) + Send>,
     ) -> Result<(), Arc<LogError>> {
-        // Crash before: the vote is as it was, and nobody has been told otherwise. After: it is what the callback says.
+        // Crash before: the vote is as it was, and nobody has been told otherwise. After: it is
+        // what the callback says.
         self.hard_state.update(change).map_err(|error| self.shared.fail(error.into()))?;
         self.shared.lock().hard_state = self.hard_state.value().clone();
         Ok(())
@@ -335,8 +340,9 @@ impl Io {
             (kept.id.index + 1, Location { segment, offset: kept.frame_end })
         });
         if next < self.marked.next {
-            // Crash before: the old log is there, and nobody has been told otherwise. After: the marker claims less than the
-            // disk has, which is true; entries past it are still whole and are found again.
+            // Crash before: the old log is there, and nobody has been told otherwise. After: the
+            // marker claims less than the disk has, which is true; entries past it are still whole
+            // and are found again.
             self.mark(Synced { next, end, committed: self.marked.committed.min(next) })?;
         }
         self.writer.truncate(next, end)
@@ -379,21 +385,22 @@ impl Io {
 
     /// Seals a segment or prepares the next; true if there was something to do.
     fn keep_house(&mut self) -> bool {
-        let done = self
-            .seal_one()
-            .and_then(|sealed| if sealed { Ok(true) } else { self.writer.prepare_next() });
-        match done {
-            Ok(done) => done,
-            // A full disk is no reason to stop before somebody needs the space.
-            Err(error) if error.is_full() => false,
-            Err(error) => {
-                self.shared.fail(error.into());
-                false
-            }
-        }
+        let done = match self.seal_one() {
+            Ok(false) => match self.writer.prepare_next() {
+                // A full disk is no reason to stop before somebody needs the space.
+                Err(error) if error.is_full() => Ok(false),
+                prepared => prepared,
+            },
+            sealed => sealed,
+        };
+        done.unwrap_or_else(|error| {
+            self.shared.fail(error.into());
+            false
+        })
     }
 
-    /// Seals the oldest segment that is closed, applied and durable but not sealed; true if there was one.
+    /// Seals the oldest segment that is closed, applied and durable but not sealed; true if there
+    /// was one.
     fn seal_one(&mut self) -> Result<bool, DiskError> {
         let segment_bytes = self.shared.options.segment_bytes;
         let state = self.shared.lock();

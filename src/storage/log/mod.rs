@@ -1,17 +1,18 @@
 //! The log: entries in segments, the vote, and the one thread that writes both.
 //!
-//! A caller hands over entries and goes on; they are readable at once. Two threads take it from there. *Chain* computes each
-//! entry's link and its place. *IO* writes whatever has queued up, makes it durable with one fdatasync, and only then calls
-//! back, in order. Votes and truncations go through the same queue, so that nothing overtakes anything on its way to the
-//! disk. If a write fails, the log stops for good: what the disk holds is known again only after a restart.
+//! A caller hands over entries and goes on; they are readable at once. Two threads take it from
+//! there. *Chain* computes each entry's link and its place. *IO* writes whatever has queued up,
+//! makes it durable with one fdatasync, and only then calls back, in order. Votes and truncations
+//! go through the same queue, so that nothing overtakes anything on its way to the disk. If a write
+//! fails, the log stops for good: what the disk holds is known again only after a restart.
 //!
 //! ```text
 //! append, save_vote, truncate_after -> [state] -> chain -> io -> segments/, hard_state, synced
 //! read, chain_at, locate            -> [state], then the disk
 //! ```
 //!
-//! Invariants: no lock is held during disk I/O or a callback. Whatever is not durable is in memory. `durable` never runs
-//! ahead of the disk, and the marker never ahead of `durable`.
+//! Invariants: no lock is held during disk I/O or a callback. Whatever is not durable is in memory.
+//! `durable` never runs ahead of the disk, and the marker never ahead of `durable`.
 
 mod chain;
 mod error;
@@ -21,6 +22,7 @@ mod open;
 mod read;
 mod state;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 mod writer;
 
@@ -41,8 +43,8 @@ use io::Control;
 use open::Owner;
 use state::{Shared, Slot};
 
-/// Called once, on the IO thread, when an operation is durable or has failed. It must not block, and must not call
-/// [`Log::append`]: that may wait for the thread that it would block.
+/// Called once, on the IO thread, when an operation is durable or has failed. It must not block,
+/// and must not call [`Log::append`]: that may wait for the thread that it would block.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<LogError>>) + Send>;
 
 /// How a log behaves.
@@ -102,9 +104,9 @@ impl Log {
         Ok(self.shared.lock().id_at(index))
     }
 
-    /// Appends entries that follow the last one. They are readable when this returns and durable when `done` is called. Never
-    /// waits for the disk, except when `IO_QUEUE_MAX` operations or `cache_bytes_max` bytes wait for it already: admission
-    /// and replication keep far below that.
+    /// Appends entries that follow the last one. They are readable when this returns and durable
+    /// when `done` is called. Never waits for the disk, except when `IO_QUEUE_MAX` operations or
+    /// `cache_bytes_max` bytes wait for it already: admission and replication keep far below that.
     pub fn append(&self, entries: Vec<Entry>, done: Done) {
         let mut state = self.shared.lock_with_room();
         if let Err(error) = state.check_open() {
@@ -151,11 +153,11 @@ impl Log {
         self.control(Control::HardState { change, done });
     }
 
-    /// Removes all entries after `last_kept` (none: all). They are gone for readers when this returns, and from the disk when
-    /// `done` is called. Waits for the chain up to `last_kept`.
+    /// Removes all entries after `last_kept` (none: all). They are gone for readers when this
+    /// returns, and from the disk when `done` is called. Waits for the chain up to `last_kept`.
     ///
-    /// Refuses, and does nothing, if one of them is applied or committed ([`LogError::Committed`]), or if `last_kept` does not
-    /// exist ([`LogError::Missing`]); `done` is not called then.
+    /// Refuses, and does nothing, if one of them is applied or committed ([`LogError::Committed`]),
+    /// or if `last_kept` does not exist ([`LogError::Missing`]); `done` is not called then.
     pub fn truncate_after(&self, last_kept: Option<u64>, done: Done) -> Result<(), LogError> {
         loop {
             let epoch = self.shared.lock().epoch;
@@ -184,8 +186,9 @@ impl Log {
         state.send(Op::Control(control));
     }
 
-    /// Entries from `range`, as many as have `bytes_max` bytes of payload, at least one if the range is not empty. Reads the
-    /// disk unless they are in memory; every checksum is checked. An error if the range starts past the end.
+    /// Entries from `range`, as many as have `bytes_max` bytes of payload, at least one if the
+    /// range is not empty. Reads the disk unless they are in memory; every checksum is checked. An
+    /// error if the range starts past the end.
     pub fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, LogError> {
         self.shared.read(range, bytes_max)
     }
@@ -195,7 +198,8 @@ impl Log {
         self.shared.lock().read_cached(range, bytes_max)
     }
 
-    /// The chain's link of an entry. Waits for it if it is being computed; reads the disk for old entries.
+    /// The chain's link of an entry. Waits for it if it is being computed; reads the disk for old
+    /// entries.
     pub fn chain_at(&self, index: u64) -> Result<Chain, LogError> {
         Ok(self.shared.kept(index)?.chain)
     }
@@ -228,7 +232,8 @@ impl Log {
         Ok(self.shared.lock().last_of_each_leader(range))
     }
 
-    /// Notes that all entries before `index_plus_one` are committed. The marker carries it to the disk some time later.
+    /// Notes that all entries before `index_plus_one` are committed. The marker carries it to the
+    /// disk some time later.
     pub fn set_committed(&self, index_plus_one: u64) {
         self.shared.set_committed(index_plus_one);
     }
@@ -238,7 +243,8 @@ impl Log {
         self.shared.lock().committed
     }
 
-    /// Notes that all entries before `index_plus_one` are applied: they are never truncated, and their segments may be sealed.
+    /// Notes that all entries before `index_plus_one` are applied: they are never truncated, and
+    /// their segments may be sealed.
     pub fn set_applied(&self, index_plus_one: u64) {
         let mut state = self.shared.lock();
         assert!(index_plus_one <= state.next, "applied {index_plus_one}, past the end");
@@ -250,13 +256,14 @@ impl Log {
         Ok(self.shared.kept(index)?.location)
     }
 
-    /// The entry whose frame is at a place that [`Self::locate`] has named, with its link of the chain. One positioned read if it
-    /// is not in memory; every checksum is checked.
+    /// The entry whose frame is at a place that [`Self::locate`] has named, with its link of the
+    /// chain. One positioned read if it is not in memory; every checksum is checked.
     pub fn read_at(&self, location: Location) -> Result<(Entry, Chain), LogError> {
         self.shared.read_at(location)
     }
 
-    /// Reads everything that is durable, checks every checksum and the chain, and returns how many entries that was.
+    /// Reads everything that is durable, checks every checksum and the chain, and returns how many
+    /// entries that was.
     pub fn scan_all(&self) -> Result<u64, OpenError> {
         self.shared.scan_all()
     }
@@ -266,15 +273,16 @@ impl Log {
         self.shared.lock().sizes()
     }
 
-    /// Finishes all that was handed over, makes the marker durable, and stops the threads. Later calls that change the log get
-    /// [`LogError::Closed`]; reads still work.
+    /// Finishes all that was handed over, makes the marker durable, and stops the threads. Later
+    /// calls that change the log get [`LogError::Closed`]; reads still work.
     pub fn close(&self) {
         self.owner.close(&self.shared);
     }
 }
 
 impl Slot {
-    /// What an entry costs in memory besides its payload, in bytes: this struct, and what its buffers allocate.
+    /// What an entry costs in memory besides its payload, in bytes: this struct, and what its
+    /// buffers allocate.
     const OVERHEAD: usize = 256;
 
     /// What it costs in memory, in bytes.

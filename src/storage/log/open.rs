@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use indelible_core::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use indelible_core::{EntryId, chain};
 
 use super::chain::{Chainer, Op};
@@ -20,7 +21,8 @@ use crate::storage::recovery::{self, Expected, Found, OpenError, SEGMENTS_DIR, T
 use crate::storage::segment;
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
 
-/// How long the marker may be behind. What a crash in this time leaves is told from damage by its shape alone.
+/// How long the marker may be behind. What a crash in this time leaves is told from damage by its
+/// shape alone.
 const MARKER_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a start has found.
@@ -64,8 +66,8 @@ pub(super) struct Owner {
 }
 
 impl Log {
-    /// Opens the log in a data directory, or makes a new one in an empty directory. Recovers first; when it refuses, nothing
-    /// was changed.
+    /// Opens the log in a data directory, or makes a new one in an empty directory. Recovers first;
+    /// when it refuses, nothing was changed.
     pub fn open(dir: &Path, options: LogOptions) -> Result<(Log, Recovered), OpenError> {
         Self::open_tuned(dir, options, Tuning::default())
     }
@@ -75,6 +77,8 @@ impl Log {
         options: LogOptions,
         tuning: Tuning,
     ) -> Result<(Log, Recovered), OpenError> {
+        let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        assert!(sizes.contains(&options.segment_bytes), "segments of {}", options.segment_bytes);
         let lock = DirLock::acquire(path).map_err(|error| match error {
             LockError::Disk(error) => OpenError::Disk(error),
             held => OpenError::Locked(held),
@@ -118,8 +122,8 @@ fn open_slots(data: &Dir) -> Result<(HardStateFile, SyncedFile, Synced), OpenErr
     } else if has_log {
         return Err(no_hard_state());
     } else {
-        // Crash after: a hard state without a vote, and the marker is made next time. No vote is saved before there is one,
-        // so that a hard state that goes missing later is missed.
+        // Crash after: a hard state without a vote, and the marker is made next time. No vote is
+        // saved before there is one, so that a hard state that goes missing later is missed.
         HardStateFile::create(data)?
     };
     let never_started = hard_state.value().boot_count == 0;
@@ -131,18 +135,11 @@ fn open_slots(data: &Dir) -> Result<(HardStateFile, SyncedFile, Synced), OpenErr
 }
 
 fn open_marker(data: &Dir) -> Result<(SyncedFile, Synced), OpenError> {
-    let damaged = || OpenError::Corrupt {
-        file: data.path().join(SYNCED_FILE),
-        offset: 0,
-        first: 0,
-        last: 0,
-        what: "the synced marker cannot be read, so a torn tail cannot be told from damage".into(),
-    };
     if !data.exists(SYNCED_FILE)? {
-        return Err(damaged());
+        return Err(recovery::damaged_marker(data.path().join(SYNCED_FILE)));
     }
     SyncedFile::open(data).map_err(|error| match error {
-        SlotsError::Damaged { .. } => damaged(),
+        SlotsError::Damaged { path } => recovery::damaged_marker(path),
         SlotsError::Disk(error) => error.into(),
     })
 }
@@ -179,13 +176,14 @@ fn settle(
         segments.remove(NEXT_FILE)?;
     }
     if let Some((last, _)) = found.segments.pop_if(|(last, _)| last.next == last.first) {
-        // Begun, and the crash came before its first entry. The next entry begins it anew: no segment is ever empty.
+        // Begun, and the crash came before its first entry. The next entry begins it anew: no
+        // segment is ever empty.
         segments.remove(&segment::file_name(last.first))?;
         found.scanned.retain(|first| *first != last.first);
     }
     for first in &found.scanned {
-        // After a killed process, what was read may be in the system's memory alone. Crash before: it may be gone at the next
-        // start; nobody has been told of it.
+        // After a killed process, what was read may be in the system's memory alone. Crash before:
+        // it may be gone at the next start; nobody has been told of it.
         segments.open_file(&segment::file_name(*first))?.sync_all()?;
     }
     // Crash before: the removed names may be back, and are removed again.

@@ -60,7 +60,8 @@ impl Shared {
             drop(state);
             let read = self.read_disk(range.start..range.end.min(in_memory), bytes_max - bytes);
             if self.lock().epoch != epoch {
-                // The log was cut while the disk was read: what was read, or not found, may be what replaced it.
+                // The log was cut while the disk was read: what was read, or not found, may be what
+                // replaced it.
                 continue;
             }
             for entry in read? {
@@ -158,7 +159,8 @@ impl Shared {
         }
     }
 
-    /// Link and place of an entry. Waits for the chain thread; reads the disk if the entry is not in memory.
+    /// Link and place of an entry. Waits for the chain thread; reads the disk if the entry is not
+    /// in memory.
     pub(super) fn kept(&self, index: u64) -> Result<Kept, LogError> {
         loop {
             let mut state = self.lock();

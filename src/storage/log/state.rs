@@ -36,7 +36,8 @@ pub(super) struct Shared {
     pub(super) durable: watch::Sender<u64>,
     /// Why the log has stopped.
     pub(super) failed: watch::Sender<Option<Arc<LogError>>>,
-    /// Whether the IO thread sleeps until it is called, so that a new commit index would stay off the disk.
+    /// Whether the IO thread sleeps until it is called, so that a new commit index would stay off
+    /// the disk.
     pub(super) parked: AtomicBool,
 }
 
@@ -134,7 +135,8 @@ impl Shared {
         }
     }
 
-    /// The state. Nobody panics while holding it half changed, except on a broken invariant, which stops the log.
+    /// The state. Nobody panics while holding it half changed, except on a broken invariant, which
+    /// stops the log.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,7 +190,8 @@ impl State {
         }
     }
 
-    /// Hands an operation to the chain thread. Under the lock, so that operations queue in the order of their effects.
+    /// Hands an operation to the chain thread. Under the lock, so that operations queue in the
+    /// order of their effects.
     pub(super) fn send(&self, op: Op) {
         let queue = self.queue.as_ref().expect("checked by check_open under the same lock");
         if let Err(error) = queue.send(op) {
@@ -264,7 +267,8 @@ impl State {
         Append { entries, epoch: self.epoch, bytes, done }
     }
 
-    /// Takes what the chain thread has found out. Entries that were truncated meanwhile are passed over.
+    /// Takes what the chain thread has found out. Entries that were truncated meanwhile are passed
+    /// over.
     pub(super) fn place(&mut self, epoch: u64, placements: &[Placement]) {
         for placement in placements {
             let (id, placed) = (placement.id, placement.placed);
@@ -287,7 +291,8 @@ impl State {
         }
     }
 
-    /// Takes note that these entries were made durable. Those that were truncated meanwhile do not count.
+    /// Takes note that these entries were made durable. Those that were truncated meanwhile do not
+    /// count.
     pub(super) fn set_durable(&mut self, epoch: u64, entries: Range<u64>) {
         while self.durable < entries.end {
             let Some(slot) = self.slot(self.durable).filter(|slot| slot.epoch == epoch) else {
@@ -302,9 +307,14 @@ impl State {
         }
     }
 
-    /// Drops the oldest entries until the rest fits. What is not durable stays.
+    /// Drops the oldest entries until the rest fits. What is not durable stays, and so does what is
+    /// not applied, up to twice the limit: whoever applies falls back to the disk before memory
+    /// grows without bound.
     pub(super) fn evict(&mut self, bytes_max: usize) {
         while self.window_bytes > bytes_max && self.window_first() < self.durable {
+            if self.window_first() >= self.applied && self.window_bytes <= 2 * bytes_max {
+                break;
+            }
             let slot = self.window.pop_front().expect("entries before `next` are in the window");
             self.window_bytes -= slot.memory_bytes();
         }

@@ -11,12 +11,14 @@ use crate::disk::{Dir, DiskError, File};
 use crate::storage::frame::{FRAME_ALIGNMENT, Location};
 use crate::storage::segment::{self, FRAMES_START, SegmentHeader, Summary};
 
-/// Name of the file that is prepared to become the next segment. It holds no entries, so a start removes it.
+/// Name of the file that is prepared to become the next segment. It holds no entries, so a start
+/// removes it.
 pub(in crate::storage) const NEXT_FILE: &str = "next";
 
 /// Space reserved past the size that closes a segment, for the entry that closes it, in bytes.
 const SLACK_MAX: u64 = 64 * 1024;
-/// Parts of a frame up to this size are copied together, larger ones are written from where they are.
+/// Parts of a frame up to this size are copied together, larger ones are written from where they
+/// are.
 const COPY_BYTES_MAX: usize = 16 * 1024;
 /// The buffer for copies is given back if a group made it larger than this, in bytes.
 const BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -95,7 +97,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Opens the segment of `end` for writing, unless it is closed, and sees to it that its space is reserved.
+    /// Opens the segment of `end` for writing, unless it is closed, and sees to it that its space
+    /// is reserved.
     fn reopen(&mut self) -> Result<(), DiskError> {
         if segment::is_closed(self.end.offset, self.segment_bytes) {
             self.active = None;
@@ -147,14 +150,15 @@ impl Writer {
         let end = self.staged.offset + self.staged.bytes;
         assert_eq!(end, self.end.offset, "all that is staged belongs to the active segment");
         if end >= active.allocated {
-            // Only the entry that closes a segment can get here. The file stays longer than its frames, so that a sealed
-            // segment is the only one that ends with something.
+            // Only the entry that closes a segment can get here. The file stays longer than its
+            // frames, so that a sealed segment is the only one that ends with something.
             active.allocated = end.next_multiple_of(4096) + 4096 + 4;
             active.file.allocate(active.allocated)?;
         }
         self.staged.write(&active.file)?;
-        // Crash before: any part of the frames may be on the disk, and nobody has been told. Recovery keeps the whole ones and
-        // cuts the torn one. After: the frames are there, and the callbacks may say so.
+        // Crash before: any part of the frames may be on the disk, and nobody has been told.
+        // Recovery keeps the whole ones and cuts the torn one. After: the frames are there, and the
+        // callbacks may say so.
         active.file.sync_data()?;
         self.dirty = false;
         if segment::is_closed(end, self.segment_bytes) {
@@ -177,8 +181,8 @@ impl Writer {
             chain_before,
         };
         file.write_all_at(&header.encode(), 0)?;
-        // Crash before the rename is durable: there is no such segment, and all before it is whole. After: there is one, with
-        // a valid header and no entries.
+        // Crash before the rename is durable: there is no such segment, and all before it is whole.
+        // After: there is one, with a valid header and no entries.
         file.sync_all()?;
         let name = segment::file_name(first);
         self.segments.rename(NEXT_FILE, &name)?;
@@ -196,7 +200,8 @@ impl Writer {
         Ok(file)
     }
 
-    /// Reserves space for the next segment once the active one is half full; true if that was to be done.
+    /// Reserves space for the next segment once the active one is half full; true if that was to be
+    /// done.
     pub(super) fn prepare_next(&mut self) -> Result<bool, DiskError> {
         if self.prepared.is_some() || self.end.offset < self.segment_bytes / 2 {
             return Ok(false);
@@ -220,7 +225,8 @@ impl Writer {
         let firsts = names.iter().rev().filter_map(|name| segment::parse_file_name(name));
         for first in firsts.take_while(|first| *first >= next) {
             self.segments.remove(&segment::file_name(first))?;
-            // Crash: the log ends with the segment before this one. Last first, so that it never has a hole.
+            // Crash: the log ends with the segment before this one. Last first, so that it never
+            // has a hole.
             self.segments.sync()?;
         }
         self.next = next;
@@ -230,29 +236,32 @@ impl Writer {
         }
         let file = self.segments.open_file(&segment::file_name(end.segment))?;
         file.set_len(end.offset)?;
-        // Crash before: the removed entries are there, whole, and nobody has been told that they are gone. After: they are
-        // not, and new frames may be written in their place.
+        // Crash before: the removed entries are there, whole, and nobody has been told that they
+        // are gone. After: they are not, and new frames may be written in their place.
         file.sync_all()?;
         self.reopen()
     }
 
-    /// Seals a closed segment whose entries are all durable and applied: adds the footer and gives back the reserved space.
+    /// Seals a closed segment whose entries are all durable and applied: adds the footer and gives
+    /// back the reserved space.
     pub(super) fn seal(&mut self, summary: &Summary) -> Result<(), DiskError> {
         assert!(segment::is_closed(summary.frames_end, self.segment_bytes), "only closed ones");
         assert!(summary.next <= self.next, "only what is written");
         let file = self.segments.open_file(&segment::file_name(summary.first))?;
         let footer = summary.encode_footer();
         file.write_all_at(&footer, summary.frames_end)?;
-        // Crash before: a part of the footer follows the frames. It says nothing that they don't, and is written again.
+        // Crash before: a part of the footer follows the frames. It says nothing that they don't,
+        // and is written again.
         file.sync_data()?;
         file.set_len(summary.frames_end + footer.len() as u64)?;
-        // Crash before: the whole footer, and zeros after it. After: the segment is sealed and never changes.
+        // Crash before: the whole footer, and zeros after it. After: the segment is sealed and
+        // never changes.
         file.sync_all()
     }
 }
 
-/// Length in bytes of the file of a segment that is not sealed. Not a multiple of eight, so that it is never that of a sealed
-/// one.
+/// Length in bytes of the file of a segment that is not sealed. Not a multiple of eight, so that it
+/// is never that of a sealed one.
 fn allocation(segment_bytes: u64) -> u64 {
     (segment_bytes + segment_bytes.min(SLACK_MAX)).next_multiple_of(4096) + 4
 }

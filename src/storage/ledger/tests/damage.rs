@@ -1,6 +1,8 @@
-//! Derived files that are behind, ahead, deleted, cut or garbage: nothing is lost, and the root is the same.
+//! Derived files that are behind, ahead, deleted, cut or garbage: nothing is lost, and the root is
+//! the same.
 //!
-//! And files that were changed by a byte: the check finds it, and a ledger opened on it returns right bytes or an error.
+//! And files that were changed by a byte: the check finds it, and a ledger opened on it returns
+//! right bytes or an error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -161,7 +163,8 @@ fn index_files_cut() {
     assert_sound(dir.path());
 }
 
-/// An index of a longer log than the one that is there: an operator has restored an old copy of the segments.
+/// An index of a longer log than the one that is there: an operator has restored an old copy of the
+/// segments.
 #[test]
 fn index_ahead_of_the_log() {
     let mut trail = sample(EVERY_ENTRY);
@@ -258,7 +261,8 @@ fn every_byte_counts() {
             bytes[position] ^= 1 << (position % 8);
             fs::write(&path, &bytes).expect("write");
             bytes[position] = sound[position];
-            // Without opening the index: its manifest must be enough, as sled does not read all that it has written.
+            // Without opening the index: its manifest must be enough, as sled does not read all
+            // that it has written.
             let report = check(dir.path(), None);
             let found = report.as_ref().map_or(true, |report| !report.is_sound());
             assert!(found, "byte {position} of {} was flipped", path.display());
@@ -270,7 +274,8 @@ fn every_byte_counts() {
     assert!(flipped > 30_000, "{flipped} bytes were flipped");
 }
 
-/// Bytes flipped before a start: what the ledger returns is right, or an error. Not every byte, as a start takes its time.
+/// Bytes flipped before a start: what the ledger returns is right, or an error. Not every byte, as
+/// a start takes its time.
 #[test]
 fn no_flipped_byte_is_served() {
     const STEP: usize = 13;

@@ -207,7 +207,8 @@ fn random_trails() {
     }
 }
 
-/// Records of more producers than a row has runs, one at a time: older runs leave memory and are found in the index.
+/// Records of more producers than a row has runs, one at a time: older runs leave memory and are
+/// found in the index.
 #[test]
 fn many_runs() {
     let policy = CommitPolicy { leaves: 50, ..CommitPolicy::default() };

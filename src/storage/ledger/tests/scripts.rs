@@ -1,12 +1,12 @@
-//! Golden scripts: commands to a trail, and what they did, for review. After every command the whole data directory is
-//! checked.
+//! Golden scripts: commands to a trail, and what they did, for review. After every command the
+//! whole data directory is checked.
 //!
 //! | command | does |
 //! |---|---|
 //! | `start commits=every\|never` | makes an empty trail; `never` commits only when told |
 //! | `membership 1 2 3`, `blank` | appends and applies such an entry |
 //! | `open a [epoch=N]` | a batch that opens producer a |
-//! | `append a=1..3 b=1 [opened=N] [kind=K] [back=N]` | a batch of records, in this order; `back` stamps it earlier |
+//! | `append a=1..3 b=1 [opened=N] [kind=K] [back=N]` | a batch, in this order; stamped earlier |
 //! | `lead term=T leader=L` | who proposes the entries from here on |
 //! | `commit`, `reopen`, `crash` | writes out; restarts after a close; restarts without one |
 //! | `delete NAME` | restarts with a part of the derived files removed |
@@ -99,7 +99,8 @@ impl goldenscript::Runner for Runner {
         Ok(String::new())
     }
 
-    /// Checks everything; the ledger's and the log's threads may be writing meanwhile, so what is wrong must stay wrong.
+    /// Checks everything; the ledger's and the log's threads may be writing meanwhile, so what is
+    /// wrong must stay wrong.
     fn end_command(&mut self, command: &Command) -> Outcome {
         let Some(trail) = &self.trail else { return Ok(String::new()) };
         let scratch = scratch_dir();

@@ -1,4 +1,5 @@
-//! A data directory with a log and a ledger, driven as a node drives them: append, durable, committed, applied.
+//! A data directory with a log and a ledger, driven as a node drives them: append, durable,
+//! committed, applied.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +22,8 @@ pub(crate) const TRAIL: TrailId = TrailId([7; 16]);
 /// Small, so that a few entries fill some.
 pub(crate) const SEGMENT_BYTES: u64 = 4096;
 
-/// Commits after every entry, and waits: so that tests of a few entries go through index and tree files.
+/// Commits after every entry, and waits: so that tests of a few entries go through index and tree
+/// files.
 pub(crate) const EVERY_ENTRY: CommitPolicy =
     CommitPolicy { leaves: 1, entries: 1, bytes: 1, producers: 1, wait: true };
 /// Commits only when told.
@@ -115,7 +117,8 @@ impl Trail {
         self.restart_dropped(change)
     }
 
-    /// Drops everything without closing the ledger, as if the process had been killed after its last commit.
+    /// Drops everything without closing the ledger, as if the process had been killed after its
+    /// last commit.
     pub(crate) fn crash(self) -> Result<Trail, LedgerError> {
         self.restart_dropped(|_| {})
     }

@@ -9,7 +9,8 @@ use crate::disk::recorder::{Event, Op};
 use crate::disk::replay::{Torn, Unsynced, rebuild};
 use crate::storage::log::open::Tuning;
 
-/// What the run was told at some point: the entries and the vote that must survive, and what else may be there.
+/// What the run was told at some point: the entries and the vote that must survive, and what else
+/// may be there.
 #[derive(Debug, Default, Clone)]
 struct Told {
     /// Entries before this one are acknowledged.
@@ -126,7 +127,8 @@ fn what_was_acknowledged_survives_every_crash() {
         let Some(Event { name, op: Op::Write { offset, bytes } }) = run.last() else { continue };
         let frames = name.ends_with(".seg") && bytes.starts_with(b"INDF");
         for cut in cuts(*offset as usize, bytes.len(), frames) {
-            // Only whole sectors are written: a tear elsewhere may look like damage, and then the start is refused.
+            // Only whole sectors are written: a tear elsewhere may look like damage, and then the
+            // start is refused.
             let sector = (*offset as usize + cut).is_multiple_of(512);
             let may_refuse = frames && !sector;
             let kept = (Unsynced::Kept, Unsynced::Kept);
@@ -140,14 +142,14 @@ fn what_was_acknowledged_survives_every_crash() {
         }
     }
     println!(
-        "{} operations: {states} crash states, {torn_states} torn writes ({ambiguous} of them ambiguous)",
+        "{} operations: {states} crash states, {torn_states} torn writes ({ambiguous} ambiguous)",
         events.len()
     );
     assert!(events.len() > 80 && ambiguous > 0);
 }
 
-/// Where a write is cut: frames of usual size at every byte, large writes and slots at their start, at sectors, and here and
-/// there.
+/// Where a write is cut: frames of usual size at every byte, large writes and slots at their start,
+/// at sectors, and here and there.
 fn cuts(offset: usize, size: usize, frames: bool) -> impl Iterator<Item = usize> {
     (0..size).filter(move |cut| {
         let sector = (offset + cut).is_multiple_of(512);
@@ -156,7 +158,8 @@ fn cuts(offset: usize, size: usize, frames: bool) -> impl Iterator<Item = usize>
     })
 }
 
-/// Opens what is there after a crash, twice, and checks it against what was told; false if that was refused as ambiguous.
+/// Opens what is there after a crash, twice, and checks it against what was told; false if that was
+/// refused as ambiguous.
 fn recovers(
     run: &[Event],
     data: Unsynced,
@@ -167,7 +170,7 @@ fn recovers(
 ) -> bool {
     let case = || format!("after {} operations, {data:?} {names:?} {torn:?}: {told:?}", run.len());
     let dir = temp_dir();
-    rebuild(run, data, names, torn, dir.path());
+    rebuild(None, run, data, names, torn, dir.path());
     let first = match open(dir.path()) {
         Ok(first) => first,
         Err(OpenError::Ambiguous { .. }) if may_refuse => return false,
@@ -195,4 +198,39 @@ fn open(dir: &Path) -> Result<State, OpenError> {
     let count = recovered.last.map_or(0, |last| last.index + 1);
     assert_eq!(log.scan_all()?, count);
     Ok((read_all(&log, count), recovered.vote))
+}
+
+#[test]
+fn a_crash_during_recovery_changes_nothing() {
+    let (events, _) = record();
+    let is_frames =
+        |event: &Event| matches!(&event.op, Op::Write { bytes, .. } if bytes.starts_with(b"INDF"));
+    let mut states = 0;
+    for (position, event) in events.iter().enumerate().filter(|(_, event)| is_frames(event)) {
+        let Op::Write { bytes, .. } = &event.op else { continue };
+        let torn = temp_dir();
+        let cut = Some(Torn::FileEnds(bytes.len() - 30));
+        rebuild(None, &events[..=position], Unsynced::Kept, Unsynced::Kept, cut, torn.path());
+        // What recovery does to it, recorded.
+        let recovered = temp_dir();
+        rebuild(None, &events[..=position], Unsynced::Kept, Unsynced::Kept, cut, recovered.path());
+        let recorder = Recorder::new();
+        let tuning = Tuning { recorder: Some(recorder.clone()), ..Tuning::default() };
+        Log::open_tuned(recovered.path(), unsynced(), tuning).unwrap().0.close();
+        let expected = open(recovered.path()).unwrap();
+        let recovery = recorder.events();
+        assert!(recovery.iter().any(|event| event.name == "quarantine"), "{recovery:?}");
+        for count in 1..=recovery.len() {
+            for data in [Unsynced::Kept, Unsynced::Dropped] {
+                for names in [Unsynced::Kept, Unsynced::Dropped] {
+                    let dir = temp_dir();
+                    rebuild(Some(torn.path()), &recovery[..count], data, names, None, dir.path());
+                    assert_eq!(open(dir.path()).unwrap(), expected, "{count} {data:?} {names:?}");
+                    states += 1;
+                }
+            }
+        }
+    }
+    println!("{states} crashes during recovery");
+    assert!(states > 100);
 }

@@ -1,10 +1,11 @@
 //! Golden scripts: what a script does to the disk, in order, is under review.
 //!
-//! The IO thread is held between commands, so that a script decides what falls into one group. After every command the whole
-//! log is checked against what it should hold.
+//! The IO thread is held between commands, so that a script decides what falls into one group.
+//! After every command the whole log is checked against what it should hold.
 //!
 //! * `append 100 200 term=1`: hands over one append; the sizes of its entries and their term.
-//! * `vote term=2 node=1`, `boot node=2 count=7`, `truncate after=5` (or `after=none`): hand over one operation.
+//! * `vote term=2 node=1`, `boot node=2 count=7`, `truncate after=5` (or `after=none`): hand over
+//!   one operation.
 //! * `flush`: lets the IO thread take all that was handed over.
 //! * `tend`: as if the log had been idle for long.
 //! * `commit 5`, `apply 5`: all entries before this one are.

@@ -9,6 +9,7 @@ mod threads;
 use std::time::Duration;
 
 use super::open::Tuning;
+use crate::storage::recovery::{self, Scanned};
 use support::*;
 
 #[test]
@@ -123,17 +124,91 @@ fn a_failed_sync_stops_the_log_for_good() {
 fn memory_holds_what_is_not_durable_and_little_else() {
     let dir = temp_dir();
     let (log, _) = Log::open(dir.path(), options()).unwrap();
-    let gate = hold(&log);
-    let entries: Vec<_> = (0..4).map(|index| entry(index, 1, 6000)).collect();
+    let cap = options().cache_bytes_max;
+    let held = hold(&log);
+    let mut entries: Vec<_> = (0..4).map(|index| entry(index, 1, 6000)).collect();
     let (sender, receiver) = std::sync::mpsc::channel();
     log.append(entries.clone(), Box::new(move |outcome| sender.send(outcome).unwrap()));
     assert_eq!(log.read_cached(0..4, usize::MAX).unwrap(), entries);
-    assert!(log.sizes().cache_bytes > options().cache_bytes_max);
-    drop(gate);
+    assert!(log.sizes().cache_bytes > 2 * cap);
+    drop(held);
     receiver.recv().unwrap().unwrap();
-    assert!(log.sizes().cache_bytes <= options().cache_bytes_max);
+    let cached = log.sizes().cache_bytes;
+    assert!(cached > cap && cached <= 2 * cap, "{cached}: what is not applied stays for a while");
     assert!(log.read_cached(0..4, usize::MAX).is_none());
+    log.set_applied(4);
+    entries.push(entry(4, 1, 10));
+    append(&log, vec![entries[4].clone()]);
+    assert!(log.sizes().cache_bytes <= cap);
     check(&log, &entries);
+}
+
+#[test]
+fn a_log_for_tests_may_start_anywhere() {
+    let dir = temp_dir();
+    let options = LogOptions { first_index_any: true, ..options() };
+    let (log, _) = Log::open(dir.path(), options.clone()).unwrap();
+    append(&log, (5..9).map(|index| entry(index, 1, 100)).collect());
+    assert_eq!(log.id_at(4).unwrap(), None);
+    assert_eq!(log.read(5..9, usize::MAX).unwrap().len(), 4);
+    drop(log);
+    let (log, recovered) = Log::open(dir.path(), options).unwrap();
+    assert_eq!(recovered.last.unwrap().index, 8);
+    assert_eq!(log.last_of_each_leader(5..=7).unwrap(), [entry(7, 1, 0).id]);
+    wait(|done| log.truncate_after(None, done).unwrap()).unwrap();
+    append(&log, vec![entry(3, 2, 10)]);
+    assert_eq!(log.last(), Some(entry(3, 2, 0).id));
+    assert_eq!(log.scan_all().unwrap(), 1);
+}
+
+#[test]
+#[should_panic(expected = "the log's next entry is 3")]
+fn gaps_are_a_broken_invariant() {
+    let dir = temp_dir();
+    let (log, _) = Log::open(dir.path(), options()).unwrap();
+    append(&log, (0..3).map(|index| entry(index, 1, 100)).collect());
+    log.append(vec![entry(4, 1, 100)], Box::new(|_| ()));
+}
+
+#[test]
+fn a_closed_log_still_reads() {
+    let dir = temp_dir();
+    let (log, _) = Log::open(dir.path(), options()).unwrap();
+    let entries: Vec<_> = (0..3).map(|index| entry(index, 1, 100)).collect();
+    append(&log, entries.clone());
+    log.close();
+    check(&log, &entries);
+    let error = wait(|done| log.append(vec![entry(3, 1, 100)], done)).unwrap_err();
+    assert!(matches!(*error, LogError::Closed), "{error}");
+    log.close();
+}
+
+#[test]
+fn verifying_reads_sealed_segments_too() {
+    let dir = temp_dir();
+    let (log, _) = Log::open(dir.path(), options()).unwrap();
+    let entries: Vec<_> = (0..100).map(|index| entry(index, 1, 300)).collect();
+    append(&log, entries.clone());
+    log.set_applied(100);
+    tend(&log);
+    drop(log);
+    let LogOptions { trail_id, segment_bytes, .. } = options();
+    let mut seen = Vec::new();
+    let mut visit = |frame: &Scanned<'_>| seen.push((frame.header.id, frame.body.to_vec()));
+    let found = recovery::verify(dir.path(), trail_id, segment_bytes, &mut visit).unwrap();
+    assert!(found.segments.iter().filter(|(_, sealed)| *sealed).count() > 5);
+    let expected: Vec<_> = entries.iter().map(|entry| (entry.id, entry.body.to_vec())).collect();
+    assert_eq!(seen, expected);
+
+    // One flipped byte in a sealed segment: a start does not read it, verifying does.
+    let path = dir.path().join("segments").join(&read_segments(dir.path())[1].0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[700] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = recovery::verify(dir.path(), trail_id, segment_bytes, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error}");
+    let (log, _) = Log::open(dir.path(), options()).unwrap();
+    assert!(log.scan_all().is_err());
 }
 
 #[test]
