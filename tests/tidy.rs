@@ -114,8 +114,8 @@ fn files_and_lines_are_short() {
         let lines = code.lines().count();
         assert!(lines <= LINES_MAX, "{name} has {lines} lines, the limit is {LINES_MAX}");
         for (number, line) in code.lines().enumerate() {
-            // A message to a person is easier to find in one piece.
-            if line.contains('"') || line.ends_with('\\') {
+            // A message to a person is easier to find in one piece; an address has no spaces.
+            if line.contains('"') || line.contains("://") || line.ends_with('\\') {
                 continue;
             }
             let width = line.chars().count();

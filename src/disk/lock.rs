@@ -22,7 +22,10 @@ pub struct DirLock {
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process, or another part of this one, holds it.
-    #[error("{} is in use by another process; hint: one node per data directory, stop the other one", path.display())]
+    #[error(
+        "{} is in use by another process; hint: one node per data directory, stop the other one",
+        path.display()
+    )]
     Held {
         /// The directory.
         path: PathBuf,

@@ -78,7 +78,8 @@ pub struct Genesis {
 pub enum IdentityError {
     /// There is no such file.
     #[error(
-        "{} does not exist; hint: `indelible init` makes the first nodes of a trail, `indelible node-key` a later one",
+        "{} does not exist; hint: `indelible init` makes the first nodes of a trail, \
+         `indelible node-key` a later one",
         path.display()
     )]
     Missing {
@@ -86,7 +87,10 @@ pub enum IdentityError {
         path: PathBuf,
     },
     /// The file is not what was written.
-    #[error("{} is damaged: {what}; hint: restore it from a backup, or join as a new node", path.display())]
+    #[error(
+        "{} is damaged: {what}; hint: restore it from a backup, or join as a new node",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -251,6 +255,7 @@ impl<'a> Fields<'a> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -70,7 +70,8 @@ pub enum StorageError {
     Ledger(#[from] LedgerError),
     /// The two files are of different trails.
     #[error(
-        "identity is of trail {identity}, genesis of trail {genesis}; hint: one of them was copied here"
+        "identity is of trail {identity}, genesis of trail {genesis}; hint: one of them was copied \
+         here"
     )]
     Trail {
         /// The trail in the identity.

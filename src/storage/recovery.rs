@@ -49,8 +49,8 @@ pub enum OpenError {
     /// There is a log, and no readable hard state with it: without the vote this node could vote
     /// twice in a term.
     #[error(
-        "{} cannot be read, and there is a log beside it; hint: this node must not vote again under its id, remove it \
-         from the group and join as a new node",
+        "{} cannot be read, and there is a log beside it; hint: this node must not vote again \
+         under its id, remove it from the group and join as a new node",
         path.display()
     )]
     NoHardState {
@@ -59,8 +59,8 @@ pub enum OpenError {
     },
     /// What was durable is not there, or not as it was written.
     #[error(
-        "{} is damaged at offset {offset}, entries {first} to {last}: {what}; hint: nothing was changed, and a peer has \
-         these entries",
+        "{} is damaged at offset {offset}, entries {first} to {last}: {what}; hint: nothing was \
+         changed, and a peer has these entries",
         file.display()
     )]
     Corrupt {
@@ -77,8 +77,9 @@ pub enum OpenError {
     },
     /// The end of the log is neither whole nor what a crash leaves.
     #[error(
-        "{} has bytes at offset {offset}, entries {first} to {last}, that are neither a frame nor what a crash leaves: \
-         {what}; hint: nothing was changed; a peer knows whether these entries were acknowledged",
+        "{} has bytes at offset {offset}, entries {first} to {last}, that are neither a frame nor \
+         what a crash leaves: {what}; hint: nothing was changed; a peer knows whether these \
+         entries were acknowledged",
         file.display()
     )]
     Ambiguous {
@@ -94,7 +95,10 @@ pub enum OpenError {
         what: String,
     },
     /// A segment of another trail, or written with another segment size.
-    #[error("{} belongs to another log: {what}; hint: every node has a data directory of its own", file.display())]
+    #[error(
+        "{} belongs to another log: {what}; hint: every node has a data directory of its own",
+        file.display()
+    )]
     Foreign {
         /// The file.
         file: PathBuf,

@@ -48,8 +48,8 @@ pub(super) fn check(data: &Dir, problems: &mut Problems) -> Result<Files, DiskEr
         if let Err(error) = HardStateFile::open(data) {
             problems.push(Problem::new(data.path().join(HARD_STATE_FILE), error));
         }
-        match SyncedFile::open(data) {
-            Ok((_, value)) => synced = value,
+        match SyncedFile::read(data) {
+            Ok(value) => synced = value,
             Err(error) => problems.push(Problem::new(data.path().join(SYNCED_FILE), error)),
         }
         check_slots(data, HARD_STATE_FILE, problems)?;

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::Bytes;
-use indelible_core::Entry;
+use indelible_core::{Entry, EntryId, ProducerId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
@@ -15,9 +15,11 @@ use tempfile::TempDir;
 use super::{Report, check};
 use crate::disk::files_below;
 use crate::storage::frame::{self, FRAME_HEADER_SIZE, FrameHeader, Location};
+use crate::storage::index::{Changes, Index, Loaded};
 use crate::storage::ledger::tests::damage::sample;
 use crate::storage::ledger::tests::trail::{EVERY_ENTRY, NEVER, Trail, open, scratch_dir};
 use crate::storage::ledger::{CommitPolicy, LedgerError};
+use crate::storage::rows::{ProducerRow, Run, StateRow};
 use crate::storage::segment;
 
 /// A closed node's directory.
@@ -203,7 +205,7 @@ fn a_torn_tail_is_a_note() {
     let (location, entry, header) = frames(&path, first).pop().expect("it has entries");
     let end = location.offset + header.frame_size();
     let next = Location { offset: end, ..location };
-    let id = indelible_core::EntryId { index: entry.id.index + 1, ..entry.id };
+    let id = EntryId { index: entry.id.index + 1, ..entry.id };
     let torn = FrameHeader::new(&Entry { id, ..entry }, header.chain, next).encode(next);
     let mut bytes = fs::read(&path).expect("read");
     bytes.truncate(end as usize);
@@ -211,6 +213,64 @@ fn a_torn_tail_is_a_note() {
     fs::write(&path, bytes).expect("write");
     let report = report(dir.path());
     assert!(report.is_sound() && report.notes.len() == 1, "{report:#?}");
+}
+
+/// Rows that sled takes for sound, and the trail does not give.
+#[test]
+fn index_rows_are_compared() {
+    type Forgery = fn(&Index, &Loaded, &mut Changes);
+    let forgeries: [(&str, Forgery); 9] = [
+        ("the entry's row is not", |index, _, changes| {
+            let mut block = index.blocks().nth(3).expect("a block").expect("rows");
+            block[0].location.offset += 8;
+            changes.block(&block);
+        }),
+        ("the entry has no row", |_, loaded, changes| {
+            let id = EntryId { index: loaded.state.id.index - 1, ..loaded.state.id };
+            changes.state(&StateRow { id, ..loaded.state });
+        }),
+        ("its state is", |_, loaded, changes| {
+            changes.state(&StateRow { max_node_id: 77, ..loaded.state });
+        }),
+        ("its membership is not", |_, loaded, changes| {
+            changes.membership(loaded.membership.0, b"another");
+        }),
+        ("its openings are not", |_, loaded, changes| {
+            changes.opening(3, &loaded.producers[0].0);
+        }),
+        ("is not where the trail has it", |_, loaded, changes| {
+            let (id, row) = &loaded.producers[0];
+            changes.producer(id, &ProducerRow { epoch: 9, ..row.clone() });
+        }),
+        ("it has 3 producers", |_, loaded, changes| {
+            changes.producer(&ProducerId([9; 16]), &loaded.producers[0].1);
+        }),
+        ("runs of producer", |_, loaded, changes| {
+            let (id, row) = &loaded.producers[0];
+            let mut row = row.clone();
+            row.runs[0].first_leaf += 1;
+            changes.producer(id, &row);
+        }),
+        ("rows, ", |_, _, changes| {
+            changes.runs(99, 1, &[Run { first_leaf: 3, count: 1 }]);
+        }),
+    ];
+    for (what, forge) in forgeries {
+        let dir = crashed(EVERY_ENTRY);
+        let path = dir.path().join("derived/index");
+        let index = Index::open(&path).expect("open");
+        let loaded = index.load().expect("load").expect("it has rows");
+        let mut changes = Changes::default();
+        forge(&index, &loaded, &mut changes);
+        index.apply(changes).expect("apply");
+        index.flush().expect("flush");
+        index.close(&path).expect("close");
+        let report = report(dir.path());
+        let found = report.problems.iter().any(|problem| problem.what.contains(what));
+        // A row that loading alone refuses is found just as well.
+        let refused = report.problems.iter().any(|problem| problem.what.contains("is damaged"));
+        assert!(found || (refused && what.contains("no row")), "{what}: {report:#?}");
+    }
 }
 
 /// Whatever is in the files: a report, or an error of reading.

@@ -22,12 +22,14 @@ pub enum LedgerError {
     Disk(Arc<DiskError>),
     /// The index. It is derived state.
     #[error(
-        "{0}; hint: stop the node and remove `derived` in its data directory: it is computed again at the next start"
+        "{0}; hint: stop the node and remove `derived` in its data directory: it is computed again \
+         at the next start"
     )]
     Index(Arc<IndexError>),
     /// A record or a proof does not hold. It was not served.
     #[error(
-        "leaf {leaf}: {what}; hint: `indelible check` names the damaged file; `derived` may be removed while the node is stopped"
+        "leaf {leaf}: {what}; hint: `indelible check` names the damaged file; `derived` may be \
+         removed while the node is stopped"
     )]
     Damaged {
         /// The leaf that was asked for.

@@ -240,7 +240,7 @@ impl Ledger {
             return;
         }
         if let Err(error) = self.close_files(&mut writer) {
-            tracing::error!(%error, "the ledger was not closed cleanly; it recovers at the next start");
+            tracing::error!(%error, "the ledger was not closed cleanly, the next start recovers");
         }
     }
 

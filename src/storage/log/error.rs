@@ -29,7 +29,10 @@ pub enum LogError {
         kept: u64,
     },
     /// Bytes on the disk are not what was written. The caller may fetch the entry from a peer.
-    #[error("{} is damaged at offset {offset}: {fault}; hint: a peer has the entries", file.display())]
+    #[error(
+        "{} is damaged at offset {offset}: {fault}; hint: a peer has the entries",
+        file.display()
+    )]
     Corrupt {
         /// The file.
         file: PathBuf,

@@ -22,6 +22,7 @@ mod open;
 mod read;
 mod state;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests;
 mod writer;
 

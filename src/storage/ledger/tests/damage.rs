@@ -190,6 +190,29 @@ fn index_ahead_of_the_log() {
     assert_sound(older.path());
 }
 
+/// An index of another log that is as long as this one: the chain tells them apart.
+#[test]
+fn index_of_another_log() {
+    let [mut ours, mut theirs] = [sample(EVERY_ENTRY), sample(EVERY_ENTRY)];
+    ours.events(producer('a'), 10..=10).expect("apply");
+    theirs.term += 1;
+    theirs.events(producer('a'), 10..=10).expect("apply");
+    // Leadership records name the chain before them, so that the trees differ too.
+    ours.blank().expect("apply");
+    theirs.blank().expect("apply");
+    let (root, all) = (ours.root(), records(&ours.ledger));
+    assert_ne!(root, theirs.root());
+    let theirs = theirs.close();
+    let ours = ours
+        .restart(|dir| {
+            remove(dir.join("derived"));
+            copy(&theirs.path().join("derived"), &dir.join("derived"));
+        })
+        .expect("open");
+    assert_eq!((ours.root(), records(&ours.ledger)), (root, all));
+    assert_sound(ours.close().path());
+}
+
 /// Killed before the first commit: there is an index without rows, and that is no damage.
 #[test]
 fn nothing_committed() {

@@ -6,7 +6,7 @@
 //! | `start commits=every\|never` | makes an empty trail; `never` commits only when told |
 //! | `membership 1 2 3`, `blank` | appends and applies such an entry |
 //! | `open a [epoch=N]` | a batch that opens producer a |
-//! | `append a=1..3 b=1 [opened=N] [kind=K] [back=N]` | a batch of records, in this order; `back` stamps it earlier |
+//! | `append a=1..3 b=1 [opened=N] [kind=K] [back=N]` | a batch, in this order; stamped earlier |
 //! | `lead term=T leader=L` | who proposes the entries from here on |
 //! | `commit`, `reopen`, `crash` | writes out; restarts after a close; restarts without one |
 //! | `delete NAME` | restarts with a part of the derived files removed |

@@ -142,7 +142,7 @@ fn what_was_acknowledged_survives_every_crash() {
         }
     }
     println!(
-        "{} operations: {states} crash states, {torn_states} torn writes ({ambiguous} of them ambiguous)",
+        "{} operations: {states} crash states, {torn_states} torn writes ({ambiguous} ambiguous)",
         events.len()
     );
     assert!(events.len() > 80 && ambiguous > 0);
