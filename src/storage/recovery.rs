@@ -425,7 +425,7 @@ fn judge_tail(
     })
 }
 
-/// Copies a tear to `quarantine/` and cuts it. Returns the copy's path.
+/// Copies a tear to `quarantine/` and cuts it; the caller syncs the segment. Returns the copy's path.
 pub fn quarantine(data: &Dir, segments: &Dir, tear: &Tear) -> Result<PathBuf, DiskError> {
     let file = segments.open_file(&segment::file_name(tear.location.segment))?;
     assert!(tear.location.offset >= FRAMES_START && tear.location.offset < tear.end);
@@ -437,9 +437,9 @@ pub fn quarantine(data: &Dir, segments: &Dir, tear: &Tear) -> Result<PathBuf, Di
     let name = format!("{segment:020}-{offset}-{number}.torn");
     // Crash before the cut is durable: the tear is found again and copied once more.
     quarantine.write_new(&name, 0o600, &bytes)?;
+    // Crash before this is durable, which the caller makes it: as above. After: the log ends here,
+    // as if the write had never begun.
     file.set_len(offset)?;
-    // Crash after: the log ends here, as if the write had never begun.
-    file.sync_all()?;
     Ok(quarantine.path().join(name))
 }
 
