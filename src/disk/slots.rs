@@ -1,4 +1,4 @@
-//! A small value in two slots, each with a generation and a checksum (docs/FORMAT-storage.md,
+//! A small value in two slots, each with a generation and a checksum (docs/FORMAT.md,
 //! "Slot").
 //!
 //! A write goes into the slot that does not hold the newest value, so that a torn write leaves the

@@ -1,4 +1,4 @@
-//! One entry on disk: a header of fixed size, the head, the body (docs/FORMAT-storage.md, "Frame").
+//! One entry on disk: a header of fixed size, the head, the body (docs/FORMAT.md, "Frame").
 //!
 //! The header has a checksum of its own, so that a scan can step over a damaged payload. All
 //! checksums are seeded with the place of the frame: bytes that ended up elsewhere do not validate.

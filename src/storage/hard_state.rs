@@ -1,5 +1,5 @@
 //! What a node must never forget besides the log: its vote, and how often it and its peers have
-//! started (docs/FORMAT-storage.md, "Hard state").
+//! started (docs/FORMAT.md, "Hard state").
 
 use std::collections::VecDeque;
 

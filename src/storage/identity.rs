@@ -1,5 +1,5 @@
 //! Who this node is, and with whom the trail began: two files that are written once
-//! (docs/FORMAT-storage.md, "Identity", "Genesis").
+//! (docs/FORMAT.md, "Identity", "Genesis").
 
 use std::fmt;
 use std::path::{Path, PathBuf};

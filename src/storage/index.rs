@@ -10,7 +10,7 @@
 //! each entry made a node of one-event entries use 50 us and more than 1 KiB of memory an entry. So
 //! rows come in blocks, and only with a commit (see `ledger::commit`).
 //!
-//! Keys (docs/FORMAT-derived.md): a letter, then big-endian integers, so that they sort like what
+//! Keys (docs/FORMAT.md): a letter, then big-endian integers, so that they sort like what
 //! they name.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

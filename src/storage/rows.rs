@@ -1,4 +1,4 @@
-//! What the index holds, as values and as bytes (docs/FORMAT-derived.md).
+//! What the index holds, as values and as bytes (docs/FORMAT.md).
 //!
 //! Rows are what apply computed from the log, in a form that is quick to find again: where each
 //! entry is and which leaves it gave, where each producer stands, where each of its records is.

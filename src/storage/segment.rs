@@ -1,5 +1,5 @@
 //! Segment files: what is before the first frame and, once sealed, after the last
-//! (docs/FORMAT-storage.md, "Segment").
+//! (docs/FORMAT.md, "Segment").
 //!
 //! A segment closes by a pure function of its frames ([`is_closed`]), and its footer is one too, so
 //! a sealed segment has the same bytes on every node. The footer spares the start from reading it:

@@ -1,4 +1,4 @@
-//! The `synced` marker: how far the log is known to be durable (docs/FORMAT-storage.md, "Marker").
+//! The `synced` marker: how far the log is known to be durable (docs/FORMAT.md, "Marker").
 //!
 //! At start it tells a torn tail, which a crash leaves, from damage to what was acknowledged, which
 //! nothing but a fault leaves. It never claims more than is durable; that it may claim less is why

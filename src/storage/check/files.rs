@@ -9,7 +9,7 @@ use crate::storage::identity::{GENESIS_FILE, Genesis, IDENTITY_FILE, Identity, I
 use crate::storage::ledger::{DERIVED_DIR, sums};
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
 
-/// Layout of a slot file (docs/FORMAT-storage.md, "Slot"): two slots, a page apart, zeros in
+/// Layout of a slot file (docs/FORMAT.md, "Slot"): two slots, a page apart, zeros in
 /// between.
 const SLOTS_FILE_SIZE: usize = 8192;
 const SLOT_SIZE: usize = 512;

@@ -1,4 +1,4 @@
-//! The manifest of derived files, `derived/sums` (docs/FORMAT-derived.md): written when a ledger is
+//! The manifest of derived files, `derived/sums` (docs/FORMAT.md): written when a ledger is
 //! closed, removed when it is opened.
 //!
 //! The tree files and sled's have parts that nothing reads, where damage would go unnoticed. While
