@@ -29,11 +29,25 @@ fn files() -> Vec<(String, String)> {
         .map(|path| {
             let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
             let text = std::fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(&text).to_owned();
+            let code = without_tests(&text);
             (name, code)
         })
         .filter(|(name, _)| !name.contains("tests/") && !name.ends_with("tests.rs"))
         .collect()
+}
+
+/// A file up to its inline test module, which is the last thing in it.
+fn without_tests(text: &str) -> String {
+    let mut code = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let module = |next: &&str| next.starts_with("mod ") && next.ends_with('{');
+        if line == "#[cfg(test)]" && lines.peek().is_some_and(module) {
+            break;
+        }
+        code.push(line);
+    }
+    code.join("\n")
 }
 
 /// Fails if `needle` occurs in code (comments aside) outside the places named.

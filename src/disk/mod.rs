@@ -19,7 +19,6 @@ mod lock;
 mod plain;
 pub mod recorder;
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 pub(crate) mod replay;
 mod slots;
 mod space;

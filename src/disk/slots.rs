@@ -158,7 +158,6 @@ fn decode(magic: [u8; 8], slot: &[u8; SLOT_SIZE]) -> Option<(u64, [u8; SLOT_PAYL
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
