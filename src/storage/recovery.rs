@@ -425,7 +425,8 @@ fn judge_tail(
     })
 }
 
-/// Copies a tear to `quarantine/` and cuts it; the caller syncs the segment. Returns the copy's path.
+/// Copies a tear to `quarantine/` and cuts it; the caller syncs the segment. Returns the copy's
+/// path.
 pub fn quarantine(data: &Dir, segments: &Dir, tear: &Tear) -> Result<PathBuf, DiskError> {
     let file = segments.open_file(&segment::file_name(tear.location.segment))?;
     assert!(tear.location.offset >= FRAMES_START && tear.location.offset < tear.end);

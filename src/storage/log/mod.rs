@@ -43,8 +43,8 @@ use io::Control;
 use open::Owner;
 use state::{Shared, Slot};
 
-/// Called once, on the IO thread, when an operation is durable or has failed. It must not block, and
-/// must not hand over operations: that may wait for the thread that it would block.
+/// Called once, on the IO thread, when an operation is durable or has failed. It must not block,
+/// and must not hand over operations: that may wait for the thread that it would block.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<LogError>>) + Send>;
 
 /// How a log behaves.
