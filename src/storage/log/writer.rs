@@ -251,8 +251,8 @@ impl Writer {
         let footer = summary.encode_footer();
         let end = summary.frames_end + footer.len() as u64;
         if file.len()? <= end {
-            // The last entry took the reserved space. Only the cut below may give the file its final
-            // length: that says that the footer is whole.
+            // The last entry took the reserved space. Only the cut below may give the file its
+            // final length: that says that the footer is whole.
             file.allocate(end.next_multiple_of(4096) + 4)?;
         }
         file.write_all_at(&footer, summary.frames_end)?;
