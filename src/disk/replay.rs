@@ -111,6 +111,8 @@ impl Model {
         let Op::Write { offset, bytes } = &event.op else { panic!("only writes are torn") };
         let inode = self.file(&event.name);
         let (Torn::After(count) | Torn::FileEnds(count)) = torn;
+        let end = *offset as usize + bytes.len();
+        inode.bytes.resize(inode.bytes.len().max(end), 0); // a new length may get there first
         inode.write(*offset, &bytes[..count]);
         if let Torn::FileEnds(_) = torn {
             inode.bytes.truncate(*offset as usize + count);

@@ -249,11 +249,17 @@ impl Writer {
         assert!(summary.next <= self.next, "only what is written");
         let file = self.segments.open_file(&segment::file_name(summary.first))?;
         let footer = summary.encode_footer();
+        let end = summary.frames_end + footer.len() as u64;
+        if file.len()? <= end {
+            // The last entry took the reserved space. Only the cut below may give the file its
+            // final length: that says that the footer is whole.
+            file.allocate(end.next_multiple_of(4096) + 4)?;
+        }
         file.write_all_at(&footer, summary.frames_end)?;
         // Crash before: a part of the footer follows the frames. It says nothing that they don't,
         // and is written again.
         file.sync_data()?;
-        file.set_len(summary.frames_end + footer.len() as u64)?;
+        file.set_len(end)?;
         // Crash before: the whole footer, and zeros after it. After: the segment is sealed and
         // never changes.
         file.sync_all()

@@ -32,8 +32,11 @@ struct Run {
     history: Vec<(usize, Told)>,
 }
 
-fn size(index: u64) -> usize {
-    150 + (index as usize * 97) % 500
+/// Entries of this term take all the space that is reserved for a segment.
+const LARGE: u64 = 99;
+
+fn size(index: u64, term: u64) -> usize {
+    if term == LARGE { 8000 } else { 150 + (index as usize * 97) % 500 }
 }
 
 impl Run {
@@ -49,7 +52,10 @@ impl Run {
         self.tell(|told| {
             range.clone().for_each(|index| told.terms.entry(index).or_default().push(term));
         });
-        append(&self.log, range.clone().map(|index| entry(index, term, size(index))).collect());
+        append(
+            &self.log,
+            range.clone().map(|index| entry(index, term, size(index, term))).collect(),
+        );
         self.tell(|told| {
             told.next = range.end;
             told.kept.extend(range.map(|index| (index, term)));
@@ -74,13 +80,21 @@ impl Run {
     }
 }
 
-fn record() -> (Vec<Event>, Vec<(usize, Told)>) {
+type History = Vec<(usize, Told)>;
+
+fn record(script: impl FnOnce(&mut Run)) -> (Vec<Event>, History) {
     let dir = temp_dir();
     let recorder = Recorder::new();
     let marker_interval = Duration::from_secs(3600);
     let tuning = Tuning { recorder: Some(recorder.clone()), marker_interval };
     let (log, _) = Log::open_tuned(dir.path(), unsynced(), tuning).unwrap();
     let mut run = Run { log, recorder, told: Told::default(), history: Vec::new() };
+    script(&mut run);
+    run.log.close();
+    (run.recorder.events(), run.history)
+}
+
+fn script(run: &mut Run) {
     run.vote(1);
     run.append(1, 3);
     run.append(1, 1);
@@ -97,8 +111,6 @@ fn record() -> (Vec<Event>, Vec<(usize, Told)>) {
     run.vote(4);
     run.append(4, 2);
     run.append(4, 1);
-    run.log.close();
-    (run.recorder.events(), run.history)
 }
 
 /// Syncs are recorded, and need not happen.
@@ -108,7 +120,26 @@ fn unsynced() -> LogOptions {
 
 #[test]
 fn what_was_acknowledged_survives_every_crash() {
-    let (events, history) = record();
+    let (events, history) = record(script);
+    let ambiguous = crash_everywhere(&events, &history);
+    assert!(events.len() > 80 && ambiguous > 0);
+}
+
+#[test]
+fn sealing_survives_every_crash_when_no_space_was_left() {
+    let (events, history) = record(|run| {
+        run.append(LARGE, 1);
+        run.log.set_applied(1);
+        tend(&run.log);
+        run.append(LARGE + 1, 1);
+    });
+    let footer = |event: &Event| matches!(&event.op, Op::Write { offset: 8192, .. });
+    assert!(events.iter().any(footer), "{events:?}");
+    crash_everywhere(&events, &history);
+}
+
+/// Cuts a run at every point; returns how often the start was refused as ambiguous.
+fn crash_everywhere(events: &[Event], history: &History) -> usize {
     let told_at = |position: usize| {
         let before = history.partition_point(|(told_at, _)| *told_at <= position);
         before.checked_sub(1).map(|last| history[last].1.clone()).unwrap_or_default()
@@ -125,18 +156,18 @@ fn what_was_acknowledged_survives_every_crash() {
             }
         }
         let Some(Event { name, op: Op::Write { offset, bytes } }) = run.last() else { continue };
-        let frames = name.ends_with(".seg") && bytes.starts_with(b"INDF");
+        let log_write = name.ends_with(".seg");
+        let frames = log_write && bytes.starts_with(b"INDF");
         for cut in cuts(*offset as usize, bytes.len(), frames) {
             // Only whole sectors are written: a tear elsewhere may look like damage, and then the
             // start is refused.
-            let sector = (*offset as usize + cut).is_multiple_of(512);
-            let may_refuse = frames && !sector;
-            let kept = (Unsynced::Kept, Unsynced::Kept);
-            let torn = Torn::After(cut);
-            ambiguous += usize::from(!recovers(run, kept.0, kept.1, Some(torn), &told, may_refuse));
+            let may_refuse = frames && !(*offset as usize + cut).is_multiple_of(512);
+            let kept = Unsynced::Kept;
+            let after = Some(Torn::After(cut));
+            ambiguous += usize::from(!recovers(run, kept, kept, after, &told, may_refuse));
             torn_states += 1;
-            if frames {
-                recovers(run, kept.0, kept.1, Some(Torn::FileEnds(cut)), &told, false);
+            if log_write {
+                recovers(run, kept, kept, Some(Torn::FileEnds(cut)), &told, false);
                 torn_states += 1;
             }
         }
@@ -145,7 +176,7 @@ fn what_was_acknowledged_survives_every_crash() {
         "{} operations: {states} crash states, {torn_states} torn writes ({ambiguous} ambiguous)",
         events.len()
     );
-    assert!(events.len() > 80 && ambiguous > 0);
+    ambiguous
 }
 
 /// Where a write is cut: frames of usual size at every byte, large writes and slots at their start,
@@ -180,7 +211,7 @@ fn recovers(
     assert!(entries.len() as u64 >= told.next, "{} entries {}", entries.len(), case());
     for found in entries {
         let EntryId { index, term, .. } = found.id;
-        assert_eq!(*found, entry(index, term, size(index)), "{}", case());
+        assert_eq!(*found, entry(index, term, size(index, term)), "{}", case());
         assert!(told.terms[&index].contains(&term), "entry {index} of term {term} {}", case());
         if let Some(kept) = told.kept.get(&index) {
             assert_eq!(term, *kept, "entry {index} {}", case());
@@ -202,7 +233,7 @@ fn open(dir: &Path) -> Result<State, OpenError> {
 
 #[test]
 fn a_crash_during_recovery_changes_nothing() {
-    let (events, _) = record();
+    let (events, _) = record(script);
     let is_frames =
         |event: &Event| matches!(&event.op, Op::Write { bytes, .. } if bytes.starts_with(b"INDF"));
     let mut states = 0;
