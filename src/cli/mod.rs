@@ -86,7 +86,7 @@ pub fn run() -> ExitCode {
         eprint!("{}", Cli::command().render_help());
         return ExitCode::from(2);
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return report(&anyhow::Error::from(error).context("start the runtime")),
     };
@@ -115,6 +115,18 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<ExitCode>
         Command::Bench(args) => Box::pin(bench::run(global, args)).await,
         Command::Demo(args) => Box::pin(demo::run(args)).await,
     }
+}
+
+/// A runtime with a worker for every second core, or as many as `TOKIO_WORKER_THREADS` says: a node
+/// has threads of its own for hashing, chaining and the disk, and waking one worker costs less than
+/// waking two (docs/performance.md).
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        builder.worker_threads((cores / 2).max(1));
+    }
+    builder.enable_all().build()
 }
 
 fn report(error: &anyhow::Error) -> ExitCode {
