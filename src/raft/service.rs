@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
-use indelible_core::{Chain, Entry as LogEntry};
+use indelible_core::{Chain, Entry as LogEntry, EntryKind};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::raft_server::RaftServer;
 use openraft::raft::linearizable_read::LinearizerOption;
@@ -83,7 +83,11 @@ impl RaftService {
     ) -> Result<(AppendEntriesRequest<TypeConfig>, Option<PrevChain>), Status> {
         let vote = wire::vote_from_pb(request.vote)?;
         check_voter(peer, vote.leader_id.node_id)?;
-        if !request.entries.is_empty() && *self.read_only.borrow() {
+        // Blank and membership entries fit the reserve, and without a new leader's blank one
+        // nobody could read linearizably while disks are full.
+        let batch = u32::from(EntryKind::Batch.as_u8());
+        let events = request.entries.iter().any(|entry| entry.kind == batch);
+        if events && *self.read_only.borrow() {
             return Err(Status::resource_exhausted("the disk of this node is nearly full"));
         }
         let prev_log_id = request.prev.map(wire::log_id_from_pb);
