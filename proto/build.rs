@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "indelible/v1/audit_log.proto",
         "indelible/v1/cluster.proto",
         "indelible/v1/raft.proto",
+        "indelible/v1/publication.proto",
     ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");

@@ -21,6 +21,8 @@ pub mod key {
     pub const EXPECTED: &str = "expected";
     /// With `PRODUCER_FENCED`: the epoch in force.
     pub const EPOCH: &str = "epoch";
+    /// With `ROLLED_BACK`: the tree size of the checkpoint that reaches past the trail.
+    pub const CHECKPOINT_SIZE: &str = "checkpoint_size";
     /// The limit that was hit, in the unit that the message names.
     pub const LIMIT: &str = "limit";
     pub(super) const LEADER_ID: &str = "leader_id";
@@ -78,6 +80,9 @@ reasons! {
     Busy, "BUSY", ResourceExhausted;
     /// The disk is too full for new events. Nothing was appended.
     ReadOnly, "READ_ONLY", ResourceExhausted;
+    /// A valid checkpoint reaches past the trail (`checkpoint_size`): all disks were rolled back.
+    /// Nothing was appended.
+    RolledBack, "ROLLED_BACK", FailedPrecondition;
     /// This node has not applied what the read level asks for: ask another one.
     StaleReplica, "STALE_REPLICA", FailedPrecondition;
     /// There is no such record, node or size.

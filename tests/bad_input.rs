@@ -141,7 +141,7 @@ async fn each_bad_request_gets_its_reason_and_stores_nothing() {
     let status = other.append(bench.request(3, vec![event_of(256)])).await.unwrap_err();
     let rejected = refusal(&status);
     assert_eq!((rejected.reason, rejected.leader.unwrap().id), (Reason::NotLeader, leads));
-    let get = v1::GetRequest { index: 1 << 40, level: None };
+    let get = v1::GetRequest { index: 1 << 40, ..Default::default() };
     let status = other.get(get).await.unwrap_err();
     assert_eq!(refusal(&status).reason, Reason::NotFound);
     for node in &cluster.nodes {

@@ -137,6 +137,7 @@ impl Trail {
             to: size,
             follow: true,
             level: Some(v1::ReadLevel { level: Some(v1::read_level::Level::Any(true)) }),
+            ..Default::default()
         };
         let mut stream = audit_log(addr).await.read(request).await.unwrap().into_inner();
         let mut frontier = Frontier::default();

@@ -24,7 +24,8 @@ async fn every_node_sees_an_acknowledged_event_at_once() {
                 v1::read_level::Level::AtLeast(receipt.tree_size),
             ];
             for level in levels {
-                let request = v1::GetRequest { index: receipt.index, level: at(level) };
+                let request =
+                    v1::GetRequest { index: receipt.index, level: at(level), ..Default::default() };
                 let found = direct.get(request).await.unwrap().into_inner().record.unwrap();
                 assert_eq!(found.leaf, receipt.leaf.encode().to_vec());
             }
@@ -46,14 +47,19 @@ async fn a_node_without_a_majority_serves_only_what_it_can_stand_for() {
     }
     let addr = cluster.node(alone).unwrap().client_addr.clone();
     let mut direct = audit_log(&addr).await;
-    let any = v1::GetRequest { index: receipt.index, level: at(v1::read_level::Level::Any(true)) };
+    let any = v1::GetRequest {
+        index: receipt.index,
+        level: at(v1::read_level::Level::Any(true)),
+        ..Default::default()
+    };
     assert!(direct.get(any).await.is_ok());
-    let linearizable = v1::GetRequest { index: receipt.index, level: None };
+    let linearizable = v1::GetRequest { index: receipt.index, ..Default::default() };
     let refused = direct.get(linearizable).await.unwrap_err();
     assert_eq!(Rejected::from_status(&refused).unwrap().reason, Reason::NoLeader, "{refused:?}");
     let ahead = v1::GetRequest {
         index: receipt.index,
         level: at(v1::read_level::Level::AtLeast(receipt.tree_size + 1000)),
+        ..Default::default()
     };
     let refused = direct.get(ahead).await.unwrap_err();
     assert_eq!(Rejected::from_status(&refused).unwrap().reason, Reason::StaleReplica);

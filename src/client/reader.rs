@@ -94,7 +94,7 @@ impl Client {
     /// [`CallError::Rejected`] with `NOT_FOUND` past the end; [`CallError::Broken`] if no node's
     /// answer verifies.
     pub async fn get(&self, index: LeafIndex, level: Level) -> Result<Record, CallError> {
-        let request = GetRequest { index, level: Some(level.into()) };
+        let request = GetRequest { index, level: Some(level.into()), prove: false };
         let call = |link: Link| async move { link.audit().get(request).await };
         self.read_any(call, |response| {
             if let Some(meta) = &response.meta {

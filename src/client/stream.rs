@@ -175,6 +175,7 @@ impl RecordStream {
             to: self.end.unwrap_or(0),
             follow: self.follow,
             level: Some(self.level.into()),
+            ..Default::default()
         };
         let in_flight = link.begin();
         let limit = self.nodes.attempt_limit();

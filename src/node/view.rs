@@ -42,6 +42,7 @@ impl Node {
             segment_bytes: self.identity.segment_bytes,
             version: env!("CARGO_PKG_VERSION").into(),
             joint: metrics.membership_config.membership().get_joint_config().len() > 1,
+            ..Default::default()
         }
     }
 

@@ -68,7 +68,11 @@ impl AuditLogService {
         let index = request.index;
         let found = self.ledger(move |ledger| ledger.record(index)).await?;
         let found = found.ok_or_else(|| not_found(index, &head))?;
-        Ok(v1::GetResponse { record: Some(record(found)), meta: Some(self.meta(&head)) })
+        Ok(v1::GetResponse {
+            record: Some(record(found)),
+            meta: Some(self.meta(&head)),
+            ..Default::default()
+        })
     }
 
     async fn try_read(&self, request: v1::ReadRequest) -> Result<ReadStream, Rejected> {
@@ -217,6 +221,7 @@ impl AuditLog for AuditLogService {
             leaves: appended.leaves,
             salts: appended.salts,
             tree_size: appended.tree_size,
+            ..Default::default()
         }))
     }
 
@@ -268,5 +273,26 @@ impl AuditLog for AuditLogService {
     ) -> Result<Response<v1::ProveConsistencyResponse>, Status> {
         let response = self.try_prove_consistency(request.into_inner()).await;
         response.map(Response::new).map_err(|why| self.refuse(why))
+    }
+
+    async fn get_checkpoint(
+        &self,
+        _request: Request<v1::GetCheckpointRequest>,
+    ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
+        Err(Status::unimplemented("get_checkpoint"))
+    }
+
+    async fn report_checkpoint(
+        &self,
+        _request: Request<v1::ReportCheckpointRequest>,
+    ) -> Result<Response<v1::ReportCheckpointResponse>, Status> {
+        Err(Status::unimplemented("report_checkpoint"))
+    }
+
+    async fn key_history(
+        &self,
+        _request: Request<v1::KeyHistoryRequest>,
+    ) -> Result<Response<v1::KeyHistoryResponse>, Status> {
+        Err(Status::unimplemented("key_history"))
     }
 }

@@ -136,4 +136,11 @@ impl Cluster for ClusterService {
         let leader_id = self.try_transfer(request.into_inner(), caller).await?;
         Ok(Response::new(v1::TransferLeadershipResponse { leader_id }))
     }
+
+    async fn accept_rollback(
+        &self,
+        _request: Request<v1::AcceptRollbackRequest>,
+    ) -> Result<Response<v1::AcceptRollbackResponse>, Status> {
+        Err(Status::unimplemented("accept_rollback"))
+    }
 }

@@ -66,6 +66,7 @@ impl ReadStream {
         Ok(Some(v1::ReadResponse {
             records: records.into_iter().map(record).collect(),
             meta: Some(v1::ReadMeta { node_id: self.node_id, tree_size: size }),
+            ..Default::default()
         }))
     }
 }

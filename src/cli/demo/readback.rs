@@ -49,6 +49,7 @@ pub(super) async fn read_back(
         // A node that is catching up sends the rest when it has it.
         follow: true,
         level: Some(v1::ReadLevel { level: Some(v1::read_level::Level::Any(true)) }),
+        ..Default::default()
     };
     let mut stream = client.read(request).await?.into_inner();
     let mut check = Check::new(recorded);

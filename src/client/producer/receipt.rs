@@ -268,7 +268,13 @@ mod tests {
             }
         });
         let runs = runs.collect();
-        AppendResponse { runs, leaves: leaves.into(), salts: salts.into(), tree_size: 1000 }
+        AppendResponse {
+            runs,
+            leaves: leaves.into(),
+            salts: salts.into(),
+            tree_size: 1000,
+            ..Default::default()
+        }
     }
 
     fn check_response(response: AppendResponse, events: &[Bytes]) -> Result<Receipts, u64> {

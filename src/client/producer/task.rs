@@ -330,7 +330,7 @@ async fn request(
         first_seq,
         events: events.clone(),
         kind: indelible_proto::v1::Kind::Event.into(),
-        retention_class: 0,
+        ..Default::default()
     };
     let (leadership, link) = (route.leadership(), route.link);
     let in_flight = link.begin();

@@ -305,7 +305,7 @@ impl AuditLog for Handle {
         }
         let none = || Rejected::new(Reason::NotFound, "no such record");
         let record = Some(record.ok_or_else(none)?);
-        Ok(Response::new(GetResponse { record, meta: None }))
+        Ok(Response::new(GetResponse { record, ..Default::default() }))
     }
 
     type ReadStream = Messages<ReadResponse>;
@@ -330,7 +330,7 @@ impl AuditLog for Handle {
                     record.event = Bytes::from_static(b"somebody else did it");
                 }
             }
-            messages.push(Ok(ReadResponse { records: vec![record], meta: None }));
+            messages.push(Ok(ReadResponse { records: vec![record], ..Default::default() }));
         }
         let stream = futures_util::stream::iter(messages);
         let rest = futures_util::stream::pending();
@@ -362,6 +362,27 @@ impl AuditLog for Handle {
         _: Request<ProveConsistencyRequest>,
     ) -> Result<Response<ProveConsistencyResponse>, Status> {
         Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn get_checkpoint(
+        &self,
+        _request: Request<indelible_proto::v1::GetCheckpointRequest>,
+    ) -> Result<Response<indelible_proto::v1::GetCheckpointResponse>, Status> {
+        Err(Status::unimplemented("get_checkpoint"))
+    }
+
+    async fn report_checkpoint(
+        &self,
+        _request: Request<indelible_proto::v1::ReportCheckpointRequest>,
+    ) -> Result<Response<indelible_proto::v1::ReportCheckpointResponse>, Status> {
+        Err(Status::unimplemented("report_checkpoint"))
+    }
+
+    async fn key_history(
+        &self,
+        _request: Request<indelible_proto::v1::KeyHistoryRequest>,
+    ) -> Result<Response<indelible_proto::v1::KeyHistoryResponse>, Status> {
+        Err(Status::unimplemented("key_history"))
     }
 }
 
@@ -408,5 +429,12 @@ impl Cluster for Handle {
         _: Request<TransferLeadershipRequest>,
     ) -> Result<Response<TransferLeadershipResponse>, Status> {
         Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn accept_rollback(
+        &self,
+        _request: Request<indelible_proto::v1::AcceptRollbackRequest>,
+    ) -> Result<Response<indelible_proto::v1::AcceptRollbackResponse>, Status> {
+        Err(Status::unimplemented("accept_rollback"))
     }
 }
