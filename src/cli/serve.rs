@@ -10,8 +10,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::node::NodeConfig;
 use crate::server::{self, Listeners};
 
+/// What the process ends with.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  stopped in order, by SIGTERM or SIGINT
+  1  it cannot go on: the message says why
+  3  entries are damaged here, and every peer has said that it lacks them too
+  4  its trail is not the one that the majority has, or its disk is an older copy";
+
 /// Runs a node until it gets SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Args {
     /// The node's configuration file
     #[arg(long, value_name = "FILE")]
@@ -28,8 +37,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     abort_on_panic();
     let listeners = Listeners::bind(&config).await?;
     let shutdown = shutdown(args.until_stdin_closes)?;
-    server::run(config, listeners, shutdown).await?;
-    Ok(ExitCode::SUCCESS)
+    match server::run(config, listeners, shutdown).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            let code = ExitCode::from(error.exit_code());
+            eprintln!("error: {:#}", anyhow::Error::from(error));
+            Ok(code)
+        }
+    }
 }
 
 /// What `RUST_LOG` asks for; without it, what a person should know. openraft tells far more than

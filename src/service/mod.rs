@@ -12,6 +12,7 @@ pub mod http;
 pub mod metrics;
 pub mod oversize;
 mod read_stream;
+pub mod starting;
 
 pub use audit_log::AuditLogService;
 pub use cluster::ClusterService;
