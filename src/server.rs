@@ -65,9 +65,10 @@ impl ServeError {
     /// With what the process ends (README, "Exit codes").
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServeError::Start(StartError::Damaged(_)) | ServeError::Fatal(Fatal::Damaged(_)) => 3,
+            ServeError::Start(StartError::Damaged(_)) => 3,
             ServeError::Start(StartError::Diverged(_)) | ServeError::Fatal(Fatal::Diverged(_)) => 4,
             ServeError::Listen { .. }
+            | ServeError::Fatal(Fatal::Failed(_))
             | ServeError::Start(_)
             | ServeError::Log(_)
             | ServeError::Raft(_)
@@ -131,7 +132,7 @@ pub async fn run(
 
     tokio::select! {
         () = &mut shutdown => Ok(()),
-        fatal = node.stop.stopped() => Err(ServeError::Fatal(fatal)),
+        fatal = node.fatal.stopped() => Err(ServeError::Fatal(fatal)),
         error = log_failed(&node) => Err(error),
         error = raft_failed(&node) => Err(error),
         Some(ended) = servers.join_next() => Err(transport_error(ended)),

@@ -9,9 +9,9 @@ pub enum Fatal {
     /// Its trail is not the one that the majority has, or its disk was rolled back.
     #[error("{0}")]
     Diverged(String),
-    /// What it needs is damaged, here and everywhere.
+    /// Something failed that must not be tried again.
     #[error("{0}")]
-    Damaged(String),
+    Failed(String),
 }
 
 /// Stops the node. Cheap to clone.

@@ -8,14 +8,19 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::batcher::{self, Batcher};
+use super::fatal::Stop;
+use super::findings::{self, Findings};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
+use super::mend::{self, Numbers, Starting, Suspects, Whole};
 use super::operations::Operations;
 use super::reads::{ReadIndexer, Reads};
+use super::scrub::Scrub;
 use super::{NodeConfig, bootstrap, space};
 use crate::raft::config::openraft_config;
 use crate::raft::log_store::LogStore;
 use crate::raft::membership as payload;
+use crate::raft::mending::{Digests, Source, Standing};
 use crate::raft::network::Network;
 use crate::raft::peers::{Introduction, Known, Peers};
 use crate::raft::service::RaftService;
@@ -24,7 +29,7 @@ use crate::raft::types::{Peer, Raft};
 use crate::storage::identity::Identity;
 use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
-use crate::storage::{Storage, StorageError, StorageOptions};
+use crate::storage::{Storage, StorageError};
 
 /// Between two attempts of a leader with a full disk to hand over.
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
@@ -46,6 +51,12 @@ pub enum StartError {
     /// The system refused a thread.
     #[error("start a thread: {0}")]
     Thread(#[from] std::io::Error),
+    /// Entries are damaged here, and every peer has said that it lacks them too.
+    #[error("{0}")]
+    Damaged(String),
+    /// Its trail is not the one that the majority has.
+    #[error("{0}")]
+    Diverged(String),
 }
 
 /// One running node, without sockets.
@@ -72,23 +83,35 @@ pub struct Node {
     pub leadership: watch::Receiver<Leadership>,
     /// Whether the disk is nearly full.
     pub read_only: watch::Receiver<bool>,
+    /// What was found, on its way into the trail.
+    pub findings: Findings,
+    /// What was scrubbed and mended.
+    pub mend_numbers: Arc<Numbers>,
+    /// Stops the node when it must not go on.
+    pub fatal: Stop,
+    operations: Arc<Operations>,
     draining: watch::Sender<bool>,
     /// Ended when the node is dropped.
     _tasks: JoinSet<()>,
+    _scrub: Scrub,
 }
 
 impl Node {
-    /// Opens the data directory and starts everything but the sockets. Recovery happens in here.
-    pub async fn start(config: NodeConfig) -> Result<Arc<Node>, StartError> {
-        let options = StorageOptions {
-            cache_bytes_max: config.storage.log_cache_bytes,
-            ..StorageOptions::default()
-        };
-        let dir = config.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Storage::open(&dir, &options));
-        let storage = opened.await.map_err(|error| StartError::Raft(error.to_string()))??;
+    /// Opens the data directory, mends it if it is damaged, and starts everything but the sockets.
+    /// Recovery happens in here. Dropping the future leaves a disk that the next start understands.
+    pub async fn start(config: NodeConfig, starting: Starting) -> Result<Arc<Node>, StartError> {
+        let Whole { storage, findings, numbers, members } =
+            mend::open_whole(&config, &starting).await?;
         let Storage { identity, genesis, log, ledger, recovered } = storage;
         tracing::info!(?recovered, "storage opened");
+        // Before openraft is built: it may vote from its first moment on.
+        mend::compare_at_start(&log, &config, &starting, &members).await?;
+        // PUBLISH: the comparison of notes goes here (`publish::standing::compare`): log and ledger
+        // are open, openraft is not built.
+        mend::raise_vote(&log).await?;
+        let fatal = Stop::default();
+        let (suspects, reported) = Suspects::new();
+        let digests = Arc::new(Digests::default());
         let (known_tx, known) = watch::channel(known_at_start(&ledger));
         let me = Introduction {
             node_id: identity.node_id,
@@ -101,10 +124,13 @@ impl Node {
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
         let answer_timeout = (lease * 2).max(Duration::from_secs(2));
         let network = Network::new(peers.clone(), log.clone(), answer_timeout);
+        let (leadership_tx, leadership) = watch::channel(Leadership::NoLeader);
+        // Before openraft takes the first entry: what peers are told of this log must not be older
+        // than what it has acknowledged.
+        serve_mending(&starting, &log, &leadership, &digests);
         let raft = build_raft(&identity, &config, &network, &log, &ledger).await?;
 
         let mut tasks = JoinSet::new();
-        let (leadership_tx, leadership) = watch::channel(Leadership::NoLeader);
         tasks.spawn(leadership::watch(raft.clone(), ledger.clone(), known_tx, leadership_tx));
         let reserve = config.storage.disk_reserve_bytes;
         let short = space::is_short(&config.data_dir, reserve, false);
@@ -135,8 +161,34 @@ impl Node {
             raft.clone(),
             ledger.clone(),
             leadership.clone(),
-            operations,
+            operations.clone(),
         ));
+        tasks.spawn(findings::run(
+            findings.clone(),
+            findings::Options {
+                node_id: identity.node_id,
+                operations: operations.clone(),
+                network: network.clone(),
+                leadership: leadership.clone(),
+                known: known.clone(),
+            },
+        ));
+        let scrub = mend::online::start(
+            mend::online::Options {
+                config: config.clone(),
+                log: log.clone(),
+                asker: starting.asker(),
+                known: known.clone(),
+                leadership: leadership.clone(),
+                findings: findings.clone(),
+                numbers: numbers.clone(),
+                stop: fatal.clone(),
+                digests: digests.clone(),
+                suspects: suspects.clone(),
+            },
+            reported,
+            &mut tasks,
+        )?;
         tasks.spawn(membership_changes.clone().finish_joint());
         tasks.spawn(hand_over_when_full(membership_changes.clone(), read_only.clone()));
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
@@ -159,8 +211,13 @@ impl Node {
             peers,
             leadership,
             read_only,
+            findings,
+            mend_numbers: numbers,
+            fatal,
+            operations,
             draining: watch::Sender::new(false),
             _tasks: tasks,
+            _scrub: scrub,
         }))
     }
 
@@ -175,6 +232,7 @@ impl Node {
             self.read_only.clone(),
             self.draining(),
             timeout,
+            findings::of_peers(self.operations.clone(), self.leadership.clone()),
         )
     }
 
@@ -213,6 +271,37 @@ impl Node {
             tracing::error!(%error, "storage did not close cleanly");
         }
     }
+}
+
+/// From now on peers are answered from the open log.
+fn serve_mending(
+    starting: &Starting,
+    log: &Log,
+    leadership: &watch::Receiver<Leadership>,
+    digests: &Arc<Digests>,
+) {
+    let (own, leadership) = (log.clone(), leadership.clone());
+    let standing = move || {
+        // NB: what was promised is read before the end of the log: an entry that comes in between
+        // is then in it.
+        let term = own.vote().map_or(0, |vote| vote.term);
+        let led_term = match &*leadership.borrow() {
+            Leadership::Ready(leader) | Leadership::Preparing(leader) => leader.term,
+            Leadership::Follower(_) | Leadership::NoLeader => 0,
+        };
+        Standing {
+            open: true,
+            term,
+            led_term,
+            committed: own.committed(),
+            last: own.last(),
+            boot_count: own.boot_count(),
+            ..Standing::default()
+        }
+    };
+    let (log, digests) = (log.clone(), digests.clone());
+    let source = Source::Open { log, digests, standing: Arc::new(standing) };
+    starting.mending.set_source(source);
 }
 
 /// A leader that cannot take events makes room for one that can. Followers with full disks refuse
