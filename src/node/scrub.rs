@@ -154,7 +154,7 @@ impl Run {
                 Err(error) => {
                     self.options.digests.forget(segment.first);
                     tracing::error!(%error, "the scrub has found damage");
-                    self.options.suspects.report(Suspect::segment(segment.first));
+                    self.options.suspects.report(Suspect::Segment(segment.first));
                 }
             }
         }

@@ -109,7 +109,8 @@ impl Supplier {
 
     /// Asks another peer first: what this order gave did not fit.
     pub(super) fn rotate(&mut self) {
-        self.peers.rotate_left(1.min(self.peers.len()));
+        let one = self.peers.len().min(1);
+        self.peers.rotate_left(one);
         (self.anchor, self.stream) = (None, None);
     }
 

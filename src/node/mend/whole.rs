@@ -14,7 +14,7 @@ use super::members::Members;
 use super::supply::{self, Next, Own, Supplier};
 use super::place::{Place, finding, mended_finding};
 use super::{SharedNumbers, Starting};
-use crate::disk::{Dir, SlotsError};
+use crate::disk::{Dir, DiskError, SlotsError};
 use crate::node::findings::{Findings, outcome};
 use crate::node::{NodeConfig, StartError};
 use crate::raft::mending::{Source, Standing};
@@ -22,7 +22,7 @@ use crate::storage::hard_state::{HARD_STATE_FILE, HardState, HardStateFile, Stor
 use crate::storage::identity::Genesis;
 use crate::storage::ledger::{Ledger, LedgerError};
 use crate::storage::log::{Log, LogError, LogOptions, SyncPolicy};
-use crate::storage::mend::{ClosedLog, Damage, MendError, Mended, SegmentSource, Survey};
+use crate::storage::mend::{ClosedLog, MendError, Mended, SegmentSource, Survey};
 use crate::storage::notes::Notes;
 use crate::storage::recovery::{OpenError, SEGMENTS_DIR};
 use crate::storage::{Storage, StorageError, StorageOptions, segment};
@@ -52,7 +52,7 @@ pub struct Whole {
 pub async fn open_whole(config: &NodeConfig, starting: &Starting) -> Result<Whole, StartError> {
     let findings = {
         let dir = config.data_dir.clone();
-        blocking(move || Findings::open(&dir).map_err(StorageError::from)).await?
+        blocking(move || Findings::open(&dir).map_err(disk)).await?
     };
     let numbers = SharedNumbers::default();
     let opening = Opening {
@@ -136,15 +136,19 @@ impl Said {
 
 /// The hard state of a log that is closed; a new one if it was never opened.
 fn hard_state(dir: &std::path::Path) -> Result<HardState, StorageError> {
-    let dir = Dir::open(dir, true).map_err(OpenError::from)?;
-    if !dir.exists(HARD_STATE_FILE).map_err(OpenError::from)? {
+    let dir = Dir::open(dir, true).map_err(disk)?;
+    if !dir.exists(HARD_STATE_FILE).map_err(disk)? {
         return Ok(HardState::default());
     }
     match HardStateFile::open(&dir) {
         Ok(file) => Ok(file.value().clone()),
         Err(SlotsError::Damaged { path }) => Err(OpenError::NoHardState { path }.into()),
-        Err(SlotsError::Disk(error)) => Err(OpenError::from(error).into()),
+        Err(SlotsError::Disk(error)) => Err(disk(error)),
     }
+}
+
+fn disk(error: DiskError) -> StorageError {
+    OpenError::from(error).into()
 }
 
 /// What a failed mending means for the start.
@@ -154,7 +158,7 @@ fn judge(error: MendError) -> Result<Round, StorageError> {
         Next::Lost(why) => Ok(Round::Lost(why)),
         Next::Diverged(why) => Ok(Round::Diverged(why)),
         Next::Failed(MendError::Open(error)) => Err(error.into()),
-        Next::Failed(MendError::Disk(error)) => Err(OpenError::from(error).into()),
+        Next::Failed(MendError::Disk(error)) => Err(disk(error)),
         Next::Failed(error) => Ok(Round::Wait(error.to_string())),
     }
 }
@@ -175,7 +179,7 @@ impl Opening<'_> {
         let mut closed = self.lock().await?;
         let dir = self.dir.clone();
         let (source, genesis) = blocking(move || -> Result<_, StorageError> {
-            let source = SegmentSource::open(&dir, trail_id, segment_bytes)?;
+            let source = SegmentSource::open(&dir, trail_id, segment_bytes).map_err(disk)?;
             Ok((Arc::new(source), Genesis::read(&dir)?))
         })
         .await?;
@@ -249,7 +253,7 @@ impl Opening<'_> {
         let (segments, dir) = (source.clone(), self.dir.clone());
         let (closed, survey, standing) = blocking(move || -> Result<_, StorageError> {
             let survey = closed.survey()?;
-            let (end, hard) = (segments.end()?, hard_state(&dir)?);
+            let (end, hard) = (segments.end().map_err(disk)?, hard_state(&dir)?);
             let standing = Standing {
                 last: end.last,
                 tail_damaged: !end.certain,
@@ -276,7 +280,8 @@ impl Opening<'_> {
         let (source, genesis, dir) = (source.clone(), genesis.cloned(), self.dir.clone());
         let committed = survey.marker.map_or(0, |marker| marker.committed);
         let (members, hard) = blocking(move || -> Result<_, StorageError> {
-            Ok((Members::read(&source, genesis.as_ref())?, hard_state(&dir)?))
+            let members = Members::read(&source, genesis.as_ref()).map_err(disk)?;
+            Ok((members, hard_state(&dir)?))
         })
         .await?;
         let peers = members.others(self.starting.identity.node_id);

@@ -81,7 +81,10 @@ impl Asker {
             let from = found.last().map_or(0, |last| last.next);
             let request =
                 pb::SegmentsRequest { trail_id: self.trail(), node_id: self.node_id, from };
-            let ask = async { Ok(client.segments(request).await?.into_inner().segments) };
+            let ask = async {
+                let answer = client.segments(request).await.map_err(AskError::from)?;
+                Ok(answer.into_inner().segments)
+            };
             let part = within(ANSWER, ask).await?;
             for segment in &part {
                 let segment = Sealed::from_pb(segment)?;
@@ -104,9 +107,9 @@ impl Asker {
         let ask = async { Ok(connect(addr).await?.entries(request).await?.into_inner()) };
         let parts = within(ANSWER, ask).await?;
         let parts = futures_util::stream::try_unfold(parts, |mut parts| async move {
-            let next = async { Ok(parts.message().await?) };
+            let next = async { parts.message().await.map_err(AskError::from) };
             let part = within(NEXT_PART, next).await?;
-            Ok(part.map(|part| (part, parts)))
+            Ok::<_, AskError>(part.map(|part| (part, parts)))
         });
         let entries = parts.map_ok(|part| futures_util::stream::iter(decode(part))).try_flatten();
         let mut next = from;

@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
-use indelible_core::{Chain, Entry, TrailId, chain};
+use indelible_core::{TrailId, chain};
 
 use crate::storage::log::{Log, LogError};
+use crate::storage::mend::Fetched;
 
 /// Some entries, and where to go on.
 pub(super) struct Part {
-    pub(super) entries: Vec<(Entry, Chain)>,
+    pub(super) entries: Vec<Fetched>,
     /// The entry to go on with; everything before it is in `entries`, or damaged here.
     pub(super) next: u64,
 }
@@ -43,9 +44,9 @@ fn linked(
     let mut entries = Vec::new();
     for entry in log.read(range, bytes_max)? {
         link = chain::link_entry(&link, &entry);
-        entries.push((entry, link));
+        entries.push(Fetched { entry, chain: link });
     }
-    let last = entries.last().map(|(entry, _)| entry.id.index);
+    let last = entries.last().map(|last| last.entry.id.index);
     let holds = match last {
         None => true,
         Some(last) => log.chain_at(last)? == link,
@@ -65,7 +66,7 @@ fn one_by_one(log: &Log, range: Range<u64>, bytes_max: usize) -> Result<Part, Lo
                 if bytes > bytes_max && !part.entries.is_empty() {
                     return Ok(part);
                 }
-                part.entries.push((entry, chain));
+                part.entries.push(Fetched { entry, chain });
             }
             // Another entry than the one asked for is no more use than a damaged one.
             Ok(_) | Err(LogError::Corrupt { .. }) => {}

@@ -9,7 +9,7 @@ use futures_util::Stream;
 use indelible_core::limits::{
     MEMBERS_MAX, MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX, RAFT_MESSAGE_BYTES_MAX,
 };
-use indelible_core::{Chain, Entry, TrailId};
+use indelible_core::TrailId;
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_server::MendingServer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -19,7 +19,8 @@ use super::read::{Part, whole_entries};
 use super::standing::{Digests, Sealed, Standing};
 use crate::raft::wire;
 use crate::storage::log::{Log, LogError};
-use crate::storage::mend::SegmentSource;
+use crate::storage::mend::{Fetched, SegmentSource};
+use crate::storage::segment::SegmentInfo;
 
 /// A request of this service is a few numbers.
 const REQUEST_BYTES_MAX: usize = 4 * 1024;
@@ -143,7 +144,7 @@ impl Source {
                 let entries = segments
                     .entries(from..to, MENDING_BYTES_MAX)
                     .map_err(|error| failed(error.to_string()))?;
-                let next = entries.last().map_or(to, |(entry, _)| entry.id.index + 1);
+                let next = entries.last().map_or(to, |last| last.entry.id.index + 1);
                 Ok(Part { entries, next })
             }
             Source::Open { log, .. } => {
@@ -166,7 +167,10 @@ impl Source {
     fn sealed(&self, from: u64) -> Result<Vec<Sealed>, Status> {
         let mut sealed = match self {
             Source::Starting => return Err(starting()),
-            Source::Closed { segments, .. } => sealed_of(segments.sealed(), |_| None),
+            Source::Closed { segments, .. } => {
+                let sealed = segments.sealed().map_err(|error| Status::unavailable(error.to_string()))?;
+                sealed_of(sealed, |_| None)
+            }
             Source::Open { log, digests, .. } => {
                 sealed_of(log.sealed_segments(), |first| digests.get(first))
             }
@@ -178,10 +182,10 @@ impl Source {
 }
 
 fn sealed_of(
-    segments: Vec<crate::storage::mend::SegmentInfo>,
+    segments: Vec<SegmentInfo>,
     digest: impl Fn(u64) -> Option<indelible_core::Hash>,
 ) -> Vec<Sealed> {
-    let sealed = |segment: crate::storage::mend::SegmentInfo| Sealed {
+    let sealed = |segment: SegmentInfo| Sealed {
         first: segment.first,
         next: segment.next,
         bytes: segment.bytes,
@@ -226,9 +230,9 @@ impl Reading {
     }
 }
 
-fn message(entries: Vec<(Entry, Chain)>) -> pb::EntriesResponse {
-    let chains: Vec<u8> = entries.iter().flat_map(|(_, chain)| chain.0).collect();
-    let entries = entries.into_iter().map(|(entry, _)| wire::entry_to_pb(entry)).collect();
+fn message(entries: Vec<Fetched>) -> pb::EntriesResponse {
+    let chains: Vec<u8> = entries.iter().flat_map(|fetched| fetched.chain.0).collect();
+    let entries = entries.into_iter().map(|fetched| wire::entry_to_pb(fetched.entry)).collect();
     pb::EntriesResponse { entries, chains: Bytes::from(chains) }
 }
 
@@ -266,7 +270,10 @@ impl pb::mending_server::Mending for Mending {
     ) -> Result<Response<pb::SegmentsResponse>, Status> {
         let request = request.into_inner();
         self.check_trail(&request.trail_id)?;
-        let sealed = self.source().sealed(request.from)?;
+        let source = self.source();
+        let sealed = tokio::task::spawn_blocking(move || source.sealed(request.from))
+            .await
+            .map_err(|_| Status::unavailable("the node is stopping"))??;
         let segments = sealed.into_iter().map(Sealed::to_pb).collect();
         Ok(Response::new(pb::SegmentsResponse { segments }))
     }
