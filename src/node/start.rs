@@ -12,7 +12,7 @@ use super::fatal::Stop;
 use super::findings::{self, Findings};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
-use super::mend::{self, Numbers, Starting, Suspects, Whole};
+use super::mend::{self, Numbers, Starting, Suspect, Suspects, Whole};
 use super::operations::Operations;
 use super::reads::{ReadIndexer, Reads};
 use super::scrub::Scrub;
@@ -111,6 +111,8 @@ impl Node {
         mend::raise_vote(&log).await?;
         let fatal = Stop::default();
         let (suspects, reported) = Suspects::new();
+        let met = suspects.clone();
+        log.on_damage(Box::new(move |segment| met.report(Suspect::of(segment))));
         let digests = Arc::new(Digests::default());
         let (known_tx, known) = watch::channel(known_at_start(&ledger));
         let me = Introduction {

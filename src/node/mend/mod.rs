@@ -23,8 +23,7 @@ use tokio::sync::{mpsc, watch};
 use super::{NodeConfig, StartError};
 use crate::raft::mending::{Asker, Mending};
 use crate::storage::identity::Identity;
-use crate::storage::log::LogError;
-use crate::storage::{StorageError, segment};
+use crate::storage::StorageError;
 
 pub use numbers::{Count, Numbers};
 pub use online::compare_at_start;
@@ -82,6 +81,13 @@ pub enum Suspect {
     Somewhere,
 }
 
+impl Suspect {
+    /// The segment that starts with this entry; none: it is not known which.
+    pub fn of(segment: Option<u64>) -> Suspect {
+        segment.map_or(Suspect::Somewhere, Suspect::Segment)
+    }
+}
+
 impl Suspects {
     /// A way to report, and where the reports arrive.
     pub fn new() -> (Suspects, mpsc::Receiver<Suspect>) {
@@ -92,15 +98,6 @@ impl Suspects {
     /// Reports a place. If too many wait it is dropped: the next scrub finds it again.
     pub fn report(&self, suspect: Suspect) {
         let _ = self.0.try_send(suspect);
-    }
-
-    /// Reports what a read of the log has met, if that is damage.
-    pub fn of_log(&self, error: &LogError) {
-        if let LogError::Corrupt { file, .. } = error {
-            let name = file.file_name().and_then(|name| name.to_str());
-            let first = name.and_then(segment::parse_file_name);
-            self.report(first.map_or(Suspect::Somewhere, Suspect::Segment));
-        }
     }
 }
 
