@@ -22,7 +22,7 @@ mod open;
 mod read;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(in crate::storage) mod tests;
 mod writer;
 
 use std::ops::{Range, RangeInclusive};
@@ -33,6 +33,8 @@ use tokio::sync::watch;
 
 pub use error::LogError;
 pub use open::Recovered;
+#[cfg(test)]
+pub(in crate::storage) use open::Tuning;
 
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HardState, StoredVote};
