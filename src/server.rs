@@ -16,8 +16,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::node::leadership::Leadership;
 use crate::node::fatal::Fatal;
+use crate::node::leadership::Leadership;
 use crate::node::mend::Starting;
 use crate::node::{Node, NodeConfig, StartError};
 use crate::service::metrics::Metrics;

@@ -215,8 +215,7 @@ pub async fn run(findings: Findings, options: Options) {
                 tracing::info!(place = finding.place, "finding recorded");
                 let findings = findings.clone();
                 // If it fails the process is on its way out.
-                let _ =
-                    tokio::task::spawn_blocking(move || findings.done(&key, &finding)).await;
+                let _ = tokio::task::spawn_blocking(move || findings.done(&key, &finding)).await;
                 pause = AGAIN;
             }
             Err(why) => {

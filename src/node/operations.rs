@@ -89,13 +89,7 @@ impl Operations {
         Err(last)
     }
 
-    async fn append(
-        &self,
-        kind: Kind,
-        epoch: u64,
-        seq: u64,
-        event: Bytes,
-    ) -> Result<(), Rejected> {
+    async fn append(&self, kind: Kind, epoch: u64, seq: u64, event: Bytes) -> Result<(), Rejected> {
         let append = Append {
             producer: self.producer,
             epoch,

@@ -44,19 +44,15 @@ impl Late {
     /// For the client port.
     pub fn clients(doing: Doing) -> Late {
         Late::new(move || {
-            let message = format!(
-                "this node is starting: {}; hint: ask another node",
-                *doing.borrow()
-            );
+            let message =
+                format!("this node is starting: {}; hint: ask another node", *doing.borrow());
             Status::from(Rejected::new(Reason::Stopping, message)).into_http()
         })
     }
 
     /// For the raft port.
     pub fn peers(doing: Doing) -> Late {
-        Late::new(move || {
-            Status::unavailable(format!("starting: {}", *doing.borrow())).into_http()
-        })
+        Late::new(move || Status::unavailable(format!("starting: {}", *doing.borrow())).into_http())
     }
 
     /// For the HTTP port; `/livez` and `/readyz` are answered beside it.
@@ -95,19 +91,20 @@ impl Service<Request<Body>> for Late {
 /// The HTTP port: alive from the first moment.
 pub fn http(late: Late) -> Router {
     let live = late.clone();
-    Router::new().route(
-        "/livez",
-        get(move |request: Request<Body>| {
-            let mut live = live.clone();
-            async move {
-                if live.router.get().is_some() {
-                    let Ok(answer) = live.call(request).await;
-                    return answer;
+    Router::new()
+        .route(
+            "/livez",
+            get(move |request: Request<Body>| {
+                let mut live = live.clone();
+                async move {
+                    if live.router.get().is_some() {
+                        let Ok(answer) = live.call(request).await;
+                        return answer;
+                    }
+                    let kind = [(CONTENT_TYPE, "application/json")];
+                    (kind, format!("{}\n", json!({ "live": true }))).into_response()
                 }
-                let kind = [(CONTENT_TYPE, "application/json")];
-                (kind, format!("{}\n", json!({ "live": true }))).into_response()
-            }
-        }),
-    )
-    .fallback_service(late)
+            }),
+        )
+        .fallback_service(late)
 }

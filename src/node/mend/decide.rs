@@ -79,8 +79,7 @@ fn by_voters<'a>(question: &Question<'a>) -> Option<&'a Standing> {
     let all_others = question.voters.iter().all(|set| {
         set.len() > 1 && set.iter().all(|id| *id == question.node_id || whole(id).is_some())
     });
-    let promised =
-        |id: &u64| whole(id).is_some_and(|standing| standing.term > question.term);
+    let promised = |id: &u64| whole(id).is_some_and(|standing| standing.term > question.term);
     let fenced = question
         .voters
         .iter()

@@ -22,8 +22,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::{NodeConfig, StartError};
 use crate::raft::mending::{Asker, Mending};
-use crate::storage::identity::Identity;
 use crate::storage::StorageError;
+use crate::storage::identity::Identity;
 
 pub use numbers::{Count, Numbers};
 pub use online::compare_at_start;

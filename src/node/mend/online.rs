@@ -168,8 +168,7 @@ impl Mender {
             what: "found while the node ran".into(),
         };
         let log = log.clone();
-        let mended =
-            tokio::task::spawn_blocking(move || mend_segment(&log, first, supplier)).await;
+        let mended = tokio::task::spawn_blocking(move || mend_segment(&log, first, supplier)).await;
         let Ok(mended) = mended else { return true };
         let first_attempt =
             self.waiting.get(&Suspect::Segment(first)).is_none_or(|one| one.pause == AGAIN);

@@ -10,8 +10,8 @@ use indelible_core::{Chain, EntryKind};
 use tokio::runtime::Handle;
 
 use super::decide::{self, End, Question};
-use crate::raft::mending::{AskError, Asker, Entries, Standing};
 use crate::raft::membership;
+use crate::raft::mending::{AskError, Asker, Entries, Standing};
 use crate::storage::mend::{FetchError, Fetched, MendError, Supply, Want};
 
 /// Peers that may have what is missing: id and raft address, in the order in which they are asked.
@@ -93,13 +93,15 @@ pub(super) struct Supplier {
     /// The peer that is being read from, by position; the entry that it gives next, and up to which
     /// one it was asked.
     stream: Option<(usize, u64, u64, Entries)>,
+    /// What every peer has for a closed hole does not join what follows it here.
+    doubting: bool,
 }
 
 impl Supplier {
     /// Asks these peers. Call within a runtime.
     pub(super) fn new(asker: Asker, peers: Peers, own: Own) -> Supplier {
         let runtime = Handle::current();
-        Supplier { asker, runtime, peers, own, anchor: None, stream: None }
+        Supplier { asker, runtime, peers, own, anchor: None, stream: None, doubting: false }
     }
 
     /// Asks nobody.
@@ -114,9 +116,15 @@ impl Supplier {
         (self.anchor, self.stream) = (None, None);
     }
 
-    /// As [`Self::rotate`], back to the order that was given: a new round begins.
+    /// A new round begins: everybody is asked anew.
     pub(super) fn restart(&mut self) {
-        (self.anchor, self.stream) = (None, None);
+        (self.anchor, self.stream, self.doubting) = (None, None, false);
+    }
+
+    /// What every peer has for a closed hole does not join what follows it here.
+    pub(super) fn doubt(&mut self) {
+        self.restart();
+        self.doubting = true;
     }
 
     /// How many peers there are.
@@ -139,24 +147,48 @@ impl Supplier {
 
     /// A hole with something whole of ours behind it.
     fn closed(&mut self, want: &Want, to: u64) -> Result<Supply, NoSupply> {
+        if self.doubting {
+            return self.denied(want);
+        }
         match self.entries(want, to) {
             Ok(entries) => Ok(Supply::Entries(entries)),
             Err(said) if said.values().any(|said| matches!(said, Said::Nothing(_))) => {
                 Err(NoSupply::NotYet(describe(want.from, &said)))
             }
-            // What follows on our disk may be an end that was never committed. The end of the log
-            // is settled as if all from here on were damaged.
-            Err(_) => Ok(Supply::End),
+            // What follows on our disk may be an end that was never committed.
+            Err(_) => self.open(want),
         }
     }
 
-    /// A hole with nothing of ours behind it.
-    fn open(&mut self, want: &Want) -> Result<Supply, NoSupply> {
+    /// A closed hole that no peer can fill so that it joins what follows here. If the log that
+    /// counts has another entry there, then what follows is no part of it.
+    fn denied(&mut self, want: &Want) -> Result<Supply, NoSupply> {
+        let anchor = self.anchored()?;
+        if want.from >= anchor.next || self.diverges(want, &anchor)? {
+            return Ok(Supply::End);
+        }
+        match self.one(anchor.node, want.from) {
+            Ok(Some(_)) => Ok(Supply::End),
+            Ok(None) => Err(NoSupply::Lost(format!(
+                "entry {}: node {}, whose log counts, does not have it either",
+                want.from, anchor.node
+            ))),
+            Err(said) => Err(NoSupply::NotYet(format!("node {}: {said}", anchor.node))),
+        }
+    }
+
+    fn anchored(&mut self) -> Result<Anchor, NoSupply> {
         let anchor = match self.anchor {
             Some(anchor) => anchor,
             None => self.settle()?,
         };
         self.anchor = Some(anchor);
+        Ok(anchor)
+    }
+
+    /// A hole with nothing of ours behind it.
+    fn open(&mut self, want: &Want) -> Result<Supply, NoSupply> {
+        let anchor = self.anchored()?;
         if want.from >= anchor.next || self.diverges(want, &anchor)? {
             return Ok(Supply::End);
         }
@@ -195,7 +227,12 @@ impl Supplier {
         if entry != last {
             return Err(not_yet("its log has changed meanwhile".into()));
         }
-        tracing::info!(node, last = last.index, term = last.term, "the log ends as that node's does");
+        tracing::info!(
+            node,
+            last = last.index,
+            term = last.term,
+            "the log ends as that node's does"
+        );
         Ok(Anchor { node, next: last.index + 1, chain: Some(chain) })
     }
 
@@ -214,7 +251,10 @@ impl Supplier {
                 Ok(standing) => {
                     let known = self.own.boots.get(&node).copied().unwrap_or(0);
                     if standing.boot_count < known {
-                        tracing::warn!(node, "its disk is older than before: its word does not count");
+                        tracing::warn!(
+                            node,
+                            "its disk is older than before: its word does not count"
+                        );
                         continue;
                     }
                     told.insert(node, standing);
@@ -241,11 +281,7 @@ impl Supplier {
     }
 
     /// Id and link of one entry of one peer.
-    fn one(
-        &self,
-        node: u64,
-        index: u64,
-    ) -> Result<Option<(indelible_core::EntryId, Chain)>, Said> {
+    fn one(&self, node: u64, index: u64) -> Result<Option<(indelible_core::EntryId, Chain)>, Said> {
         let peer = self.peers.iter().find(|(id, _)| *id == node);
         let (_, addr) = peer.ok_or_else(|| Said::Nothing("it has no address".into()))?;
         self.runtime.block_on(async {
@@ -311,13 +347,17 @@ impl Supplier {
 
     /// What fills an open hole must end as the peer said it does.
     fn check_end(&self, entries: &[Fetched], anchor: &Anchor) -> Result<(), NoSupply> {
-        let Some(last) = entries.last().filter(|last| last.entry.id.index + 1 == anchor.next) else {
+        let Some(last) = entries.last().filter(|last| last.entry.id.index + 1 == anchor.next)
+        else {
             return Ok(());
         };
         if Some(last.chain) == anchor.chain {
             return Ok(());
         }
-        Err(NoSupply::NotYet(format!("entries of peers do not lead to the end of node {}", anchor.node)))
+        Err(NoSupply::NotYet(format!(
+            "entries of peers do not lead to the end of node {}",
+            anchor.node
+        )))
     }
 
     /// A membership among the entries: whoever votes under it is asked too, before the log is opened
@@ -344,7 +384,9 @@ impl Supplier {
         }
         if learned {
             self.restart();
-            return Err(NoSupply::NotYet("the group has changed: its new voters are asked too".into()));
+            return Err(NoSupply::NotYet(
+                "the group has changed: its new voters are asked too".into(),
+            ));
         }
         Ok(())
     }

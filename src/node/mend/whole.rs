@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::members::Members;
-use super::supply::{self, Next, Own, Supplier};
 use super::place::{Place, finding, mended_finding};
+use super::supply::{self, Next, Own, Supplier};
 use super::{SharedNumbers, Starting};
 use crate::disk::{Dir, DiskError, SlotsError};
 use crate::node::findings::{Findings, outcome};
@@ -91,7 +91,9 @@ pub async fn raise_vote(log: &Log) -> Result<(), StartError> {
 }
 
 /// Runs something that blocks.
-async fn blocking<T, E>(run: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, StartError>
+async fn blocking<T, E>(
+    run: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, StartError>
 where
     T: Send + 'static,
     E: Into<StartError> + Send + 'static,
@@ -128,7 +130,11 @@ impl Said {
     fn say(&mut self, place: &Place, why: &str) {
         let news = self.0.as_ref().is_none_or(|(said, at)| said != why || at.elapsed() > SAY_AGAIN);
         if news {
-            tracing::warn!(damage = place.describe(), why, "this node waits for peers to mend its log");
+            tracing::warn!(
+                damage = place.describe(),
+                why,
+                "this node waits for peers to mend its log"
+            );
             self.0 = Some((why.to_owned(), Instant::now()));
         }
     }
@@ -285,10 +291,8 @@ impl Opening<'_> {
         })
         .await?;
         let peers = members.others(self.starting.identity.node_id);
-        let boots: BTreeMap<u64, u64> = peers
-            .iter()
-            .filter_map(|(id, _)| Some((*id, hard.peer_boot(*id)? >> 32)))
-            .collect();
+        let boots: BTreeMap<u64, u64> =
+            peers.iter().filter_map(|(id, _)| Some((*id, hard.peer_boot(*id)? >> 32))).collect();
         let term = hard.vote.map_or(0, |vote| vote.term);
         let own = Own { term, committed, voters: members.voters, boots };
         Ok(Supplier::new(self.starting.asker(), peers, own))
@@ -304,7 +308,12 @@ impl Opening<'_> {
         blocking(move || -> Result<_, StorageError> {
             supplier.restart();
             let mut round = Round::Wait("there is no peer to ask".into());
-            for _ in 0..supplier.peer_count().max(1) {
+            // Each peer once, and then with the doubt whether what is here counts.
+            let attempts = supplier.peer_count() + 1;
+            for attempt in 1..=attempts {
+                if attempt == attempts && attempts > 1 {
+                    supplier.doubt();
+                }
                 match closed.rebuild(&survey, &mut |want| supplier.supply(want)) {
                     Ok(mended) => {
                         round = Round::Mended(mended);
@@ -333,12 +342,7 @@ impl Opening<'_> {
     }
 
     /// Nobody has it. Peers may need our answer to come to the same conclusion, or to mend theirs.
-    async fn give_up(
-        &self,
-        place: &Place,
-        why: &str,
-        supplier: &Supplier,
-    ) -> StartError {
+    async fn give_up(&self, place: &Place, why: &str, supplier: &Supplier) -> StartError {
         let message = format!(
             "{}; {why}; hint: nothing was changed; bring back a node that has these entries",
             place.describe()
@@ -379,7 +383,11 @@ impl Opening<'_> {
 
     /// Scrubs all sealed segments with the log open, and mends what is damaged. An error if there
     /// is nothing: then mending does not help against what the ledger has met.
-    async fn scrub(&self, met: LedgerError, mut supplier: Supplier) -> Result<Supplier, StartError> {
+    async fn scrub(
+        &self,
+        met: LedgerError,
+        mut supplier: Supplier,
+    ) -> Result<Supplier, StartError> {
         let identity = self.starting.identity.clone();
         let options = LogOptions {
             segment_bytes: identity.segment_bytes,
@@ -418,7 +426,9 @@ impl Opening<'_> {
                     }
                     Err(error) => match judge(error)? {
                         Round::Wait(why) => why,
-                        Round::Lost(why) => return Err(self.give_up(&damage, &why, &supplier).await),
+                        Round::Lost(why) => {
+                            return Err(self.give_up(&damage, &why, &supplier).await);
+                        }
                         Round::Diverged(why) => return Err(StartError::Diverged(why)),
                         Round::Mended(_) => break,
                     },

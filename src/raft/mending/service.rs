@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use indelible_core::limits::{
-    MEMBERS_MAX, MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX, RAFT_MESSAGE_BYTES_MAX,
-};
 use indelible_core::TrailId;
+use indelible_core::limits::{
+    MEMBERS_MAX, MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX,
+    RAFT_MESSAGE_BYTES_MAX,
+};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_server::MendingServer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -168,7 +169,8 @@ impl Source {
         let mut sealed = match self {
             Source::Starting => return Err(starting()),
             Source::Closed { segments, .. } => {
-                let sealed = segments.sealed().map_err(|error| Status::unavailable(error.to_string()))?;
+                let sealed =
+                    segments.sealed().map_err(|error| Status::unavailable(error.to_string()))?;
                 sealed_of(sealed, |_| None)
             }
             Source::Open { log, digests, .. } => {
