@@ -9,6 +9,7 @@
 mod bad_input;
 mod chaos;
 mod commands;
+mod full_disk;
 mod harness;
 mod membership;
 mod reads;
