@@ -1,9 +1,11 @@
 //! Limits and shapes of requests. What is refused here was never stored, and the message says which
 //! limit it hit.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use indelible_core::limits::{
-    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, EVENT_BYTES_MAX, NAME_BYTES_MAX,
+    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, CHECKPOINT_WAIT_MS_MAX, EVENT_BYTES_MAX, NAME_BYTES_MAX,
 };
 use indelible_core::{Kind, ProducerId};
 use indelible_proto::reason::{Reason, Rejected, key};
@@ -97,6 +99,16 @@ pub fn level(level: Option<v1::ReadLevel>) -> Result<Level, Rejected> {
         Some(Pb::Linearizable(false) | Pb::Any(false)) => {
             Err(invalid("a read level that is set to false; hint: leave it out"))
         }
+    }
+}
+
+/// How long a caller wants to wait for a checkpoint.
+pub fn checkpoint_wait(wait_ms: u32) -> Result<Duration, Rejected> {
+    match wait_ms {
+        ms if ms > CHECKPOINT_WAIT_MS_MAX => Err(invalid(format!(
+            "wait_ms {ms}, the limit is {CHECKPOINT_WAIT_MS_MAX}; hint: ask again instead"
+        ))),
+        ms => Ok(Duration::from_millis(ms.into())),
     }
 }
 

@@ -146,6 +146,33 @@ impl Ledger {
         Ok(proof)
     }
 
+    /// Proof that these records, which follow each other, are in the tree of a checkpoint, verified
+    /// against its root.
+    ///
+    /// Panics if there is no record.
+    pub fn prove_records(
+        &self,
+        records: &[StoredRecord],
+        size: u64,
+        root: &Hash,
+    ) -> Result<RangeProof, LedgerError> {
+        self.reach(size)?;
+        let from = records.first().expect("something to prove").index;
+        let to = from + records.len() as u64;
+        if to > size {
+            return Err(LedgerError::OutOfRange { asked: to, size });
+        }
+        let tree = &self.inner.shared.tree;
+        let proof = RangeProof::prove(from, to, size, |level, index| tree.node(level, index))?;
+        match proof.root(records.iter().map(|record| leaf_hash(&record.leaf))) {
+            Ok(computed) if computed == *root => Ok(proof),
+            _ => Err(LedgerError::Damaged {
+                leaf: from,
+                what: "the tree files do not prove it against the checkpoint",
+            }),
+        }
+    }
+
     /// Proof that the first `old` leaves are a prefix of the first `new` (RFC 6962 section 2.1.2),
     /// verified.
     pub fn prove_consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError> {
