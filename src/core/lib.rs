@@ -2,25 +2,38 @@
 //!
 //! Pure functions over bytes: the [`leaf`] that commits to one event, the [`batch`] that carries
 //! many, the [`chain`] that binds the order of entries, the [`merkle`] tree that binds the order of
-//! leaves, and the [`limits`] of it all. No I/O, no clock, no randomness, no async: the same bytes
-//! give the same answer everywhere. Byte tables: docs/FORMAT.md.
+//! leaves, and the [`limits`] of it all. On top of the tree, what is shown to others: the
+//! [`checkpoint`] in a signed [`note`], the [`key`]s that sign it, the [`policy`] that says whose
+//! signatures count, and the [`range`] proof. No I/O, no clock, no randomness, no async: the same
+//! bytes give the same answer everywhere. Byte tables: docs/FORMAT.md.
 
 pub mod batch;
 pub mod chain;
+pub mod checkpoint;
 pub mod entry;
 pub mod hash;
+pub mod key;
 pub mod leaf;
 pub mod limits;
 pub mod merkle;
+pub mod note;
+pub mod policy;
+pub mod range;
+mod text;
 
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, BatchBuilder};
 pub use chain::Chain;
+pub use checkpoint::Checkpoint;
 pub use entry::{Entry, EntryId, EntryKind};
 pub use hash::{Hash, ProducerId, Salt, TrailId};
+pub use key::{KeyType, SignerKey, VerifierKey, node_key_name};
 pub use leaf::{Commitment, Kind, Leaf, LeafIndex};
+pub use note::{Note, NoteSignature};
+pub use policy::{Policy, Trusted};
+pub use range::RangeProof;
 
 /// Bytes that are not what docs/FORMAT.md says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

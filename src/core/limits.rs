@@ -52,8 +52,18 @@ pub const KEY_HISTORY_BYTES_MAX: usize = 960 * 1024;
 pub const CHECKPOINT_WAIT_MS_MAX: u32 = 60_000;
 /// Tiles and entry bundles that one node reads at once for the public log.
 pub const TILE_READS_MAX: usize = 64;
+/// A signed note: text and signatures, in bytes.
+pub const NOTE_BYTES_MAX: usize = 64 * 1024;
+/// Signatures of one note. C2SP wants room for 16.
+pub const NOTE_SIGNATURES_MAX: usize = 64;
+/// A policy file, in bytes.
+pub const POLICY_BYTES_MAX: usize = 64 * 1024;
+/// Logs, witnesses and groups of one policy together. C2SP wants room for 96.
+pub const POLICY_NAMES_MAX: usize = 256;
 
 const _: () = {
+    // Every member and as many witnesses can sign a note.
+    assert!(NOTE_SIGNATURES_MAX > 2 * MEMBERS_MAX);
     // A lone event of the largest size fits an entry, a request and a message.
     assert!(EVENT_BYTES_MAX + 1024 <= ENTRY_BYTES_MAX);
     assert!(EVENT_BYTES_MAX <= APPEND_BYTES_MAX);

@@ -26,6 +26,32 @@ pub enum ProofError {
         /// Size of the newer tree.
         new: u64,
     },
+    /// Not a range of leaves.
+    #[error("{from}..{to} is no range of a tree of size {size}")]
+    Range {
+        /// First leaf.
+        from: u64,
+        /// One past the last leaf.
+        to: u64,
+        /// Tree size that was named.
+        size: u64,
+    },
+    /// Fewer or more leaves than the range has.
+    #[error("{actual} leaves, the range has {expected}")]
+    Leaves {
+        /// Leaves of the range.
+        expected: u64,
+        /// Leaves that were there.
+        actual: u64,
+    },
+    /// A proof for a tree of another size.
+    #[error("the proof is for a tree of size {actual}, the checkpoint's has {expected}")]
+    OtherTree {
+        /// Size of the checkpoint's tree.
+        expected: u64,
+        /// Size that the proof names.
+        actual: u64,
+    },
     /// Fewer or more hashes than a proof for these sizes has.
     #[error("proof has {actual} hashes, one for these sizes has {expected}")]
     Length {

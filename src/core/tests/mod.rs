@@ -2,6 +2,9 @@
 //! against damage.
 
 mod formats;
+mod notes;
+mod policies;
+mod ranges;
 mod tree;
 mod vectors;
 

@@ -13,12 +13,12 @@ use crate::{FormatError, Hash};
 /// Sizes up to here are tested without gaps.
 const EXHAUSTIVE: usize = 70;
 
-fn random_leaves(rng: &mut StdRng, count: usize) -> Vec<Hash> {
+pub(super) fn random_leaves(rng: &mut StdRng, count: usize) -> Vec<Hash> {
     (0..count).map(|_| random_hash(rng)).collect()
 }
 
 /// A source that hashes the leaves each time; refuses incomplete nodes.
-fn source(leaves: &[Hash]) -> impl Fn(u8, u64) -> Result<Hash, String> {
+pub(super) fn source(leaves: &[Hash]) -> impl Fn(u8, u64) -> Result<Hash, String> {
     move |level, index| {
         let (start, end) = (index << level, (index + 1) << level);
         let range = leaves.get(start as usize..end as usize);

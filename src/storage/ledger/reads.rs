@@ -9,7 +9,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use indelible_core::leaf::{LEAF_SIZE, commit, leaf_hash};
 use indelible_core::merkle::{empty_root, verify_consistency, verify_inclusion};
-use indelible_core::{Batch, Entry, EntryKind, Hash, Leaf, LeafIndex, ProducerId, Salt, chain};
+use indelible_core::{
+    Batch, Entry, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt, chain,
+};
 
 use super::error::proof_does_not_hold;
 use super::producers::{SeqRun, with_seqs};
