@@ -27,8 +27,12 @@ pub(super) async fn run(global: &Global, _args: Args) -> anyhow::Result<ExitCode
     for view in nodes.iter().filter_map(|node| node.view.as_ref().ok()) {
         if view.rolled_back_from != 0 {
             let (id, size) = (view.node_id, view.rolled_back_from);
-            eprintln!("error: node {id} has seen a checkpoint of {size} leaves: the trail was rolled back");
-            eprintln!("hint: find out what was lost; `indelible accept-rollback` goes on without it");
+            eprintln!(
+                "error: node {id} has seen a checkpoint of {size} leaves: the trail was rolled back"
+            );
+            eprintln!(
+                "hint: find out what was lost; `indelible accept-rollback` goes on without it"
+            );
         }
     }
     for (tree_size, roots) in &status.forks {
@@ -59,7 +63,8 @@ impl Status {
         let newest = views().filter(|view| view.term == term);
         let leader = newest.map(|view| view.leader_id).find(|leader_id| *leader_id != 0);
         let applied_max = views().map(|view| view.applied_index).max().unwrap_or(0);
-        let now_unix_s = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now_unix_s =
+            now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Status { term, leader, applied_max, forks: forks(views()), now_unix_s }
     }
 
@@ -154,7 +159,11 @@ impl Status {
         match view.checkpoint_unix_s {
             0 => "none".into(),
             signed => {
-                format!("{}, {} s ago", view.checkpoint_size, self.now_unix_s.saturating_sub(signed))
+                format!(
+                    "{}, {} s ago",
+                    view.checkpoint_size,
+                    self.now_unix_s.saturating_sub(signed)
+                )
             }
         }
     }

@@ -90,7 +90,16 @@ impl Metrics {
         for (name, help, level) in levels {
             registry.register(name, help, level.clone());
         }
-        Metrics { registry, append_events, append_seconds, rejections, reads, proofs, tiles, gauges }
+        Metrics {
+            registry,
+            append_events,
+            append_seconds,
+            rejections,
+            reads,
+            proofs,
+            tiles,
+            gauges,
+        }
     }
 
     /// Notes an acknowledged request.

@@ -100,7 +100,8 @@ impl ReadStream {
 
     /// The note to send, if it is not that of the message before.
     fn note(&mut self, checkpoint: Option<Arc<Published>>) -> String {
-        let same = self.sent.as_ref().zip(checkpoint.as_ref()).is_some_and(|(a, b)| a.note == b.note);
+        let same =
+            self.sent.as_ref().zip(checkpoint.as_ref()).is_some_and(|(a, b)| a.note == b.note);
         let note = checkpoint.as_ref().filter(|_| !same).map(|newest| newest.note.clone());
         self.sent = checkpoint;
         note.unwrap_or_default()
