@@ -12,7 +12,7 @@ use indelible_proto::v1;
 use serde_json::{Value, json};
 
 use super::metrics::Metrics;
-//use super::tlog;
+use super::tlog;
 use crate::node::Node;
 
 /// What the handlers share.
@@ -24,7 +24,7 @@ struct Shared {
 
 /// All paths of the HTTP port.
 pub fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
-    //let public = tlog::router(node.clone(), metrics.clone());
+    let public = tlog::router(node.clone(), metrics.clone());
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -32,7 +32,7 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
         .route("/replica", get(replica))
         .route("/metrics", get(metrics_text))
         .with_state(Shared { node, metrics })
-    //.merge(public)
+    .merge(public)
 }
 
 type Probe = (StatusCode, [(axum::http::HeaderName, &'static str); 1], String);

@@ -14,7 +14,7 @@ pub mod metrics;
 pub mod oversize;
 mod proofs;
 mod read_stream;
-//mod tlog;
+mod tlog;
 
 pub use audit_log::AuditLogService;
 pub use cluster::ClusterService;

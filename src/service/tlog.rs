@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use indelible_core::limits::TILE_READS_MAX;
-use indelible_core::tile::{Tile, TileKind};
+use indelible_core::tile::{TileId, TileLevel, encode_entry_bundle};
 use indelible_proto::reason::Reason;
 use tokio::sync::Semaphore;
 
@@ -82,10 +82,9 @@ impl IntoResponse for Refusal {
             Refusal::NoCheckpoint => {
                 (StatusCode::NOT_FOUND, "no checkpoint has been published yet".into())
             }
-            Refusal::Malformed(what) => (
-                StatusCode::BAD_REQUEST,
-                format!("{what}; hint: /tile/<L>/<N>[.p/<W>], /tile/entries/<N>[.p/<W>] (c2sp.org/tlog-tiles)"),
-            ),
+            Refusal::Malformed(what) => {
+                (StatusCode::BAD_REQUEST, format!("{what}; hint: see c2sp.org/tlog-tiles"))
+            }
             Refusal::Beyond(size) => (
                 StatusCode::NOT_FOUND,
                 format!("no such tile: the newest checkpoint covers {size} leaves"),
@@ -134,10 +133,10 @@ async fn checkpoint(
 /// `/tile/...`
 async fn tile(State(public): State<Public>, uri: Uri) -> Result<impl IntoResponse, Refusal> {
     // The path as it came: an escape is not a path of tlog-tiles.
-    let path = uri.path().trim_start_matches('/');
-    let tile: Tile =
-        path.parse().map_err(|_| Refusal::Malformed(format!("{path:?} names no tile")))?;
-    if tile.kind == TileKind::Entries && !public.node.config.http.public_entries {
+    let path = uri.path();
+    let tile = path.strip_prefix('/').unwrap_or(path).parse::<TileId>();
+    let tile = tile.map_err(|error| Refusal::Malformed(format!("{path:?}: {error}")))?;
+    if tile.level == TileLevel::Entries && !public.node.config.http.public_entries {
         return Err(Refusal::NotPublic);
     }
     let newest = public.newest().await?;
@@ -166,18 +165,18 @@ async fn tile(State(public): State<Public>, uri: Uri) -> Result<impl IntoRespons
 /// The bytes of a tile or bundle; none if the checkpoint does not reach so far. Blocks.
 fn read(
     ledger: &Ledger,
-    tile: &Tile,
+    tile: &TileId,
     newest: &Published,
 ) -> Result<Option<Vec<u8>>, LedgerError> {
     let (size, root) = (newest.checkpoint.size, &newest.checkpoint.root);
-    match tile.kind {
-        TileKind::Hashes { level } => {
+    match tile.level {
+        TileLevel::Hashes(level) => {
             let hashes = ledger.tile((level, tile.index, tile.width), size, root)?;
             Ok(hashes.map(|hashes| hashes.iter().flat_map(|hash| hash.0).collect()))
         }
-        TileKind::Entries => {
+        TileLevel::Entries => {
             let leaves = ledger.leaves(tile.index, tile.width, size, root)?;
-            Ok(leaves.map(|leaves| indelible_core::tile::entry_bundle(&leaves)))
+            Ok(leaves.map(|leaves| encode_entry_bundle(&leaves)))
         }
     }
 }
