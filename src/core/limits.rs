@@ -48,8 +48,6 @@ pub const READ_RECORDS_MAX: usize = 1024;
 pub const READ_STREAMS_MAX: usize = 256;
 /// Records and proofs of one key history, in bytes: some 1,000 changes of the membership.
 pub const KEY_HISTORY_BYTES_MAX: usize = 960 * 1024;
-/// Longest time that a caller may have a node wait for a checkpoint, in milliseconds.
-pub const CHECKPOINT_WAIT_MS_MAX: u32 = 60_000;
 /// Tiles and entry bundles that one node reads at once for the public log.
 pub const TILE_READS_MAX: usize = 64;
 /// A signed note: text and signatures, in bytes.
@@ -62,6 +60,10 @@ pub const PROOF_FILE_BYTES_MAX: usize = 512 * 1024;
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Logs, witnesses and groups of one policy together. C2SP wants room for 96.
 pub const POLICY_NAMES_MAX: usize = 256;
+/// Leaves of one range proof that is asked for by itself. Their hashes come with it.
+pub const PROVE_LEAVES_MAX: u64 = 4096;
+/// How long a request may wait for a checkpoint, in milliseconds.
+pub const PROOF_WAIT_MS_MAX: u32 = 60_000;
 
 const _: () = {
     assert!(
@@ -85,6 +87,8 @@ const _: () = {
         READ_BYTES_MAX + EVENT_BYTES_MAX + READ_RECORDS_MAX * 100 + NOTE_BYTES_MAX + 8 * 1024
             <= CLIENT_MESSAGE_BYTES_MAX
     );
+    // The hashes of a range fit a message.
+    assert!(PROVE_LEAVES_MAX as usize * 32 + 8192 <= CLIENT_MESSAGE_BYTES_MAX);
     assert!(KEY_HISTORY_BYTES_MAX + 1024 <= CLIENT_MESSAGE_BYTES_MAX);
     assert!(PROPOSALS_IN_FLIGHT_MAX * ENTRY_BYTES_MAX <= LOG_CACHE_BYTES_MIN);
 };

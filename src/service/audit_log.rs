@@ -18,7 +18,7 @@ use super::edge;
 use super::key_history::key_history;
 use super::metrics::Metrics;
 use super::oversize::Oversize;
-use super::proofs::{Checkpoints, PROOF_WAIT, bytes, range_proof};
+use super::proofs::{self, PROOF_WAIT, bytes, range_proof};
 use super::read_stream::{ReadStream, record};
 use crate::node::Node;
 use crate::node::batcher::Appended;
@@ -72,7 +72,7 @@ impl AuditLogService {
             return Err(not_found(index, &head));
         }
         let checkpoint = match request.prove {
-            true => self.checkpoints().covering(index + 1, PROOF_WAIT).await,
+            true => self.node.publication.wait(index + 1, false, PROOF_WAIT).await,
             false => None,
         };
         let against = checkpoint.clone();
@@ -116,15 +116,11 @@ impl AuditLogService {
             draining: self.node.draining(),
             next: request.from,
             end,
-            checkpoints: request.prove.then(|| self.checkpoints()),
+            publication: request.prove.then(|| self.node.publication.clone()),
             sent: None,
             metrics: self.metrics.clone(),
             _permit: permit,
         })
-    }
-
-    fn checkpoints(&self) -> Checkpoints {
-        Checkpoints::new(self.node.publication.clone(), self.node.ledger.clone())
     }
 
     async fn try_get_checkpoint(
@@ -154,21 +150,22 @@ impl AuditLogService {
         request: v1::KeyHistoryRequest,
     ) -> Result<v1::KeyHistoryResponse, Rejected> {
         let head = *self.node.ledger.head().borrow();
-        let known = match (request.tree_size, self.checkpoints().newest(1)) {
-            (0, Some(newest)) => Some((newest.checkpoint.size, newest.checkpoint.root)),
-            (0, None) => {
+        let newest = self.node.publication.newest().map(|newest| newest.checkpoint.clone());
+        let known = match request.tree_size {
+            0 if newest.is_none() => {
                 let message = "this node has no checkpoint yet; hint: name a tree_size";
                 return Err(Rejected::new(Reason::NotFound, message));
             }
-            (size, newest) => {
-                let known = newest.filter(|newest| newest.checkpoint.size == size);
-                known.map(|newest| (size, newest.checkpoint.root))
-            }
+            0 => newest,
+            size => newest.filter(|newest| newest.size == size),
         };
-        let size = known.map_or(size_or_current(request.tree_size, &head), |(size, _)| Ok(size))?;
+        let size = match &known {
+            Some(known) => known.size,
+            None => size_or_current(request.tree_size, &head)?,
+        };
         let ledger = self.node.ledger.clone();
         let history = tokio::task::spawn_blocking(move || {
-            let root = known.map_or_else(|| ledger.root_at(size), |(_, root)| Ok(root));
+            let root = known.map_or_else(|| ledger.root_at(size), |known| Ok(known.root));
             key_history(&ledger, size, &root.map_err(|error| failed(&error))?)
         });
         history.await.map_err(|_| Rejected::new(Reason::Stopping, "the node is stopping"))?
@@ -177,9 +174,14 @@ impl AuditLogService {
     async fn try_prove(&self, request: v1::ProveRequest) -> Result<v1::ProveResponse, Rejected> {
         let head = *self.node.ledger.head().borrow();
         let tree_size = size_or_current(request.tree_size, &head)?;
+        let leaves = edge::prove_range(&request)?;
+        if leaves.end > tree_size {
+            return Err(not_found(leaves.end - 1, &head));
+        }
         let index = request.index;
-        if index >= tree_size {
-            return Err(not_found(index, &head));
+        if request.to != 0 {
+            let proved = self.ledger(move |ledger| ledger.prove_range(leaves, tree_size)).await?;
+            return Ok(proofs::proved_range(proved));
         }
         let (root, proof, stored) = self
             .ledger(move |ledger| {
@@ -194,6 +196,7 @@ impl AuditLogService {
             root: bytes(&root),
             leaf: Bytes::copy_from_slice(&stored.leaf),
             proof: proof.iter().map(bytes).collect(),
+            ..Default::default()
         })
     }
 

@@ -32,7 +32,7 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
         .route("/replica", get(replica))
         .route("/metrics", get(metrics_text))
         .with_state(Shared { node, metrics })
-    .merge(public)
+        .merge(public)
 }
 
 type Probe = (StatusCode, [(axum::http::HeaderName, &'static str); 1], String);

@@ -18,9 +18,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
 
 use super::metrics::Metrics;
-use super::proofs::{Checkpoints, PROOF_WAIT, range_proof};
+use super::proofs::{PROOF_WAIT, range_proof};
 use crate::node::duplicates::failed;
-use crate::node::publish::Published;
+use crate::node::publish::{Publication, Published};
 use crate::storage::ledger::{Head, Ledger, LedgerError, StoredRecord};
 
 /// A read in progress.
@@ -35,7 +35,7 @@ pub(super) struct ReadStream {
     /// One past the last leaf index; `None` = a tail without end.
     pub(super) end: Option<u64>,
     /// What records are proved against; `None` = the reader wants no proofs.
-    pub(super) checkpoints: Option<Checkpoints>,
+    pub(super) publication: Option<Publication>,
     /// The checkpoint of the message before, if it had one.
     pub(super) sent: Option<Arc<Published>>,
     pub(super) metrics: Arc<Metrics>,
@@ -72,10 +72,10 @@ impl ReadStream {
             }
             _ = self.draining.wait_for(|draining| *draining) => return Err(stopping()),
         };
-        let checkpoint = match &self.checkpoints {
+        let checkpoint = match &self.publication {
             None => None,
-            Some(checkpoints) => tokio::select! {
-                covering = checkpoints.covering(next + 1, PROOF_WAIT) => covering,
+            Some(publication) => tokio::select! {
+                covering = publication.wait(next + 1, false, PROOF_WAIT) => covering,
                 _ = self.draining.wait_for(|draining| *draining) => return Err(stopping()),
             },
         };

@@ -5,8 +5,7 @@
 //! checked against its root (`storage::ledger::tiles`), so it never changes and may be cached for
 //! ever; only `/checkpoint` is short-lived. Bodies are not compressed: hashes do not shrink.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -20,7 +19,6 @@ use indelible_proto::reason::Reason;
 use tokio::sync::Semaphore;
 
 use super::metrics::Metrics;
-use super::proofs::Checkpoints;
 use crate::node::Node;
 use crate::node::duplicates::failed;
 use crate::node::publish::Published;
@@ -33,36 +31,28 @@ const SHORT: &str = "public, max-age=1";
 /// What may be otherwise the next time.
 const NEVER: &str = "no-store";
 
-/// How long a request waits for this node to apply what the newest checkpoint covers.
-const APPLY_WAIT: Duration = Duration::from_millis(500);
-
 /// What the handlers share.
 #[derive(Clone)]
 struct Public {
     node: Arc<Node>,
     metrics: Arc<Metrics>,
-    checkpoints: Checkpoints,
-    /// The newest checkpoint that this node has applied, as far as somebody has asked: served while
-    /// the newest of all is ahead.
-    applied: Arc<Mutex<Option<Arc<Published>>>>,
     /// Bounds the reads that are under way.
     reads: Arc<Semaphore>,
 }
 
 /// The paths of the public log.
 pub(super) fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
-    let checkpoints = Checkpoints::new(node.publication.clone(), node.ledger.clone());
-    let (applied, reads) = (Arc::default(), Arc::new(Semaphore::new(TILE_READS_MAX)));
+    let reads = Arc::new(Semaphore::new(TILE_READS_MAX));
     Router::new()
         .route("/checkpoint", get(checkpoint))
         .route("/tile/{*path}", get(tile))
-        .with_state(Public { node, metrics, checkpoints, applied, reads })
+        .with_state(Public { node, metrics, reads })
 }
 
 /// An answer that is no tile.
 #[derive(Debug)]
 enum Refusal {
-    /// Nothing is published yet, or this node is far behind.
+    /// Nothing is published yet.
     NoCheckpoint,
     /// No tile is named so.
     Malformed(String),
@@ -119,15 +109,13 @@ async fn checkpoint(
     State(public): State<Public>,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, Refusal> {
+    let publication = &public.node.publication;
     let witnessed = match query.as_deref() {
-        Some("witnessed") => public.node.publication.newest_witnessed(),
+        Some("witnessed") => publication.newest_witnessed(),
         _ => None,
     };
-    let newest = public.newest().await?;
-    // A witnessed note that is ahead of what is applied here has no tiles here.
-    let witnessed = witnessed.filter(|note| note.checkpoint.size <= newest.checkpoint.size);
-    let note = witnessed.unwrap_or(newest).note.clone();
-    Ok((headers("text/plain; charset=utf-8", SHORT), note))
+    let newest = witnessed.or_else(|| publication.newest()).ok_or(Refusal::NoCheckpoint)?;
+    Ok((headers("text/plain; charset=utf-8", SHORT), newest.note.clone()))
 }
 
 /// `/tile/...`
@@ -139,7 +127,7 @@ async fn tile(State(public): State<Public>, uri: Uri) -> Result<impl IntoRespons
     if tile.level == TileLevel::Entries && !public.node.config.http.public_entries {
         return Err(Refusal::NotPublic);
     }
-    let newest = public.newest().await?;
+    let newest = public.node.publication.newest().ok_or(Refusal::NoCheckpoint)?;
     let permit = public.reads.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
     let ledger = public.node.ledger.clone();
     let size = newest.checkpoint.size;
@@ -183,24 +171,5 @@ fn read(
 
 fn headers(content_type: &'static str, cache_control: &'static str) -> HeaderMap {
     let header = |name: HeaderName, value| (name, HeaderValue::from_static(value));
-    HeaderMap::from_iter([
-        header(CONTENT_TYPE, content_type),
-        header(CACHE_CONTROL, cache_control),
-    ])
-}
-
-impl Public {
-    /// The newest checkpoint that this node can serve tiles of.
-    async fn newest(&self) -> Result<Arc<Published>, Refusal> {
-        let newest = match self.checkpoints.newest(0) {
-            Some(newest) => Some(newest),
-            None if self.node.publication.newest().is_none() => None,
-            None => self.checkpoints.covering(0, APPLY_WAIT).await,
-        };
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest.is_some() {
-            *applied = newest;
-        }
-        applied.clone().ok_or(Refusal::NoCheckpoint)
-    }
+    HeaderMap::from_iter([header(CONTENT_TYPE, content_type), header(CACHE_CONTROL, cache_control)])
 }
