@@ -69,8 +69,8 @@ impl Ledger {
             self.inner.shared.with_index(|index| {
                 for block in index.blocks_from(leaf, entry)? {
                     let block = block?;
-                    let rows = block.iter().filter(|row| row.index < from_memory);
-                    noted = rows.map(|row| known.note(row)).collect();
+                    let mut rows = block.iter().filter(|row| row.index < from_memory);
+                    noted = rows.try_for_each(|row| known.note(row));
                     if noted.is_err() {
                         break;
                     }

@@ -9,7 +9,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use indelible_core::leaf::{LEAF_SIZE, commit, leaf_hash};
 use indelible_core::merkle::{empty_root, verify_consistency, verify_inclusion};
-use indelible_core::{Batch, Entry, EntryKind, Hash, Leaf, LeafIndex, ProducerId, Salt, chain};
+use indelible_core::{
+    Batch, Entry, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt, chain,
+};
 
 use super::error::proof_does_not_hold;
 use super::producers::{SeqRun, with_seqs};
@@ -144,6 +146,56 @@ impl Ledger {
         verify_inclusion(leaf, size, &leaf_hash, &proof, &root)
             .map_err(proof_does_not_hold(leaf))?;
         Ok(proof)
+    }
+
+    /// Proof that these records, which follow each other, are in the tree of `size` leaves with this
+    /// root: of a checkpoint. Verified.
+    ///
+    /// Panics if there is no record.
+    pub fn prove_records(
+        &self,
+        records: &[StoredRecord],
+        size: u64,
+        root: &Hash,
+    ) -> Result<RangeProof, LedgerError> {
+        let from = records.first().expect("something to prove").index;
+        let hashes = records.iter().map(|record| leaf_hash(&record.leaf));
+        self.prove_hashes(from..from + records.len() as u64, hashes, size, root)
+    }
+
+    /// Proof that these leaves are in the first `size`, verified, with their hashes and the root.
+    pub fn prove_range(
+        &self,
+        leaves: Range<LeafIndex>,
+        size: u64,
+    ) -> Result<(RangeProof, Vec<Hash>, Hash), LedgerError> {
+        let root = self.root_at(size)?;
+        if leaves.end > size {
+            return Err(LedgerError::OutOfRange { asked: leaves.end, size });
+        }
+        let hashes = self.inner.shared.tree.leaf_hashes(leaves.clone())?;
+        let proof = self.prove_hashes(leaves, hashes.iter().copied(), size, &root)?;
+        Ok((proof, hashes, root))
+    }
+
+    fn prove_hashes(
+        &self,
+        leaves: Range<LeafIndex>,
+        hashes: impl Iterator<Item = Hash>,
+        size: u64,
+        root: &Hash,
+    ) -> Result<RangeProof, LedgerError> {
+        self.reach(size)?;
+        let Range { start: from, end: to } = leaves;
+        if to > size {
+            return Err(LedgerError::OutOfRange { asked: to, size });
+        }
+        let tree = &self.inner.shared.tree;
+        let proof = RangeProof::prove(from, to, size, |level, index| tree.node(level, index))?;
+        match proof.root(hashes) {
+            Ok(computed) if computed == *root => Ok(proof),
+            _ => Err(LedgerError::Damaged { leaf: from, what: "the tree files do not prove it" }),
+        }
     }
 
     /// Proof that the first `old` leaves are a prefix of the first `new` (RFC 6962 section 2.1.2),

@@ -9,8 +9,7 @@ use std::ops::Range;
 
 use indelible_core::batch::RecordPlace;
 use indelible_core::leaf::{LEAF_SIZE, leaf_hash};
-use indelible_core::merkle::node_hash;
-use indelible_core::{EntryKind, Hash, LeafIndex};
+use indelible_core::{EntryKind, Hash, LeafIndex, RangeProof};
 
 use super::{Ledger, LedgerError};
 use crate::disk::DiskError;
@@ -124,49 +123,12 @@ fn root_with(
     hashes: &[Hash],
     size: u64,
 ) -> Result<Hash, DiskError> {
-    let mut peaks = Peaks::default();
-    for (level, index) in cover(0..nodes.start << level) {
-        peaks.push(level, tree.node(level, index)?);
-    }
+    let (from, to) = (nodes.start << level, nodes.end << level);
+    let around = RangeProof::prove(from, to, size, |level, index| tree.node(level, index))?;
+    let fits = "the proof was made for this range";
+    let mut frontier = around.start().expect(fits);
     for hash in hashes {
-        peaks.push(level, *hash);
+        frontier.append_subtree(level, *hash);
     }
-    for (level, index) in cover(nodes.end << level..size) {
-        peaks.push(level, tree.node(level, index)?);
-    }
-    Ok(peaks.root())
-}
-
-/// The largest complete nodes that together cover these leaves, from left to right.
-fn cover(leaves: Range<u64>) -> impl Iterator<Item = (u8, u64)> {
-    let mut at = leaves.start;
-    std::iter::from_fn(move || {
-        let room = leaves.end.checked_sub(at).filter(|room| *room > 0)?;
-        let level = room.ilog2().min(at.trailing_zeros());
-        let node = (level as u8, at >> level);
-        at += 1 << level;
-        Some(node)
-    })
-}
-
-/// Complete nodes from left to right without gaps, neighbours merged: levels fall.
-#[derive(Default)]
-struct Peaks(Vec<(u8, Hash)>);
-
-impl Peaks {
-    fn push(&mut self, mut level: u8, mut hash: Hash) {
-        // A node of the same level to its left is its sibling: with an odd number of nodes of a
-        // level there is a peak of that level, and with an even number there is none.
-        while let Some((_, left)) = self.0.pop_if(|(peak, _)| *peak == level) {
-            hash = node_hash(&left, &hash);
-            level += 1;
-        }
-        self.0.push((level, hash));
-    }
-
-    fn root(self) -> Hash {
-        let hashes = self.0.into_iter().map(|(_, hash)| hash);
-        let root = hashes.rev().reduce(|right, left| node_hash(&left, &right));
-        root.expect("a tile has a hash")
-    }
+    Ok(around.finish(frontier).expect(fits))
 }

@@ -135,6 +135,34 @@ fn no_damaged_node_is_served() {
     assert!(served > 100, "{served}");
 }
 
+/// Proofs of stretches of records against every later size, whole and with a damaged node.
+#[test]
+fn records_are_proved_against_the_root_that_was_named() {
+    let trail = sample(EVERY_ENTRY);
+    let (ledger, records, size) = (&trail.ledger, all(&trail.ledger), trail.size());
+    let prove = |from: u64, to: u64, size: u64, root: &Hash| {
+        ledger.prove_records(&records[from as usize..to as usize], size, root)
+    };
+    for (from, to) in [(0, 1), (3, 7), (255, 258), (256, 512), (500, size), (0, size)] {
+        for size in [to, to.next_multiple_of(8).min(size), size] {
+            let root = ledger.root_at(size).expect("root");
+            let proof = prove(from, to, size, &root).expect("it is provable");
+            assert_eq!((proof.from, proof.to, proof.size), (from, to, size));
+            let hashes = records[from as usize..to as usize].iter();
+            assert_eq!(proof.root(hashes.map(|record| leaf_hash(&record.leaf))), Ok(root));
+            assert!(prove(from, to, size, &Hash([1; 32])).is_err(), "another tree's root");
+        }
+    }
+    let past = ledger.prove_records(&records[10..20], 19, &trail.root());
+    assert!(matches!(past, Err(LedgerError::OutOfRange { .. })), "{past:?}");
+    let past = ledger.prove_records(&records[10..20], size + 1, &trail.root());
+    assert!(matches!(past, Err(LedgerError::OutOfRange { .. })), "{past:?}");
+    // Node 2 of level 5 covers leaves 64 to 95.
+    flip(&trail.derived().join("tree/05"), 70);
+    let damaged = prove(100, 110, size, &trail.root());
+    assert!(matches!(damaged, Err(LedgerError::Damaged { .. })), "{damaged:?}");
+}
+
 /// A record alone is served if its own bytes are whole, whatever happened to its entry.
 #[test]
 fn a_record_does_not_depend_on_its_neighbours_bytes() {
