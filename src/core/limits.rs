@@ -40,6 +40,10 @@ pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 /// Largest segment size, in bytes: offsets stay far below 2^32.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The file of notes, in bytes, before it is written anew without the older ones.
+pub const NOTES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Notes that are kept then, besides those that count.
+pub const NOTES_KEPT: usize = 1024;
 /// Records of one message of a read stream, in bytes; one record is always sent.
 pub const READ_BYTES_MAX: usize = 256 * 1024;
 /// Records of one message of a read stream.
