@@ -13,6 +13,7 @@ pub mod identity;
 pub mod index;
 pub mod ledger;
 pub mod log;
+pub mod log_key;
 pub mod notes;
 pub mod recovery;
 pub mod rows;

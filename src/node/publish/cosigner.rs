@@ -13,7 +13,8 @@ use indelible_core::limits::PUBLICATION_QUEUE_MAX;
 use indelible_core::{Checkpoint, Hash, NoteSignature, SignerKey};
 use tokio::sync::{mpsc, oneshot};
 
-use super::shared::{Fatal, Shared, count, two_roots};
+use super::shared::{Shared, count, two_roots};
+use crate::node::fatal::Fatal;
 use crate::storage::ledger::{Ledger, LedgerError};
 use crate::storage::signed::SignedMarker;
 
@@ -96,7 +97,7 @@ impl Cosigner {
         // Crash before the return: nothing has left this node. After: it will not sign anything
         // else at this size, nor a smaller one.
         if let Err(error) = self.marker.save(size, root) {
-            self.shared.stop(Fatal::Disk(error.to_string()));
+            self.shared.stop(Fatal::Failed(error.to_string()));
             return Err(NotSigned::Stopping);
         }
         count(&self.shared.counters.cosigned);
@@ -182,7 +183,7 @@ impl Cosigner {
         // marker of the accepted one.
         match SignedMarker::restore(dir, now) {
             Ok(marker) => self.marker = marker,
-            Err(error) => self.shared.stop(Fatal::Disk(error.to_string())),
+            Err(error) => self.shared.stop(Fatal::Failed(error.to_string())),
         }
     }
 }

@@ -6,14 +6,15 @@
 //! another history.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use indelible_core::limits::PUBLICATION_QUEUE_MAX;
 use indelible_core::{Checkpoint, Hash, Note, VerifierKey};
 use tokio::sync::{mpsc, oneshot};
 
 use super::electorate::{Electorates, Invalid};
-use super::shared::{Fatal, Published, Shared, count, two_roots};
+use super::shared::{Published, Shared, count, two_roots};
+use crate::node::fatal::Fatal;
 use crate::storage::ledger::{Ledger, LedgerError};
 use crate::storage::notes::{NoteKind, Notes, NotesError, StoredNote};
 
@@ -124,7 +125,7 @@ impl Notebook {
                 return;
             }
         };
-        if verdict == Verdict::Void {
+        if verdict == Verdict::Void || self.is_known_evidence(&published, &verdict) {
             return;
         }
         self.shared.saw_signatures(&published);
@@ -181,9 +182,10 @@ impl Notebook {
             return Ok(Verdict::Beyond);
         }
         let (published, verdict) = self.judge(text)?;
-        if verdict != Verdict::Void {
-            self.shared.saw_signatures(&published);
+        if verdict == Verdict::Void || self.is_known_evidence(&published, &verdict) {
+            return Ok(Verdict::Void);
         }
+        self.shared.saw_signatures(&published);
         match &verdict {
             Verdict::Agrees => self.adopt(published, false),
             Verdict::Beyond => self.reach(published),
@@ -191,6 +193,14 @@ impl Notebook {
             Verdict::Void => {}
         }
         Ok(verdict)
+    }
+
+    /// Whether a note is of the history that the evidence of a rollback speaks of: it is known then
+    /// that the whole group has lost it, and it says nothing about this node.
+    fn is_known_evidence(&self, published: &Published, verdict: &Verdict) -> bool {
+        let evidence = self.shared.evidence.borrow();
+        matches!(verdict, Verdict::Beyond | Verdict::Contradicts(_))
+            && evidence.as_ref().is_some_and(|evidence| published.is_at_most(evidence))
     }
 
     /// Takes a note that agrees with the tree.
@@ -309,6 +319,12 @@ impl Notebook {
             self.waiting = None;
         }
         self.shared.evidence.send_replace(Some(published));
+        self.forget_signatures(|note| matches!(self.compare(note), Ok(Verdict::Agrees)));
+    }
+
+    fn forget_signatures(&self, keep: impl Fn(&Published) -> bool) {
+        let mut signed_by = self.shared.signed_by.lock().unwrap_or_else(PoisonError::into_inner);
+        signed_by.retain(|_, note| keep(note));
     }
 
     /// Notes, durably, that an operator has accepted a rollback: what was signed up to that time
@@ -318,7 +334,7 @@ impl Notebook {
             return true;
         }
         if let Err(error) = self.notes.accept(unix_s) {
-            self.shared.stop(Fatal::Disk(error.to_string()));
+            self.shared.stop(Fatal::Failed(error.to_string()));
             return false;
         }
         tracing::warn!(unix_s, "a rollback was accepted: notes up to this time do not count");
@@ -334,9 +350,7 @@ impl Notebook {
         if void(&self.waiting) {
             self.waiting = None;
         }
-        let mut signed_by =
-            self.shared.signed_by.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        signed_by.retain(|_, note| note.unix_s > unix_s);
+        self.forget_signatures(|note| note.unix_s > unix_s);
         true
     }
 
@@ -346,7 +360,7 @@ impl Notebook {
         match self.notes.append(kind, published.checkpoint.size, &published.note) {
             Ok(()) => true,
             Err(error) => {
-                self.shared.stop(Fatal::Disk(error.to_string()));
+                self.shared.stop(Fatal::Failed(error.to_string()));
                 false
             }
         }

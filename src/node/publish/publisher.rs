@@ -22,7 +22,8 @@ use super::cosigner;
 use super::electorate::Electorates;
 use super::notebook;
 use super::round::Round;
-use super::shared::{Fatal, Shared, count};
+use super::shared::{Shared, count};
+use crate::node::fatal::Fatal;
 use crate::node::leadership::Leadership;
 use crate::raft::network::Network;
 use crate::storage::ledger::Ledger;
@@ -231,7 +232,11 @@ impl Publisher {
             return;
         };
         match said {
-            Said::Signed(line) if round.add(node, line).is_ok() => {
+            Said::Signed(line) => {
+                if let Err(error) = round.add(node, line) {
+                    tracing::error!(node, %error, "a node's cosignature does not hold");
+                    return;
+                }
                 if let Some(alone) = round.alone(node) {
                     self.shared.saw_signatures(&Arc::new(alone));
                 }
@@ -241,7 +246,6 @@ impl Publisher {
                     state.late_due.get_or_insert_with(|| Instant::now() + LATE);
                 }
             }
-            Said::Signed(_) => tracing::error!(node, "a node's cosignature does not hold"),
             Said::OtherRoot(root) => {
                 self.found_other_root(&mut state.found, node, &round.checkpoint, root);
             }

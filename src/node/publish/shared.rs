@@ -7,10 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use indelible_core::{Checkpoint, Hash};
 use indelible_proto::v1;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::electorate::Valid;
+use crate::node::fatal::{Fatal, Stop};
 use crate::storage::evidence;
+
+/// Takes findings for the trail. Must not block.
+pub type Finder = Arc<dyn Fn(v1::Finding) + Send + Sync>;
 
 /// A note that was cosigned by a majority and is durable here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,18 +60,6 @@ impl Published {
     }
 }
 
-/// Why the node must stop.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fatal {
-    /// A majority has signed another history than this node holds, or this node's disk is older
-    /// than its own signature.
-    #[error("{0}")]
-    Diverged(String),
-    /// Something could not be made durable.
-    #[error("{0}; the node stops rather than sign what it may forget")]
-    Disk(String),
-}
-
 /// What is counted since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -81,8 +73,6 @@ pub struct Counters {
     pub other_roots_answered: AtomicU64,
     /// Notes that contradict this node's trail, or reach past it while it leads.
     pub contradictions: AtomicU64,
-    /// Findings that were dropped because nobody took them.
-    pub findings_dropped: AtomicU64,
 }
 
 /// Adds one.
@@ -91,7 +81,6 @@ pub(super) fn count(counter: &AtomicU64) {
 }
 
 /// The state that all parts see. Written as each field says.
-#[derive(Debug)]
 pub(super) struct Shared {
     /// The newest note that agrees with this node's own tree. By the notebook.
     pub(super) newest: watch::Sender<Option<Arc<Published>>>,
@@ -108,16 +97,17 @@ pub(super) struct Shared {
     pub(super) claimed: watch::Sender<Option<u64>>,
     /// Why the node must stop. By whoever finds out first.
     pub(super) fatal: watch::Sender<Option<Fatal>>,
+    /// Tells the server.
+    stop: Stop,
     /// The newest note that each node's cosignature was seen on, majority or not.
     pub(super) signed_by: Mutex<BTreeMap<u64, Arc<Published>>>,
     pub(super) counters: Counters,
-    /// What belongs into the trail about broken rules; bounded, and taken by whoever writes it.
-    pub(super) findings: mpsc::Sender<v1::Finding>,
+    finder: Finder,
     data_dir: PathBuf,
 }
 
 impl Shared {
-    pub(super) fn new(data_dir: PathBuf, findings: mpsc::Sender<v1::Finding>) -> Shared {
+    pub(super) fn new(data_dir: PathBuf, stop: Stop, finder: Finder) -> Shared {
         Shared {
             newest: watch::Sender::new(None),
             witnessed: watch::Sender::new(None),
@@ -126,9 +116,10 @@ impl Shared {
             accepted_unix_s: watch::Sender::new(0),
             claimed: watch::Sender::new(None),
             fatal: watch::Sender::new(None),
+            stop,
             signed_by: Mutex::default(),
             counters: Counters::default(),
-            findings,
+            finder,
             data_dir,
         }
     }
@@ -136,13 +127,11 @@ impl Shared {
     /// Stops the node. The first reason counts.
     pub(super) fn stop(&self, why: Fatal) {
         self.fatal.send_if_modified(|fatal| {
-            let first = fatal.is_none();
-            if first {
-                tracing::error!(%why, "this node must stop");
-                *fatal = Some(why);
-            }
-            first
+            let is_first = fatal.is_none();
+            fatal.get_or_insert_with(|| why.clone());
+            is_first
         });
+        self.stop.stop(why);
     }
 
     /// Whether the node must stop: then nothing is signed or served any more.
@@ -150,7 +139,7 @@ impl Shared {
         self.fatal.borrow().is_some()
     }
 
-    /// Notes that these nodes' signatures were seen on this note.
+    /// Notes that these nodes' signatures were seen, on this note.
     pub(super) fn saw_signatures(&self, published: &Arc<Published>) {
         let mut signed_by = self.signed_by.lock().unwrap_or_else(PoisonError::into_inner);
         for node_id in published.signed.keys() {
@@ -174,19 +163,16 @@ impl Shared {
         }
     }
 
-    /// Hands a finding to whoever writes it into the trail. Dropped, and counted, if too many wait.
+    /// Has a finding written into the trail.
     pub(super) fn find(&self, node_id: u64, what: &str, size: u64, outcome: &str, detail: String) {
-        let finding = v1::Finding {
+        (self.finder)(v1::Finding {
             node_id,
             what: what.into(),
             place: format!("tree size {size}"),
             outcome: outcome.into(),
             detail,
             ..Default::default()
-        };
-        if self.findings.try_send(finding).is_err() {
-            count(&self.counters.findings_dropped);
-        }
+        });
     }
 }
 

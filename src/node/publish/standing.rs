@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use super::electorate::Electorates;
 use super::notebook::{self, NotJudged};
-use super::shared::{Fatal, Published, Shared, two_roots};
+use super::shared::{Published, Shared, two_roots};
+use crate::node::fatal::Fatal;
 use crate::raft::types::Peer;
 use crate::storage::ledger::{Ledger, LedgerError};
 use crate::storage::log::Log;
@@ -263,7 +264,7 @@ impl Comparison {
     }
 
     fn has_entry(&self, id: EntryId, chain: Chain) -> Result<bool, Fatal> {
-        let failed = |error: crate::storage::log::LogError| Fatal::Disk(error.to_string());
+        let failed = |error: crate::storage::log::LogError| Fatal::Failed(error.to_string());
         if self.log.id_at(id.index).map_err(failed)? != Some(id) {
             return Ok(false);
         }
@@ -284,8 +285,8 @@ impl Comparison {
             }
             Ok(size)
         });
-        let failed = |error: crate::storage::log::LogError| Fatal::Disk(error.to_string());
-        reachable.await.map_err(|error| Fatal::Disk(error.to_string()))?.map_err(failed)
+        let failed = |error: crate::storage::log::LogError| Fatal::Failed(error.to_string());
+        reachable.await.map_err(|error| Fatal::Failed(error.to_string()))?.map_err(failed)
     }
 
     /// The checkpoint of a note that this node has signed, and when.
@@ -328,5 +329,5 @@ fn records(entry: &indelible_core::Entry) -> u64 {
 }
 
 fn unreadable(error: &LedgerError) -> Fatal {
-    Fatal::Disk(format!("this node cannot read its own trail: {error}"))
+    Fatal::Failed(format!("this node cannot read its own trail: {error}"))
 }
