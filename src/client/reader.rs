@@ -125,7 +125,7 @@ impl Client {
         index: LeafIndex,
         tree_size: Option<u64>,
     ) -> Result<Inclusion, CallError> {
-        let request = ProveRequest { index, tree_size: tree_size.unwrap_or(0) };
+        let request = ProveRequest { index, tree_size: tree_size.unwrap_or(0), to: 0 };
         let call = |link: Link| async move { link.audit().prove(request).await };
         self.read_any(call, |response| {
             let (size, root) = (response.tree_size, hash(&response.root)?);
