@@ -54,6 +54,20 @@ pub const NOTE_SIGNATURES_MAX: usize = 64;
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Logs, witnesses and groups of one policy together. C2SP wants room for 96.
 pub const POLICY_NAMES_MAX: usize = 256;
+/// Leaves of one range proof that is asked for by itself. Their hashes come with it.
+pub const PROVE_LEAVES_MAX: u64 = 4096;
+/// How long a request may wait for a checkpoint, in milliseconds.
+pub const PROOF_WAIT_MS_MAX: u32 = 60_000;
+/// Alarms that a client keeps for whoever listens late.
+pub const CLIENT_ALARMS_MAX: usize = 256;
+/// Trees that a client remembers to be of one history with the newest checkpoint that it has seen.
+pub const CLIENT_LINKED_MAX: usize = 64;
+/// Receipts that a client keeps until a checkpoint covers them.
+pub const CLIENT_RECEIPTS_MAX: usize = 262_144;
+/// Appends and checkpoints that wait for a client's settling task.
+pub const CLIENT_SETTLE_QUEUE_MAX: usize = 1024;
+/// Producers whose last acknowledged seq a client remembers.
+pub const CLIENT_PRODUCERS_MAX: usize = 4096;
 
 const _: () = {
     // Every member and as many witnesses can sign a note.
@@ -70,5 +84,7 @@ const _: () = {
     // One entry past the cap still fits the raft port.
     assert!(REPLICATION_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
     assert!(READ_BYTES_MAX + EVENT_BYTES_MAX + 64 * 1024 <= CLIENT_MESSAGE_BYTES_MAX);
+    // The hashes of a range fit a message.
+    assert!(PROVE_LEAVES_MAX as usize * 32 + 8192 <= CLIENT_MESSAGE_BYTES_MAX);
     assert!(PROPOSALS_IN_FLIGHT_MAX * ENTRY_BYTES_MAX <= LOG_CACHE_BYTES_MIN);
 };
