@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest, Sha256};
+
 use crate::Hash;
 use crate::text::{control_character, decode_decimal, decode_hash, encode_base64};
 
@@ -69,6 +71,11 @@ impl Checkpoint {
             extensions: extensions.iter().map(|line| (*line).to_owned()).collect(),
         })
     }
+}
+
+/// What names a log in the paths of witnesses' monitors (tlog-witness): SHA-256 of its origin.
+pub fn origin_hash(origin: &str) -> Hash {
+    Hash(Sha256::digest(origin).into())
 }
 
 impl FromStr for Checkpoint {

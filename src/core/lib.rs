@@ -4,7 +4,8 @@
 //! many, the [`chain`] that binds the order of entries, the [`merkle`] tree that binds the order of
 //! leaves, and the [`limits`] of it all. On top of the tree, what is shown to others: the
 //! [`checkpoint`] in a signed [`note`], the [`key`]s that sign it, the [`policy`] that says whose
-//! signatures count, and the [`range`] proof. No I/O, no clock, no randomness, no async: the same
+//! signatures count, the [`range`] proof, the [`proof_file`] for one record, and the [`tile`]s. No
+//! I/O, no clock, no randomness, no async: the same
 //! bytes give the same answer everywhere. Byte tables: docs/FORMAT.md.
 
 pub mod batch;
@@ -18,8 +19,10 @@ pub mod limits;
 pub mod merkle;
 pub mod note;
 pub mod policy;
+pub mod proof_file;
 pub mod range;
 mod text;
+pub mod tile;
 
 #[cfg(test)]
 mod tests;
@@ -33,7 +36,9 @@ pub use key::{KeyType, SignerKey, VerifierKey, node_key_name};
 pub use leaf::{Commitment, Kind, Leaf, LeafIndex};
 pub use note::{Note, NoteSignature};
 pub use policy::{Policy, Trusted};
+pub use proof_file::ProofFile;
 pub use range::RangeProof;
+pub use tile::TileId;
 
 /// Bytes that are not what docs/FORMAT.md says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

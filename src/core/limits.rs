@@ -50,6 +50,8 @@ pub const READ_STREAMS_MAX: usize = 256;
 pub const NOTE_BYTES_MAX: usize = 64 * 1024;
 /// Signatures of one note. C2SP wants room for 16.
 pub const NOTE_SIGNATURES_MAX: usize = 64;
+/// A `.tlog-proof` file, in bytes: note, 64 hashes, and leaf, salt and event in base64.
+pub const PROOF_FILE_BYTES_MAX: usize = 512 * 1024;
 /// A policy file, in bytes.
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Logs, witnesses and groups of one policy together. C2SP wants room for 96.
@@ -70,6 +72,9 @@ pub const CLIENT_SETTLE_QUEUE_MAX: usize = 1024;
 pub const CLIENT_PRODUCERS_MAX: usize = 4096;
 
 const _: () = {
+    assert!(
+        NOTE_BYTES_MAX + (EVENT_BYTES_MAX + 80) / 3 * 4 + 64 * 45 + 128 <= PROOF_FILE_BYTES_MAX
+    );
     // Every member and as many witnesses can sign a note.
     assert!(NOTE_SIGNATURES_MAX > 2 * MEMBERS_MAX);
     // A lone event of the largest size fits an entry, a request and a message.

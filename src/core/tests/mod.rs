@@ -4,7 +4,9 @@
 mod formats;
 mod notes;
 mod policies;
+mod proof_files;
 mod ranges;
+mod tiles;
 mod tree;
 mod vectors;
 

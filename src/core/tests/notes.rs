@@ -122,7 +122,13 @@ fn c2sp_checkpoint_example() {
 fn our_vectors_are_reproduced_byte_for_byte() {
     assert_eq!(log_key().verifier().to_string(), LOG_KEY);
     assert_eq!(witness_key().verifier().to_string(), WITNESS_KEY);
+    let origin_hash = crate::checkpoint::origin_hash("audit.example.com/t1").to_string();
+    assert_eq!(origin_hash, "5025a64c255c5f6d42b2f55b72a691e8bd6c5446ca8221cf9d3928a2eb9ad595");
+    let leaf = hash_of("entry-0").to_string();
+    assert_eq!(leaf, "40766b2033429026f53d54502679a839706b4741f8dcaf3a8bba5f41b5ffe075");
     let mut frontier = Frontier::new();
+    let empty = frontier.root().to_string();
+    assert_eq!(empty, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     (0..5).for_each(|n| frontier.append(hash_of(&format!("entry-{n}"))));
     let checkpoint = Checkpoint::new("audit.example.com/t1", 5, frontier.root());
     let signatures = vec![log_key().sign(&checkpoint), witness_key().cosign(&checkpoint, TIME)];
