@@ -51,8 +51,14 @@ fn witness_signer() -> SignerKey {
 
 /// What `init` would have written.
 pub(crate) fn policy() -> Policy {
-    let nodes = (1..=NODES).map(|id| node_signer(id).verifier().clone()).collect();
-    Policy::majority(log_signer().verifier().clone(), nodes).expect("a valid policy")
+    policy_of(ORIGIN)
+}
+
+pub(crate) fn policy_of(origin: &str) -> Policy {
+    let key = |name: &str, key_type, seed| signer(name, key_type, seed).verifier().clone();
+    let node = |id| key(&node_key_name(origin, id), KeyType::Cosigner, id as u8);
+    let nodes = (1..=NODES).map(node).collect();
+    Policy::majority(key(origin, KeyType::Log, 100), nodes).expect("a valid policy")
 }
 
 /// The same, and the witness.

@@ -94,6 +94,7 @@ impl Client {
         let trust = self.trust();
         let (size, root) = (head.checkpoint.size, head.checkpoint.root);
         if trust.standing(size, root) == Standing::Known {
+            self.is_not_signed_backwards(head).await?;
             self.keep(head);
             return Ok(());
         }
@@ -111,6 +112,19 @@ impl Client {
         self.prove_link(asked, head, &older, &newer).await?;
         self.keep(head);
         Ok(())
+    }
+
+    /// No node signs a smaller tree after a larger one. If it looks as if they had, the clocks are not
+    /// in step, or the larger tree is gone.
+    async fn is_not_signed_backwards(&self, head: &Arc<SignedCheckpoint>) -> Result<(), Fault> {
+        let is_backwards = |newest: &Arc<SignedCheckpoint>| {
+            head.checkpoint.size < newest.checkpoint.size && head.unix_s > newest.unix_s
+        };
+        let Some(newest) = self.trust().newest().filter(is_backwards) else { return Ok(()) };
+        match self.look_for_rollback(&newest).await {
+            Some(rolled_back) => Err(Fault::Final(CallError::RolledBack(Box::new(rolled_back)))),
+            None => Ok(()),
+        }
     }
 
     fn keep(&self, head: &Arc<SignedCheckpoint>) {

@@ -78,11 +78,6 @@ impl Unbelieved {
         Ok(Unbelieved { checkpoint, range, leaf_hashes })
     }
 
-    /// One past the last leaf.
-    pub(crate) fn to(&self) -> u64 {
-        self.range.to
-    }
-
     /// Once it is known how far the checkpoint is believed.
     pub(crate) fn believed(self, verification: Verification) -> Arc<Proof> {
         let Unbelieved { checkpoint, range, leaf_hashes } = self;

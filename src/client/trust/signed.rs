@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use indelible_core::{Checkpoint, Note, Policy, PolicyError};
+use indelible_core::policy::PolicyError;
+use indelible_core::{Checkpoint, Note, Policy};
 
 use super::Verification;
 
