@@ -46,6 +46,10 @@ pub const READ_BYTES_MAX: usize = 256 * 1024;
 pub const READ_RECORDS_MAX: usize = 1024;
 /// Read streams of one node that are open at once.
 pub const READ_STREAMS_MAX: usize = 256;
+/// Records and proofs of one key history, in bytes: some 1,000 changes of the membership.
+pub const KEY_HISTORY_BYTES_MAX: usize = 960 * 1024;
+/// Tiles and entry bundles that one node reads at once for the public log.
+pub const TILE_READS_MAX: usize = 64;
 /// A signed note: text and signatures, in bytes.
 pub const NOTE_BYTES_MAX: usize = 64 * 1024;
 /// Signatures of one note. C2SP wants room for 16.
@@ -88,8 +92,13 @@ const _: () = {
     assert!(APPEND_BYTES_MAX + APPEND_EVENTS_MAX * 8 + 4096 <= CLIENT_MESSAGE_BYTES_MAX);
     // One entry past the cap still fits the raft port.
     assert!(REPLICATION_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
-    assert!(READ_BYTES_MAX + EVENT_BYTES_MAX + 64 * 1024 <= CLIENT_MESSAGE_BYTES_MAX);
+    // Records of a read message, 100 bytes each besides its event, a note and a range proof.
+    assert!(
+        READ_BYTES_MAX + EVENT_BYTES_MAX + READ_RECORDS_MAX * 100 + NOTE_BYTES_MAX + 8 * 1024
+            <= CLIENT_MESSAGE_BYTES_MAX
+    );
     // The hashes of a range fit a message.
     assert!(PROVE_LEAVES_MAX as usize * 32 + 8192 <= CLIENT_MESSAGE_BYTES_MAX);
+    assert!(KEY_HISTORY_BYTES_MAX + 1024 <= CLIENT_MESSAGE_BYTES_MAX);
     assert!(PROPOSALS_IN_FLIGHT_MAX * ENTRY_BYTES_MAX <= LOG_CACHE_BYTES_MIN);
 };

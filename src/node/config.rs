@@ -18,7 +18,7 @@ pub struct NodeConfig {
     pub client_addr: String,
     /// gRPC for peers: listened on and advertised, host:port.
     pub raft_addr: String,
-    /// HTTP for probes and metrics: listened on and advertised, host:port.
+    /// HTTP for probes, metrics and the public log: listened on and advertised, host:port.
     pub http_addr: String,
     /// Election timeouts.
     #[serde(default)]
@@ -26,6 +26,18 @@ pub struct NodeConfig {
     /// Disk and memory.
     #[serde(default)]
     pub storage: StorageConfig,
+    /// The public log.
+    #[serde(default)]
+    pub http: HttpConfig,
+}
+
+/// What everybody may fetch over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Whether entry bundles are served. They hold the leaves: no content, but who recorded something
+    /// when, under pseudonyms.
+    pub public_entries: bool,
 }
 
 /// Disk and memory.

@@ -15,6 +15,7 @@ pub mod duplicates;
 pub mod leadership;
 pub mod membership;
 pub mod operations;
+pub mod publish;
 pub mod reads;
 pub mod space;
 pub mod start;

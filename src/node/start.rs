@@ -72,6 +72,8 @@ pub struct Node {
     pub leadership: watch::Receiver<Leadership>,
     /// Whether the disk is nearly full.
     pub read_only: watch::Receiver<bool>,
+    /// Checkpoints.
+    pub publication: super::publish::Publication,
     draining: watch::Sender<bool>,
     /// Ended when the node is dropped.
     _tasks: JoinSet<()>,
@@ -159,6 +161,7 @@ impl Node {
             peers,
             leadership,
             read_only,
+            publication: super::publish::Publication,
             draining: watch::Sender::new(false),
             _tasks: tasks,
         }))

@@ -23,6 +23,8 @@ pub struct Metrics {
     append_seconds: Histogram,
     rejections: Family<Vec<(&'static str, &'static str)>, Counter>,
     reads: Counter,
+    proofs: Counter,
+    tiles: Counter,
     gauges: Gauges,
 }
 
@@ -55,6 +57,7 @@ impl Metrics {
         let append_seconds = Histogram::new(exponential_buckets(0.000_25, 2.0, 14));
         let rejections = Family::default();
         let reads = Counter::default();
+        let (proofs, tiles) = (Counter::default(), Counter::default());
         let gauges = Gauges::default();
         registry.register(
             "append_events",
@@ -69,6 +72,8 @@ impl Metrics {
         );
         registry.register("rejections", "Requests refused, by reason", rejections.clone());
         registry.register("reads", "Reads begun", reads.clone());
+        registry.register("proofs", "Range proofs sent", proofs.clone());
+        registry.register("tiles", "Tiles and entry bundles sent", tiles.clone());
         let levels = [
             ("leader", "1 if this node leads", &gauges.leader),
             ("term", "Raft term", &gauges.term),
@@ -85,7 +90,16 @@ impl Metrics {
         for (name, help, level) in levels {
             registry.register(name, help, level.clone());
         }
-        Metrics { registry, append_events, append_seconds, rejections, reads, gauges }
+        Metrics {
+            registry,
+            append_events,
+            append_seconds,
+            rejections,
+            reads,
+            proofs,
+            tiles,
+            gauges,
+        }
     }
 
     /// Notes an acknowledged request.
@@ -102,6 +116,16 @@ impl Metrics {
     /// Notes a read.
     pub fn read(&self) {
         self.reads.inc();
+    }
+
+    /// Notes a range proof.
+    pub fn proved(&self) {
+        self.proofs.inc();
+    }
+
+    /// Notes a tile or an entry bundle.
+    pub fn tile(&self) {
+        self.tiles.inc();
     }
 
     /// Everything, as text.

@@ -9,9 +9,12 @@ pub mod caller;
 pub mod cluster;
 pub mod edge;
 pub mod http;
+mod key_history;
 pub mod metrics;
 pub mod oversize;
+mod proofs;
 mod read_stream;
+mod tlog;
 
 pub use audit_log::AuditLogService;
 pub use cluster::ClusterService;
