@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use crate::error::{Failure, Fault};
 use crate::nodes::Nodes;
+use crate::reader::invalid;
 use crate::table::Link;
 use crate::trust::evidence::Evidence;
 use crate::trust::proof::{Unbelieved, from_wire};
@@ -139,6 +140,49 @@ impl Client {
             Ok((proof, hashes))
         })
         .await
+    }
+
+    /// Proves that a record is in the tree of this checkpoint rather than of whichever is newest: one
+    /// that a witness has signed, or one that another party has.
+    ///
+    /// # Errors
+    /// [`CallError::NodeLied`] if the proof shows another record at that position.
+    pub async fn prove_record(
+        &self,
+        record: &mut Record,
+        checkpoint: &Arc<SignedCheckpoint>,
+    ) -> Result<(), CallError> {
+        let index = record.index;
+        let (range, hashes) = self.prove_range(index, index + 1, checkpoint).await?;
+        if hashes != [record.leaf_hash()] {
+            let what = format!(
+                "the record at index {index} is not the one in the tree of size {}",
+                checkpoint.checkpoint.size
+            );
+            return Err(CallError::NotProven { what });
+        }
+        let proof = Unbelieved::with(checkpoint.clone(), range, index, hashes)
+            .map_err(|what| CallError::NotProven { what })?;
+        record.proven(&proof.believed(checkpoint.verification));
+        Ok(())
+    }
+
+    /// What binds the leaves `from..to`, at least one and however many, to a checkpoint's tree:
+    /// together with their hashes, which do not come with it.
+    pub async fn range_proof(
+        &self,
+        from: LeafIndex,
+        to: LeafIndex,
+        checkpoint: &SignedCheckpoint,
+    ) -> Result<RangeProof, CallError> {
+        if from >= to || to > checkpoint.checkpoint.size {
+            let size = checkpoint.checkpoint.size;
+            return Err(invalid(format!("{from}..{to} is no range of a tree of size {size}")));
+        }
+        // What is left of the first leaf, and what is right of the last.
+        let (first, _) = self.prove_range(from, from + 1, checkpoint).await?;
+        let (last, _) = self.prove_range(to - 1, to, checkpoint).await?;
+        Ok(RangeProof { to, right: last.right, ..first })
     }
 
     /// Every record that says whose keys count, up to a checkpoint's size, each proven to be in its

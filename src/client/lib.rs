@@ -93,7 +93,7 @@ pub use checkpoint::{CheckpointOptions, NodeCheckpoint};
 pub use cluster::NodeStatus;
 pub use error::{AppendError, CallError, ConnectError};
 pub use indelible_core::proof_file::ProofFile;
-pub use indelible_core::{Kind, Leaf, LeafIndex, Policy, ProducerId, Salt};
+pub use indelible_core::{Kind, Leaf, LeafIndex, Policy, ProducerId, RangeProof, Salt};
 pub use indelible_proto::v1::{self, Event, Outcome};
 pub use indelible_proto::{LeaderHint, Reason, Rejected};
 pub use options::{BUFFER_BYTES_DEFAULT, Options, WINDOW_DEFAULT};

@@ -64,7 +64,16 @@ impl Unbelieved {
         from: LeafIndex,
         leaf_hashes: Vec<Hash>,
     ) -> Result<Unbelieved, String> {
-        let range = from_wire(proof)?;
+        Unbelieved::with(checkpoint, from_wire(proof)?, from, leaf_hashes)
+    }
+
+    /// The same for a proof that was taken apart.
+    pub(crate) fn with(
+        checkpoint: Arc<SignedCheckpoint>,
+        range: RangeProof,
+        from: LeafIndex,
+        leaf_hashes: Vec<Hash>,
+    ) -> Result<Unbelieved, String> {
         let to = from + leaf_hashes.len() as u64;
         if (range.from, range.to) != (from, to) {
             return Err(format!(
