@@ -56,6 +56,14 @@ pub const NOTE_BYTES_MAX: usize = 64 * 1024;
 pub const NOTE_SIGNATURES_MAX: usize = 64;
 /// A `.tlog-proof` file, in bytes: note, 64 hashes, and leaf, salt and event in base64.
 pub const PROOF_FILE_BYTES_MAX: usize = 512 * 1024;
+/// A block of records in a bundle, in bytes; what a verifier holds at a time.
+pub const BUNDLE_BLOCK_BYTES_MAX: usize = 1024 * 1024;
+/// Older checkpoints in one bundle.
+pub const BUNDLE_OLDER_MAX: usize = 256;
+/// Records of the key history in one bundle.
+pub const BUNDLE_KEYS_MAX: usize = 16 * 1024;
+/// Events of the key history in one bundle together, in bytes.
+pub const BUNDLE_KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A policy file, in bytes.
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Logs, witnesses and groups of one policy together. C2SP wants room for 96.
@@ -79,6 +87,8 @@ const _: () = {
     assert!(
         NOTE_BYTES_MAX + (EVENT_BYTES_MAX + 80) / 3 * 4 + 64 * 45 + 128 <= PROOF_FILE_BYTES_MAX
     );
+    // A record of the largest event fits a block.
+    assert!(EVENT_BYTES_MAX + 128 <= BUNDLE_BLOCK_BYTES_MAX);
     // Every member and as many witnesses can sign a note.
     assert!(NOTE_SIGNATURES_MAX > 2 * MEMBERS_MAX);
     // A lone event of the largest size fits an entry, a request and a message.
