@@ -32,6 +32,11 @@ pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> Local
     LocalCluster::start(options).unwrap()
 }
 
+/// What `init` wrote: whose signatures count.
+pub fn policy_file(cluster: &LocalCluster) -> PathBuf {
+    cluster.dir().join("policy.txt")
+}
+
 /// A client that does not give up during an election.
 pub async fn client(cluster: &LocalCluster) -> Client {
     let mut options = Options::new(cluster.endpoints()).unwrap();

@@ -83,7 +83,7 @@ impl Client {
         self.settle_connections().await;
         let limit = self.options().connect_timeout;
         let mut nodes = join_all(self.table().links_of_all().into_iter().map(|link| async move {
-            let found = self.checkpoint_of(&link, CheckpointOptions::default(), limit).await;
+            let found = self.newest_accepted_of(&link, limit).await;
             let (node_id, addr) = (link.node_id, link.addr.to_string());
             let checkpoint = found.map_err(|fault| fault.into_error(&link, limit));
             NodeCheckpoint { node_id, addr, checkpoint }
@@ -91,6 +91,22 @@ impl Client {
         .await;
         nodes.sort_by_key(|node| node.node_id);
         nodes
+    }
+
+    /// A node's newest checkpoint; if the policy wants a witness, the newest that one has signed.
+    async fn newest_accepted_of(
+        &self,
+        link: &Link,
+        limit: Duration,
+    ) -> Result<Option<Arc<SignedCheckpoint>>, Fault> {
+        let newest = CheckpointOptions::default();
+        let found = self.checkpoint_of(link, newest, limit).await?;
+        if found.as_ref().is_none_or(|found| found.is_verified()) || self.policy().is_none() {
+            return Ok(found);
+        }
+        let witnessed = CheckpointOptions { witnessed: true, ..newest };
+        let witnessed = self.checkpoint_of(link, witnessed, limit).await?;
+        Ok(witnessed.filter(|witnessed| witnessed.is_verified()).or(found))
     }
 
     async fn checkpoint_of(
@@ -124,7 +140,7 @@ impl Client {
         let size = checkpoint.checkpoint.size;
         let request = ProveRequest { index: from, tree_size: size, to };
         let call = |link: Link| async move { link.audit().prove(request).await };
-        self.read_any(call, |response: ProveResponse| {
+        self.read_any(self.nodes(Some(size)), call, |response: ProveResponse| {
             let proof = response.range.ok_or("no range proof was sent")?;
             let proof = from_wire(proof)?;
             let hashes: Option<Vec<Hash>> =
@@ -191,9 +207,10 @@ impl Client {
         &self,
         checkpoint: &Arc<SignedCheckpoint>,
     ) -> Result<Vec<Record>, CallError> {
-        let request = KeyHistoryRequest { tree_size: checkpoint.checkpoint.size };
+        let size = checkpoint.checkpoint.size;
+        let request = KeyHistoryRequest { tree_size: size };
         let call = |link: Link| async move { link.audit().key_history(request).await };
-        self.read_any(call, |response: KeyHistoryResponse| {
+        self.read_any(self.nodes(Some(size)), call, |response: KeyHistoryResponse| {
             if response.records.len() != response.proofs.len() {
                 return Err("not as many proofs as records".into());
             }

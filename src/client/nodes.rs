@@ -22,6 +22,8 @@ pub(crate) struct Nodes {
     backoff: Backoff,
     /// Before the next attempt.
     delay: Duration,
+    /// What is asked for is known to exist: a node that lacks it lags.
+    exists: bool,
     last: Option<CallError>,
 }
 
@@ -35,8 +37,15 @@ impl Nodes {
             tried: Vec::new(),
             backoff: Backoff::request(),
             delay: Duration::ZERO,
+            exists: false,
             last: None,
         }
+    }
+
+    /// For what exists: a node that has not found it is passed over.
+    pub(crate) fn for_what_exists(mut self) -> Nodes {
+        self.exists = true;
+        self
     }
 
     /// With this much more time for each attempt and for all, because nodes are asked to wait.
@@ -116,6 +125,7 @@ impl Nodes {
                     | Reason::NotLeader
                     | Reason::CommitUnknown => self.hold(),
                     Reason::StaleReplica | Reason::Damaged | Reason::Stopping => {}
+                    Reason::NotFound if self.exists => {}
                     _ => return Err(boxed()),
                 }
                 self.last = Some(boxed());

@@ -228,7 +228,7 @@ impl Client {
     pub async fn tree_head(&self, level: Level) -> Result<TreeHead, CallError> {
         let request = TreeHeadRequest { level: Some(level.into()) };
         let call = |link: Link| async move { link.audit().tree_head(request).await };
-        self.read_any(call, |response: TreeHeadResponse| {
+        self.read_any(self.nodes(None), call, |response: TreeHeadResponse| {
             let (tree_size, root) = (response.tree_size, hash(&response.root)?);
             let verification = self.verify_head(tree_size, root)?;
             self.table().saw_tree_size(tree_size);
@@ -268,7 +268,7 @@ impl Client {
     ) -> Result<Inclusion, CallError> {
         let request = ProveRequest { index, tree_size: tree_size.unwrap_or(0), to: 0 };
         let call = |link: Link| async move { link.audit().prove(request).await };
-        self.read_any(call, |response| {
+        self.read_any(self.nodes(tree_size), call, |response| {
             let (size, root) = (response.tree_size, hash(&response.root)?);
             if response.index != index || tree_size.is_some_and(|asked| asked != size) {
                 return Err(format!("a proof for leaf {} of {size}", response.index).into());
@@ -293,7 +293,7 @@ impl Client {
     ) -> Result<Consistency, CallError> {
         let request = ProveConsistencyRequest { old_size, new_size: new_size.unwrap_or(0) };
         let call = |link: Link| async move { link.audit().prove_consistency(request).await };
-        self.read_any(call, |response| {
+        self.read_any(self.nodes(new_size), call, |response| {
             let size = response.new_size;
             if response.old_size != old_size || new_size.is_some_and(|asked| asked != size) {
                 return Err(format!("a proof from {} to {size}", response.old_size).into());
@@ -308,16 +308,22 @@ impl Client {
         .await
     }
 
+    /// The attempts of one question; if it is about a tree of a given size, for one that exists.
+    pub(crate) fn nodes(&self, tree_size: Option<u64>) -> Nodes {
+        let nodes = Nodes::new(self.options());
+        if tree_size.is_some() { nodes.for_what_exists() } else { nodes }
+    }
+
     /// Asks one node after the other until an answer verifies.
     pub(crate) async fn read_any<T, R, F>(
         &self,
+        mut nodes: Nodes,
         call: impl Fn(Link) -> F,
         verify: impl Fn(R) -> Result<T, Fault>,
     ) -> Result<T, CallError>
     where
         F: Future<Output = Result<tonic::Response<R>, Status>>,
     {
-        let mut nodes = Nodes::new(self.options());
         loop {
             let link = nodes.next(self.table()).await?;
             let in_flight = link.begin();

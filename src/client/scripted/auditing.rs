@@ -364,6 +364,31 @@ async fn a_policy_that_wants_a_witness_is_served_by_way_of_one() {
 }
 
 #[tokio::test]
+async fn proofs_of_what_exists_are_asked_of_nodes_that_have_it() {
+    let (fake, client) = signed().await;
+    let early = copy(&fake);
+    append(&client, 4).await;
+    fake.trail().publish();
+    fake.node(2).show(&early);
+    fake.node(3).show(&early);
+    let note = fake.trail().published.clone().expect("signed");
+    let checkpoint = client.trust().check(&note).expect("sound");
+    let mut record = client.get_with(3, Level::Any, Prove::Never).await.expect("reads");
+    client.prove_record(&mut record, &checkpoint).await.expect("the leader has that tree");
+    assert_eq!(record.verification.checkpoint_size(), Some(17));
+    let range = client.range_proof(2, 15, &checkpoint).await.expect("the leader has that tree");
+    let hashes = fake.trail().leaf_hashes(2, 15);
+    let hashes: Option<Vec<_>> = hashes.chunks(32).map(indelible_core::Hash::from_slice).collect();
+    range.verify(hashes.expect("32 bytes"), &checkpoint.checkpoint).expect("verifies");
+    client.prove_consistency(12, Some(17)).await.expect("the leader has that tree");
+    assert!(client.prove_consistency(12, Some(99)).await.is_err());
+    // Another record than that of the tree is not called proven.
+    record.index = 4;
+    let error = client.prove_record(&mut record, &checkpoint).await.expect_err("another record");
+    assert!(matches!(error, CallError::NotProven { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn unverified_means_that_nothing_is_asked_for() {
     let (fake, _client) = signed().await;
     let options =
