@@ -80,6 +80,16 @@ pub const POLICY_NAMES_MAX: usize = 256;
 pub const PROVE_LEAVES_MAX: u64 = 4096;
 /// How long a request may wait for a checkpoint, in milliseconds.
 pub const PROOF_WAIT_MS_MAX: u32 = 60_000;
+/// Alarms that a client keeps for whoever listens late.
+pub const CLIENT_ALARMS_MAX: usize = 256;
+/// Trees that a client remembers to be of one history with the newest checkpoint that it has seen.
+pub const CLIENT_LINKED_MAX: usize = 64;
+/// Receipts that a client keeps until a checkpoint covers them.
+pub const CLIENT_RECEIPTS_MAX: usize = 262_144;
+/// Appends and checkpoints that wait for a client's settling task.
+pub const CLIENT_SETTLE_QUEUE_MAX: usize = 1024;
+/// Producers whose last acknowledged seq a client remembers.
+pub const CLIENT_PRODUCERS_MAX: usize = 4096;
 
 const _: () = {
     assert!(
