@@ -2,25 +2,44 @@
 //!
 //! Pure functions over bytes: the [`leaf`] that commits to one event, the [`batch`] that carries
 //! many, the [`chain`] that binds the order of entries, the [`merkle`] tree that binds the order of
-//! leaves, and the [`limits`] of it all. No I/O, no clock, no randomness, no async: the same bytes
-//! give the same answer everywhere. Byte tables: docs/FORMAT.md.
+//! leaves, and the [`limits`] of it all. On top of the tree, what is shown to others: the
+//! [`checkpoint`] in a signed [`note`], the [`key`]s that sign it, the [`policy`] that says whose
+//! signatures count, the [`range`] proof, the [`proof_file`] for one record, the [`bundle`] of many, and the
+//! [`tile`]s. No I/O of its own, no clock, no randomness, no async: the same
+//! bytes give the same answer everywhere. Byte tables: docs/FORMAT.md.
 
 pub mod batch;
+pub mod bundle;
 pub mod chain;
+pub mod checkpoint;
 pub mod entry;
 pub mod hash;
+pub mod key;
 pub mod leaf;
 pub mod limits;
 pub mod merkle;
+pub mod note;
+pub mod policy;
+pub mod proof_file;
+pub mod range;
+mod text;
+pub mod tile;
 
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, BatchBuilder};
 pub use chain::Chain;
+pub use checkpoint::Checkpoint;
 pub use entry::{Entry, EntryId, EntryKind};
 pub use hash::{Hash, ProducerId, Salt, TrailId};
+pub use key::{KeyType, SignerKey, VerifierKey, node_key_name};
 pub use leaf::{Commitment, Kind, Leaf, LeafIndex};
+pub use note::{Note, NoteSignature};
+pub use policy::{Policy, Trusted};
+pub use proof_file::ProofFile;
+pub use range::RangeProof;
+pub use tile::TileId;
 
 /// Bytes that are not what docs/FORMAT.md says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

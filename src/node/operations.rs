@@ -44,8 +44,8 @@ impl Operations {
         Operations { node_id, producer, batcher, opened: Mutex::new(None) }
     }
 
-    /// Records an operation. Returns when it is in the trail.
-    pub async fn record(&self, action: &str, detail: String, why: &Why) -> Result<(), Rejected> {
+    /// Records an operation. Returns its leaf, when it is in the trail.
+    pub async fn record(&self, action: &str, detail: String, why: &Why) -> Result<u64, Rejected> {
         let operation = v1::Operation {
             action: action.into(),
             principal: why.principal.clone(),
@@ -70,10 +70,15 @@ impl Operations {
                 None => self.open().await?,
             };
             *opened = Some((epoch, seq));
+<<<<<<< HEAD
             match self.append(kind, epoch, seq, event.clone()).await {
                 Ok(()) => {
+=======
+            match self.append(epoch, seq, event.clone()).await {
+                Ok(index) => {
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
                     *opened = Some((epoch, seq + 1));
-                    return Ok(());
+                    return Ok(index);
                 }
                 Err(rejected) => {
                     *opened = None;
@@ -89,7 +94,11 @@ impl Operations {
         Err(last)
     }
 
+<<<<<<< HEAD
     async fn append(&self, kind: Kind, epoch: u64, seq: u64, event: Bytes) -> Result<(), Rejected> {
+=======
+    async fn append(&self, epoch: u64, seq: u64, event: Bytes) -> Result<u64, Rejected> {
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
         let append = Append {
             producer: self.producer,
             epoch,
@@ -98,7 +107,8 @@ impl Operations {
             retention_class: 0,
             events: vec![event],
         };
-        self.batcher.append(append).await.map(drop)
+        let appended = self.batcher.append(append).await?;
+        Ok(appended.runs.first().expect("one event gives one run").first_leaf)
     }
 
     async fn open(&self) -> Result<(u64, u64), Rejected> {

@@ -12,8 +12,13 @@ use super::fatal::Stop;
 use super::findings::{self, Findings};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
+<<<<<<< HEAD
 use super::mend::{self, Numbers, Starting, Suspect, Suspects, Whole};
+=======
+use super::fatal::{Fatal, Stop};
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 use super::operations::Operations;
+use super::publish::{self, OpenOptions, Opened, Publication};
 use super::reads::{ReadIndexer, Reads};
 use super::scrub::Scrub;
 use super::{NodeConfig, bootstrap, space};
@@ -23,6 +28,7 @@ use crate::raft::membership as payload;
 use crate::raft::mending::{Digests, Source, Standing};
 use crate::raft::network::Network;
 use crate::raft::peers::{Introduction, Known, Peers};
+use crate::raft::publication::PublicationService;
 use crate::raft::service::RaftService;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{Peer, Raft};
@@ -51,9 +57,15 @@ pub enum StartError {
     /// The system refused a thread.
     #[error("start a thread: {0}")]
     Thread(#[from] std::io::Error),
+<<<<<<< HEAD
     /// Entries are damaged here, and every peer has said that it lacks them too.
     #[error("{0}")]
     Damaged(String),
+=======
+    /// Its keys or its notes.
+    #[error(transparent)]
+    Publication(#[from] publish::OpenError),
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
     /// Its trail is not the one that the majority has.
     #[error("{0}")]
     Diverged(String),
@@ -83,6 +95,7 @@ pub struct Node {
     pub leadership: watch::Receiver<Leadership>,
     /// Whether the disk is nearly full.
     pub read_only: watch::Receiver<bool>,
+<<<<<<< HEAD
     /// What was found, on its way into the trail.
     pub findings: Findings,
     /// What was scrubbed and mended.
@@ -90,6 +103,13 @@ pub struct Node {
     /// Stops the node when it must not go on.
     pub fatal: Stop,
     operations: Arc<Operations>,
+=======
+    /// Checkpoints.
+    pub publication: Publication,
+    /// Stops the node.
+    pub stop: Stop,
+    publication_service: PublicationService,
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
     draining: watch::Sender<bool>,
     /// Ended when the node is dropped.
     _tasks: JoinSet<()>,
@@ -122,6 +142,8 @@ impl Node {
             segment_bytes: identity.segment_bytes,
         };
         let initial = genesis_peers(&identity, genesis);
+        let stop = Stop::default();
+        let opened = open_publication(&config, &identity, &initial, &log, &ledger, &stop).await?;
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
         let answer_timeout = (lease * 2).max(Duration::from_secs(2));
@@ -165,6 +187,7 @@ impl Node {
             leadership.clone(),
             operations.clone(),
         ));
+<<<<<<< HEAD
         tasks.spawn(findings::run(
             findings.clone(),
             findings::Options {
@@ -191,8 +214,24 @@ impl Node {
             reported,
             &mut tasks,
         )?;
+=======
+        let parts = publish::Parts {
+            network: network.clone(),
+            known: known.clone(),
+            leadership: leadership.clone(),
+            reads: reads.clone(),
+            operations,
+            witness_every: Duration::from_millis(config.witness_interval_ms),
+        };
+        let (publication, handlers) = opened.start(parts, &mut tasks)?;
+        let publication_service = PublicationService::new(peers.clone(), handlers);
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
         tasks.spawn(membership_changes.clone().finish_joint());
-        tasks.spawn(hand_over_when_full(membership_changes.clone(), read_only.clone()));
+        tasks.spawn(hand_over_when_full(
+            membership_changes.clone(),
+            peers.clone(),
+            read_only.clone(),
+        ));
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
         tasks.spawn(bootstrap::initialize(
             identity.node_id,
@@ -213,10 +252,16 @@ impl Node {
             peers,
             leadership,
             read_only,
+<<<<<<< HEAD
             findings,
             mend_numbers: numbers,
             fatal,
             operations,
+=======
+            publication,
+            stop,
+            publication_service,
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
             draining: watch::Sender::new(false),
             _tasks: tasks,
             _scrub: scrub,
@@ -238,6 +283,11 @@ impl Node {
         )
     }
 
+    /// The service for the raft port that checkpoints travel by.
+    pub fn publication_service(&self) -> PublicationService {
+        self.publication_service.clone()
+    }
+
     /// Whether the node is on its way out.
     pub fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
@@ -252,7 +302,7 @@ impl Node {
     /// election.
     pub async fn hand_over(&self) {
         if let Ok(Ok(leader)) =
-            tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to_any()).await
+            tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to(|_| true)).await
         {
             tracing::info!(leader, "handed over");
         }
@@ -275,6 +325,7 @@ impl Node {
     }
 }
 
+<<<<<<< HEAD
 /// From now on peers are answered from the open log.
 fn serve_mending(
     starting: &Starting,
@@ -308,12 +359,48 @@ fn serve_mending(
 
 /// A leader that cannot take events makes room for one that can. Followers with full disks refuse
 /// entries themselves.
+=======
+/// Notes, keys, and what was signed, compared with what the peers hold.
+async fn open_publication(
+    config: &NodeConfig,
+    identity: &Identity,
+    genesis: &BTreeMap<u64, Peer>,
+    log: &Log,
+    ledger: &Ledger,
+    stop: &Stop,
+) -> Result<Opened, StartError> {
+    let options = OpenOptions {
+        data_dir: config.data_dir.clone(),
+        identity: identity.clone(),
+        genesis: genesis.clone(),
+        log: log.clone(),
+        ledger: ledger.clone(),
+        witnesses: config.witnesses().expect("the configuration was checked when it was loaded"),
+        stop: stop.clone(),
+        finder: Arc::new(|finding| tracing::warn!(?finding, "finding")),
+    };
+    let opened = tokio::task::spawn_blocking(move || Opened::open(options)).await;
+    let mut opened = opened.map_err(|error| StartError::Raft(error.to_string()))??;
+    // MEND-N: the peers' Standing goes here.
+    let compared = opened.compare(true, |_, _| async { None });
+    match tokio::time::timeout(Duration::ZERO, compared).await.unwrap_or(Ok(())) {
+        Ok(()) => Ok(opened),
+        Err(Fatal::Diverged(why)) => Err(StartError::Diverged(why)),
+        Err(Fatal::Failed(why)) => Err(StartError::Raft(why)),
+    }
+}
+
+/// A leader that cannot take events makes room for one that can. Not for one whose disk is full
+/// too: every hand-over is a record, and they would fill what is left. Followers with full disks
+/// refuse entries themselves.
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 async fn hand_over_when_full(
     changes: Arc<MembershipChanges>,
+    peers: Arc<Peers>,
     mut read_only: watch::Receiver<bool>,
 ) {
     while read_only.wait_for(|short| *short).await.is_ok() {
-        match changes.hand_over_to_any().await {
+        match changes.hand_over_to(|id| !peers.is_read_only(id)).await {
             Ok(leader) => tracing::info!(leader, "disk nearly full: handed over"),
             Err(error) => tracing::debug!(%error, "disk nearly full, but no hand-over"),
         }

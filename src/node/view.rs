@@ -22,6 +22,7 @@ impl Node {
             .last_quorum_acked
             .as_ref()
             .map(|acked| u32::try_from(acked.elapsed().as_millis()).unwrap_or(u32::MAX));
+        let checkpoint = self.publication.newest();
         v1::ClusterView {
             trail_id: Bytes::copy_from_slice(&self.identity.trail_id.0),
             origin: self.identity.origin.clone(),
@@ -43,6 +44,9 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").into(),
             mended: self.mend_numbers.mended.get(),
             joint: metrics.membership_config.membership().get_joint_config().len() > 1,
+            checkpoint_size: checkpoint.as_ref().map_or(0, |newest| newest.checkpoint.size),
+            checkpoint_unix_s: checkpoint.as_ref().map_or(0, |newest| newest.unix_s),
+            rolled_back_from: self.publication.rolled_back().unwrap_or(0),
             ..Default::default()
         }
     }

@@ -84,14 +84,8 @@ impl RaftService {
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
 
-    /// The peer that sent a request, by the session of its handshake.
     fn peer<T>(&self, request: &Request<T>) -> Result<u64, Status> {
-        request
-            .metadata()
-            .get_bin(SESSION_KEY)
-            .and_then(|value| value.to_bytes().ok())
-            .and_then(|session| self.peers.session(&session))
-            .ok_or_else(|| Status::unauthenticated("no session; hint: handshake first"))
+        sender(&self.peers, request)
     }
 
     /// A request of `peer` as openraft takes it, with every entry verified.
@@ -134,6 +128,16 @@ impl RaftService {
         };
         Ok((request, prev_chain))
     }
+}
+
+/// The peer that sent a request, by the session of its handshake.
+pub(super) fn sender<T>(peers: &Peers, request: &Request<T>) -> Result<u64, Status> {
+    request
+        .metadata()
+        .get_bin(SESSION_KEY)
+        .and_then(|value| value.to_bytes().ok())
+        .and_then(|session| peers.session(&session))
+        .ok_or_else(|| Status::unauthenticated("no session; hint: handshake first"))
 }
 
 /// Entries must follow each other, the first one `prev`, under terms that do not fall and are not
@@ -299,15 +303,18 @@ fn incoming(
 
 /// openraft's answer as a message, once the chain agrees.
 async fn answer(
-    log: &Log,
-    data_dir: &Path,
+    service: &RaftService,
     shared: &AppendStream,
     result: StreamAppendResult<TypeConfig>,
 ) -> Result<pb::AppendResponse, Status> {
     if let (Some(chain), Ok(_)) = (shared.pop(), &result) {
-        check_chain(log, data_dir, chain).await?;
+        check_chain(&service.log, &service.data_dir, chain).await?;
     }
-    Ok(pb::AppendResponse { result: Some(wire::result_to_pb(&result)), clock_unix_ns: unix_ns() })
+    Ok(pb::AppendResponse {
+        result: Some(wire::result_to_pb(&result)),
+        clock_unix_ns: unix_ns(),
+        read_only: *service.read_only.borrow(),
+    })
 }
 
 #[tonic::async_trait]
@@ -336,13 +343,13 @@ impl pb::raft_server::Raft for RaftService {
         let shared = Arc::new(AppendStream::default());
         let requests = incoming(self.clone(), peer, request.into_inner(), shared.clone());
         let results = Box::pin(self.raft.stream_append(requests));
-        let (log, data_dir) = (self.log.clone(), self.data_dir.clone());
+        let service = self.clone();
         let answers = futures_util::stream::unfold(Some(results), move |results| {
-            let (shared, log, dir) = (shared.clone(), log.clone(), data_dir.clone());
+            let (shared, service) = (shared.clone(), service.clone());
             async move {
                 let mut results = results?;
                 let answer = match results.next().await {
-                    Some(Ok(result)) => answer(&log, &dir, &shared, result).await,
+                    Some(Ok(result)) => answer(&service, &shared, result).await,
                     Some(Err(fatal)) => Err(Status::unavailable(fatal.to_string())),
                     None => Err(shared.take_failure()?),
                 };
@@ -388,6 +395,13 @@ impl pb::raft_server::Raft for RaftService {
         let result = self.raft.handle_transfer_leader(request).await.map_err(unavailable)?;
         let error = result.err().map(|error| error.to_string()).unwrap_or_default();
         Ok(Response::new(pb::TransferLeaderResponse { error }))
+    }
+
+    async fn record_finding(
+        &self,
+        _request: Request<pb::RecordFindingRequest>,
+    ) -> Result<Response<pb::RecordFindingResponse>, Status> {
+        Err(Status::unimplemented("record_finding"))
     }
 
     async fn read_index(

@@ -72,6 +72,8 @@ pub enum NoteKind {
     Cosigned = 1,
     /// Those and the signatures of enough witnesses.
     Witnessed = 2,
+    /// As `Cosigned`, but of another history than this trail: every disk was rolled back.
+    Evidence = 4,
 }
 
 /// A note as it is kept.
@@ -119,6 +121,7 @@ struct Writer {
 struct Newest {
     any: Option<Arc<StoredNote>>,
     witnessed: Option<Arc<StoredNote>>,
+    evidence: Option<Arc<StoredNote>>,
     accepted_unix_s: u64,
 }
 
@@ -179,6 +182,11 @@ impl Notes {
     /// As [`Self::newest`], of those that carry witnesses.
     pub fn newest_witnessed(&self) -> Option<Arc<StoredNote>> {
         self.newest.read().unwrap_or_else(PoisonError::into_inner).witnessed.clone()
+    }
+
+    /// As [`Self::newest`], of those that are evidence of a rollback; that one does not show them.
+    pub fn newest_evidence(&self) -> Option<Arc<StoredNote>> {
+        self.newest.read().unwrap_or_else(PoisonError::into_inner).evidence.clone()
     }
 
     /// Up to when (Unix seconds) notes that reach past the trail are void, because an operator has
@@ -270,6 +278,12 @@ impl Newest {
                 let newer = |known: &Option<Arc<StoredNote>>| {
                     known.as_ref().is_none_or(|known| note.size >= known.size)
                 };
+                if note.kind == NoteKind::Evidence {
+                    if newer(&self.evidence) {
+                        self.evidence = Some(note.clone());
+                    }
+                    return;
+                }
                 if newer(&self.any) {
                     self.any = Some(note.clone());
                 }
@@ -295,7 +309,8 @@ fn worth_keeping(records: Vec<Record>, bytes_max: usize) -> Vec<Record> {
     let counts = |record: &Record| match record {
         Record::Accepted { unix_s } => *unix_s == newest.accepted_unix_s,
         Record::Note(note) => {
-            [&newest.any, &newest.witnessed].iter().any(|known| known.as_ref() == Some(note))
+            let counts = [&newest.any, &newest.witnessed, &newest.evidence];
+            counts.iter().any(|known| known.as_ref() == Some(note))
         }
     };
     let kept = records.into_iter().enumerate();
@@ -360,6 +375,7 @@ impl Record {
         let kind = match header[8] {
             1 => NoteKind::Cosigned,
             2 => NoteKind::Witnessed,
+            4 => NoteKind::Evidence,
             ACCEPTED if size == 0 => {
                 let end = offset + RECORD_HEADER_SIZE;
                 return Ok((Record::Accepted { unix_s: value }, end));

@@ -63,6 +63,21 @@ impl Frontier {
         self.size += 1;
     }
 
+    /// Appends a complete subtree of `1 << level` leaves by its root. The root is believed.
+    ///
+    /// Panics unless the size so far is a multiple of `1 << level`: elsewhere there is no such
+    /// subtree.
+    pub fn append_subtree(&mut self, level: u8, root: Hash) {
+        let leaves = 1u64 << level;
+        assert!(self.size.is_multiple_of(leaves), "no subtree of {leaves} at {}", self.size);
+        let size = self.size.checked_add(leaves).expect("the tree is full");
+        let merges = (self.size >> level).trailing_ones();
+        let end = u32::from(level) + merges;
+        self.peaks[end as usize] = (u32::from(level)..end)
+            .fold(root, |hash, level| node_hash(&self.peaks[level as usize], &hash));
+        self.size = size;
+    }
+
     /// Leaves so far.
     pub fn size(&self) -> u64 {
         self.size

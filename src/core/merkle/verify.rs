@@ -26,6 +26,32 @@ pub enum ProofError {
         /// Size of the newer tree.
         new: u64,
     },
+    /// Not a range of leaves.
+    #[error("{from}..{to} is no range of a tree of size {size}")]
+    Range {
+        /// First leaf.
+        from: u64,
+        /// One past the last leaf.
+        to: u64,
+        /// Tree size that was named.
+        size: u64,
+    },
+    /// Fewer or more leaves than the range has.
+    #[error("{actual} leaves, the range has {expected}")]
+    Leaves {
+        /// Leaves of the range.
+        expected: u64,
+        /// Leaves that were there.
+        actual: u64,
+    },
+    /// A proof for a tree of another size.
+    #[error("the proof is for a tree of size {actual}, the checkpoint's has {expected}")]
+    OtherTree {
+        /// Size of the checkpoint's tree.
+        expected: u64,
+        /// Size that the proof names.
+        actual: u64,
+    },
     /// Fewer or more hashes than a proof for these sizes has.
     #[error("proof has {actual} hashes, one for these sizes has {expected}")]
     Length {
@@ -94,8 +120,7 @@ pub fn verify_consistency(
         return Ok(());
     }
     // Up to the largest subtree that ends where the old tree ended: `first` is its hash.
-    let level = (old - 1).trailing_ones();
-    let path = Path { node: (old - 1) >> level, last: (new - 1) >> level };
+    let path = consistency_path(old, new);
     let (first, rest) = if old.is_power_of_two() {
         // It is the old tree itself, whose root the proof leaves out.
         check_length(path.count(), proof)?;
@@ -116,6 +141,31 @@ pub fn verify_consistency(
     }
     check_root("old", old_root, old_computed)?;
     check_root("new", new_root, new_computed)
+}
+
+/// Hashes of the inclusion proof for a leaf in a tree of `size`.
+///
+/// Panics if there is no such leaf: whoever takes the two from outside checks them first.
+pub fn inclusion_proof_length(index: u64, size: u64) -> usize {
+    assert!(index < size, "leaf {index} is not in a tree of size {size}");
+    Path { node: index, last: size - 1 }.count()
+}
+
+/// Hashes of the consistency proof from size `old` to size `new`.
+///
+/// Panics if `old` is larger than `new`: whoever takes the two from outside checks them first.
+pub fn consistency_proof_length(old: u64, new: u64) -> usize {
+    assert!(old <= new, "size {old} is not before size {new}");
+    if old == 0 || old == new {
+        return 0;
+    }
+    consistency_path(old, new).count() + usize::from(!old.is_power_of_two())
+}
+
+/// The siblings above the largest subtree that ends where the old tree ended; `0 < old < new`.
+fn consistency_path(old: u64, new: u64) -> Path {
+    let level = (old - 1).trailing_ones();
+    Path { node: (old - 1) >> level, last: (new - 1) >> level }
 }
 
 fn check_length(expected: usize, proof: &[Hash]) -> Result<(), ProofError> {

@@ -1,7 +1,13 @@
 //! Tests of the whole package: the vectors, the tree against the RFC's own words, and the formats
 //! against damage.
 
+mod bundles;
 mod formats;
+mod notes;
+mod policies;
+mod proof_files;
+mod ranges;
+mod tiles;
 mod tree;
 mod vectors;
 

@@ -20,6 +20,7 @@ mod files;
 mod io;
 mod open;
 mod read;
+mod read_part;
 mod state;
 #[cfg(test)]
 pub(in crate::storage) mod tests;
@@ -33,8 +34,12 @@ use tokio::sync::watch;
 
 pub use error::LogError;
 pub use open::Recovered;
+<<<<<<< HEAD
 #[cfg(test)]
 pub(in crate::storage) use open::Tuning;
+=======
+pub use read_part::{EntryHead, RawRecord};
+>>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HardState, StoredVote};
@@ -297,6 +302,23 @@ impl Log {
     /// chain. One positioned read if it is not in memory; every checksum is checked.
     pub fn read_at(&self, location: Location) -> Result<(Entry, Chain), LogError> {
         self.noted(self.shared.read_at(location))
+    }
+
+    /// One record of the batch whose frame is at a place, by its position in the batch. Reads the
+    /// frame's start up to the record's leaf, its salt and its event, not the whole entry. Only the
+    /// header's checksum is checked: the caller compares the event with the leaf, and the leaf with
+    /// the tree.
+    pub fn read_record_at(
+        &self,
+        location: Location,
+        position: usize,
+    ) -> Result<RawRecord, LogError> {
+        self.shared.read_record_at(location, position)
+    }
+
+    /// Header and head of the entry whose frame is at a place; both checksums are checked.
+    pub fn read_head_at(&self, location: Location) -> Result<EntryHead, LogError> {
+        self.shared.read_head_at(location)
     }
 
     /// Reads an entry from the disk and recomputes its link of the chain. False if the link is

@@ -192,12 +192,28 @@ impl Shared {
 
     /// The entry at a place; see [`super::Log::read_at`].
     pub(super) fn read_at(&self, location: Location) -> Result<(Entry, Chain), LogError> {
+        self.at(
+            location,
+            |entry, chain| Ok((entry.clone(), chain)),
+            |file| read_entry(file, location).map(|(entry, header)| (entry, header.chain)),
+        )
+    }
+
+    /// What `memory` makes of the entry at a place, or `disk` of the file that has it.
+    pub(super) fn at<T>(
+        &self,
+        location: Location,
+        memory: impl Fn(&Entry, Chain) -> Result<T, LogError>,
+        disk: impl Fn(&File) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
         loop {
             let state = self.lock();
             if let Some(slot) = state.slot_at(location)
                 && let Some(placed) = slot.placed
             {
-                return Ok((slot.entry.clone(), placed.chain));
+                let entry = slot.entry.clone();
+                drop(state);
+                return memory(&entry, placed.chain);
             }
             let segment = state.segments.get(&location.segment);
             let segment = segment.filter(|s| location.offset < s.summary.frames_end);
@@ -207,9 +223,9 @@ impl Shared {
             let epoch = state.epoch;
             drop(state);
             let read = self.files.get(key).map_err(LogError::from);
-            let read = read.and_then(|file| read_entry(&file, location));
+            let read = read.and_then(|file| disk(&file));
             if self.lock().epoch == epoch {
-                return read.map(|(entry, header)| (entry, header.chain));
+                return read;
             }
         }
     }
@@ -280,7 +296,7 @@ fn missing(index: u64, next: u64) -> LogError {
     LogError::Missing { index, next }
 }
 
-fn corrupt(file: &File, location: Location, fault: FrameFault) -> LogError {
+pub(super) fn corrupt(file: &File, location: Location, fault: FrameFault) -> LogError {
     LogError::Corrupt { file: file.path().to_owned(), offset: location.offset, fault }
 }
 
@@ -301,7 +317,7 @@ fn whole_frame(bytes: &[u8], location: Location) -> bool {
 }
 
 /// Up to `size` bytes from `offset`.
-fn read_bytes(file: &File, offset: u64, size: usize) -> Result<Bytes, LogError> {
+pub(super) fn read_bytes(file: &File, offset: u64, size: usize) -> Result<Bytes, LogError> {
     let mut buffer = vec![0; size];
     let count = file.read_at(&mut buffer, offset)?;
     buffer.truncate(count);
