@@ -68,7 +68,6 @@ impl ServeError {
     /// With what the process ends (README, "Exit codes").
     pub fn exit_code(&self) -> u8 {
         match self {
-<<<<<<< HEAD
             ServeError::Start(StartError::Damaged(_)) => 3,
             ServeError::Start(StartError::Diverged(_)) | ServeError::Fatal(Fatal::Diverged(_)) => 4,
             ServeError::Listen { .. }
@@ -77,10 +76,6 @@ impl ServeError {
             | ServeError::Log(_)
             | ServeError::Raft(_)
             | ServeError::Transport(_) => 1,
-=======
-            ServeError::Start(StartError::Diverged(_)) | ServeError::Fatal(Fatal::Diverged(_)) => 4,
-            _ => 1,
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
         }
     }
 }
@@ -143,7 +138,6 @@ pub async fn run(
         fatal = node.fatal.stopped() => Err(ServeError::Fatal(fatal)),
         error = log_failed(&node) => Err(error),
         error = raft_failed(&node) => Err(error),
-        fatal = node.stop.stopped() => Err(ServeError::Fatal(fatal)),
         Some(ended) = servers.join_next() => Err(transport_error(ended)),
     }?;
     // NB: after an error nothing is closed: the log or openraft cannot be trusted any more, and
@@ -229,25 +223,10 @@ fn client_routes(node: &Arc<Node>, metrics: &Arc<Metrics>) -> Routes {
         .add_service(ClusterService::new(node.clone()).into_server())
 }
 
-<<<<<<< HEAD
 /// What peers may call once the node is built.
 fn peer_routes(node: &Arc<Node>) -> Routes {
     Routes::new(node.raft_service().into_server())
-=======
-    let peers = Server::builder()
-        .initial_stream_window_size(crate::raft::link::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(2 * crate::raft::link::STREAM_WINDOW_BYTES)
-        .add_service(node.raft_service().into_server())
         .add_service(node.publication_service().into_server())
-        .serve_with_incoming_shutdown(incoming(listeners.raft), wait(stopped));
-    servers.spawn(async move { peers.await.map_err(|error| error.to_string()) });
-
-    let router = http::router(node.clone(), metrics);
-    let probes = axum::serve(listeners.http, router).with_graceful_shutdown(wait(stopped));
-    servers.spawn(async move { probes.await.map_err(|error| error.to_string()) });
-
-    tokio::spawn(report_health(node.clone(), reporter));
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 }
 
 /// NB: `Server::tcp_nodelay` does nothing for a listener that was bound elsewhere, and without it

@@ -40,14 +40,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match server::run(config, listeners, shutdown).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
-<<<<<<< HEAD
-            let code = ExitCode::from(error.exit_code());
-            eprintln!("error: {:#}", anyhow::Error::from(error));
-            Ok(code)
-=======
             eprintln!("error: {error}");
             Ok(ExitCode::from(error.exit_code()))
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
         }
     }
 }

@@ -50,7 +50,6 @@ pub const READ_BYTES_MAX: usize = 256 * 1024;
 pub const READ_RECORDS_MAX: usize = 1024;
 /// Read streams of one node that are open at once.
 pub const READ_STREAMS_MAX: usize = 256;
-<<<<<<< HEAD
 /// Entries of one message of a mending stream, in bytes; one entry is always sent.
 pub const MENDING_BYTES_MAX: usize = 1024 * 1024;
 /// Mending streams that one node serves at once: a peer that is refused comes again.
@@ -63,7 +62,6 @@ pub const DAMAGES_MAX: usize = 256;
 pub const FINDINGS_MAX: usize = 256;
 /// One finding, encoded, in bytes.
 pub const FINDING_BYTES_MAX: usize = 8 * 1024;
-=======
 /// Records and proofs of one key history, in bytes: some 1,000 changes of the membership.
 pub const KEY_HISTORY_BYTES_MAX: usize = 960 * 1024;
 /// Tiles and entry bundles that one node reads at once for the public log.
@@ -104,7 +102,6 @@ pub const CLIENT_RECEIPTS_MAX: usize = 262_144;
 pub const CLIENT_SETTLE_QUEUE_MAX: usize = 1024;
 /// Producers whose last acknowledged seq a client remembers.
 pub const CLIENT_PRODUCERS_MAX: usize = 4096;
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 
 const _: () = {
     assert!(
@@ -126,13 +123,10 @@ const _: () = {
     assert!(APPEND_BYTES_MAX + APPEND_EVENTS_MAX * 8 + 4096 <= CLIENT_MESSAGE_BYTES_MAX);
     // One entry past the cap still fits the raft port.
     assert!(REPLICATION_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
-<<<<<<< HEAD
     assert!(MENDING_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
     // A segment in an answer has less than 128 bytes.
     assert!(MENDING_SEGMENTS_MAX * 128 <= RAFT_MESSAGE_BYTES_MAX);
     assert!(FINDING_BYTES_MAX <= EVENT_BYTES_MAX);
-    assert!(READ_BYTES_MAX + EVENT_BYTES_MAX + 64 * 1024 <= CLIENT_MESSAGE_BYTES_MAX);
-=======
     // Records of a read message, 100 bytes each besides its event, a note and a range proof.
     assert!(
         READ_BYTES_MAX + EVENT_BYTES_MAX + READ_RECORDS_MAX * 100 + NOTE_BYTES_MAX + 8 * 1024
@@ -141,6 +135,5 @@ const _: () = {
     // The hashes of a range fit a message.
     assert!(PROVE_LEAVES_MAX as usize * 32 + 8192 <= CLIENT_MESSAGE_BYTES_MAX);
     assert!(KEY_HISTORY_BYTES_MAX + 1024 <= CLIENT_MESSAGE_BYTES_MAX);
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
     assert!(PROPOSALS_IN_FLIGHT_MAX * ENTRY_BYTES_MAX <= LOG_CACHE_BYTES_MIN);
 };

@@ -93,7 +93,11 @@ impl Findings {
     /// replaced.
     pub fn record(&self, finding: v1::Finding) {
         let findings = self.clone();
-        tokio::task::spawn_blocking(move || findings.record_now(finding));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || findings.record_now(finding))),
+            // A thread of its own may block.
+            Err(_) => findings.record_now(finding),
+        }
     }
 
     /// As [`Self::record`]; on return it will outlive the process. Blocks.

@@ -3,13 +3,10 @@
 //! Reading order: [`config`] says what a node is told; [`start`] puts a [`Node`] together;
 //! [`leadership`] is what everything asks first; [`batcher`] is the way of an append into the log,
 //! [`reads`] what a read waits for, [`duplicates`] what a repeated append gets back; [`membership`]
-<<<<<<< HEAD
-//! changes the group and [`view`] describes it. [`mend`] makes a damaged log whole, at start and while
+//! changes the group and [`view`] describes it; [`publish`] is how checkpoints
+//! come about. [`mend`] makes a damaged log whole, at start and while
 //! the node runs; [`scrub`] looks for damage, [`findings`] takes what was found into the trail, and
 //! [`fatal`] is what a node must not go on with.
-=======
-//! changes the group and [`view`] describes it; [`publish`] is how checkpoints come about.
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 //!
 //! Invariant: nothing here decides whether an event is recorded. The batcher guesses, apply
 //! decides.
@@ -19,10 +16,7 @@ pub mod bootstrap;
 pub mod config;
 pub mod duplicates;
 pub mod fatal;
-<<<<<<< HEAD
 pub mod findings;
-=======
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 pub mod leadership;
 pub mod membership;
 pub mod mend;

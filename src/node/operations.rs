@@ -58,10 +58,10 @@ impl Operations {
 
     /// Records a finding, encoded. Returns when it is in the trail.
     pub async fn record_finding(&self, finding: Bytes) -> Result<(), Rejected> {
-        self.write(Kind::Finding, finding).await
+        self.write(Kind::Finding, finding).await.map(drop)
     }
 
-    async fn write(&self, kind: Kind, event: Bytes) -> Result<(), Rejected> {
+    async fn write(&self, kind: Kind, event: Bytes) -> Result<u64, Rejected> {
         let mut opened = self.opened.lock().await;
         let mut last = Rejected::new(Reason::Busy, "the operation could not be recorded");
         for _ in 0..TRIES {
@@ -70,13 +70,8 @@ impl Operations {
                 None => self.open().await?,
             };
             *opened = Some((epoch, seq));
-<<<<<<< HEAD
             match self.append(kind, epoch, seq, event.clone()).await {
-                Ok(()) => {
-=======
-            match self.append(epoch, seq, event.clone()).await {
                 Ok(index) => {
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
                     *opened = Some((epoch, seq + 1));
                     return Ok(index);
                 }
@@ -94,11 +89,7 @@ impl Operations {
         Err(last)
     }
 
-<<<<<<< HEAD
-    async fn append(&self, kind: Kind, epoch: u64, seq: u64, event: Bytes) -> Result<(), Rejected> {
-=======
-    async fn append(&self, epoch: u64, seq: u64, event: Bytes) -> Result<u64, Rejected> {
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
+    async fn append(&self, kind: Kind, epoch: u64, seq: u64, event: Bytes) -> Result<u64, Rejected> {
         let append = Append {
             producer: self.producer,
             epoch,

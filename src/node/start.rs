@@ -8,15 +8,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::batcher::{self, Batcher};
-use super::fatal::Stop;
+use super::fatal::{Fatal, Stop};
 use super::findings::{self, Findings};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
-<<<<<<< HEAD
 use super::mend::{self, Numbers, Starting, Suspect, Suspects, Whole};
-=======
-use super::fatal::{Fatal, Stop};
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 use super::operations::Operations;
 use super::publish::{self, OpenOptions, Opened, Publication};
 use super::reads::{ReadIndexer, Reads};
@@ -57,15 +53,12 @@ pub enum StartError {
     /// The system refused a thread.
     #[error("start a thread: {0}")]
     Thread(#[from] std::io::Error),
-<<<<<<< HEAD
     /// Entries are damaged here, and every peer has said that it lacks them too.
     #[error("{0}")]
     Damaged(String),
-=======
     /// Its keys or its notes.
     #[error(transparent)]
     Publication(#[from] publish::OpenError),
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
     /// Its trail is not the one that the majority has.
     #[error("{0}")]
     Diverged(String),
@@ -95,7 +88,6 @@ pub struct Node {
     pub leadership: watch::Receiver<Leadership>,
     /// Whether the disk is nearly full.
     pub read_only: watch::Receiver<bool>,
-<<<<<<< HEAD
     /// What was found, on its way into the trail.
     pub findings: Findings,
     /// What was scrubbed and mended.
@@ -103,13 +95,9 @@ pub struct Node {
     /// Stops the node when it must not go on.
     pub fatal: Stop,
     operations: Arc<Operations>,
-=======
     /// Checkpoints.
     pub publication: Publication,
-    /// Stops the node.
-    pub stop: Stop,
     publication_service: PublicationService,
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
     draining: watch::Sender<bool>,
     /// Ended when the node is dropped.
     _tasks: JoinSet<()>,
@@ -142,8 +130,8 @@ impl Node {
             segment_bytes: identity.segment_bytes,
         };
         let initial = genesis_peers(&identity, genesis);
-        let stop = Stop::default();
-        let opened = open_publication(&config, &identity, &initial, &log, &ledger, &stop).await?;
+        let opened =
+            open_publication(&config, &identity, &initial, &log, &ledger, &fatal, &findings).await?;
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
         let answer_timeout = (lease * 2).max(Duration::from_secs(2));
@@ -187,7 +175,16 @@ impl Node {
             leadership.clone(),
             operations.clone(),
         ));
-<<<<<<< HEAD
+        let parts = publish::Parts {
+            network: network.clone(),
+            known: known.clone(),
+            leadership: leadership.clone(),
+            reads: reads.clone(),
+            operations: operations.clone(),
+            witness_every: Duration::from_millis(config.witness_interval_ms),
+        };
+        let (publication, handlers) = opened.start(parts, &mut tasks)?;
+        let publication_service = PublicationService::new(peers.clone(), handlers);
         tasks.spawn(findings::run(
             findings.clone(),
             findings::Options {
@@ -214,18 +211,6 @@ impl Node {
             reported,
             &mut tasks,
         )?;
-=======
-        let parts = publish::Parts {
-            network: network.clone(),
-            known: known.clone(),
-            leadership: leadership.clone(),
-            reads: reads.clone(),
-            operations,
-            witness_every: Duration::from_millis(config.witness_interval_ms),
-        };
-        let (publication, handlers) = opened.start(parts, &mut tasks)?;
-        let publication_service = PublicationService::new(peers.clone(), handlers);
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
         tasks.spawn(membership_changes.clone().finish_joint());
         tasks.spawn(hand_over_when_full(
             membership_changes.clone(),
@@ -252,16 +237,12 @@ impl Node {
             peers,
             leadership,
             read_only,
-<<<<<<< HEAD
             findings,
             mend_numbers: numbers,
             fatal,
             operations,
-=======
             publication,
-            stop,
             publication_service,
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
             draining: watch::Sender::new(false),
             _tasks: tasks,
             _scrub: scrub,
@@ -325,7 +306,6 @@ impl Node {
     }
 }
 
-<<<<<<< HEAD
 /// From now on peers are answered from the open log.
 fn serve_mending(
     starting: &Starting,
@@ -357,9 +337,6 @@ fn serve_mending(
     starting.mending.set_source(source);
 }
 
-/// A leader that cannot take events makes room for one that can. Followers with full disks refuse
-/// entries themselves.
-=======
 /// Notes, keys, and what was signed, compared with what the peers hold.
 async fn open_publication(
     config: &NodeConfig,
@@ -368,7 +345,9 @@ async fn open_publication(
     log: &Log,
     ledger: &Ledger,
     stop: &Stop,
+    findings: &Findings,
 ) -> Result<Opened, StartError> {
+    let findings = findings.clone();
     let options = OpenOptions {
         data_dir: config.data_dir.clone(),
         identity: identity.clone(),
@@ -377,7 +356,7 @@ async fn open_publication(
         ledger: ledger.clone(),
         witnesses: config.witnesses().expect("the configuration was checked when it was loaded"),
         stop: stop.clone(),
-        finder: Arc::new(|finding| tracing::warn!(?finding, "finding")),
+        finder: Arc::new(move |finding| findings.record(finding)),
     };
     let opened = tokio::task::spawn_blocking(move || Opened::open(options)).await;
     let mut opened = opened.map_err(|error| StartError::Raft(error.to_string()))??;
@@ -393,7 +372,6 @@ async fn open_publication(
 /// A leader that cannot take events makes room for one that can. Not for one whose disk is full
 /// too: every hand-over is a record, and they would fill what is left. Followers with full disks
 /// refuse entries themselves.
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 async fn hand_over_when_full(
     changes: Arc<MembershipChanges>,
     peers: Arc<Peers>,

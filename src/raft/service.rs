@@ -397,13 +397,6 @@ impl pb::raft_server::Raft for RaftService {
         Ok(Response::new(pb::TransferLeaderResponse { error }))
     }
 
-    async fn record_finding(
-        &self,
-        _request: Request<pb::RecordFindingRequest>,
-    ) -> Result<Response<pb::RecordFindingResponse>, Status> {
-        Err(Status::unimplemented("record_finding"))
-    }
-
     async fn read_index(
         &self,
         request: Request<pb::ReadIndexRequest>,

@@ -195,11 +195,8 @@ impl Metrics {
         for (name, help, level) in levels {
             registry.register(name, help, level.clone());
         }
-<<<<<<< HEAD
         let mending = Mending::default();
         mending.register(&mut registry);
-        Metrics { registry, append_events, append_seconds, rejections, reads, gauges, mending }
-=======
         Metrics {
             registry,
             append_events,
@@ -212,8 +209,8 @@ impl Metrics {
             unproven,
             witness,
             gauges,
+            mending,
         }
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
     }
 
     /// Notes an acknowledged request.
@@ -268,9 +265,7 @@ impl Metrics {
         gauges.cache_bytes.set(sizes.cache_bytes as u64);
         gauges.waiting_bytes.set(node.batcher.waiting_bytes() as u64);
         gauges.read_only.set(u64::from(*node.read_only.borrow()));
-<<<<<<< HEAD
         self.mending.look(node);
-=======
         gauges.checkpoint_size.set(view.checkpoint_size);
         gauges.checkpoint_unix_s.set(view.checkpoint_unix_s);
         gauges.rolled_back_from.set(view.rolled_back_from);
@@ -295,7 +290,6 @@ impl Metrics {
                 self.witness.get_or_create(&labels).set(value.load(Ordering::Relaxed));
             }
         }
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text

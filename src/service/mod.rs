@@ -15,11 +15,8 @@ pub mod oversize;
 mod proofs;
 mod proven;
 mod read_stream;
-<<<<<<< HEAD
 pub mod starting;
-=======
 mod tlog;
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 
 pub use audit_log::AuditLogService;
 pub use cluster::ClusterService;

@@ -14,11 +14,8 @@ pub mod identity;
 pub mod index;
 pub mod ledger;
 pub mod log;
-<<<<<<< HEAD
-pub mod mend;
-=======
 pub mod log_key;
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
+pub mod mend;
 pub mod notes;
 pub mod recovery;
 pub mod rows;

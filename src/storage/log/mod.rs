@@ -34,12 +34,9 @@ use tokio::sync::watch;
 
 pub use error::LogError;
 pub use open::Recovered;
-<<<<<<< HEAD
 #[cfg(test)]
 pub(in crate::storage) use open::Tuning;
-=======
 pub use read_part::{EntryHead, RawRecord};
->>>>>>> cccd8d7922b2513e0f2ab99bf7abcefd264fb482
 
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HardState, StoredVote};
