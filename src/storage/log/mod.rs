@@ -18,8 +18,10 @@ mod chain;
 mod error;
 mod files;
 mod io;
+mod mend;
 mod open;
 mod read;
+mod scrub;
 mod state;
 #[cfg(test)]
 pub(in crate::storage) mod tests;
@@ -35,6 +37,7 @@ pub use error::LogError;
 pub use open::Recovered;
 #[cfg(test)]
 pub(in crate::storage) use open::Tuning;
+pub use scrub::ScrubError;
 
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HardState, StoredVote};
