@@ -11,6 +11,7 @@ mod chaos;
 mod commands;
 mod harness;
 mod membership;
+mod publication;
 mod reads;
 mod tidy;
 mod wiped;
