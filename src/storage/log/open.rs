@@ -14,9 +14,10 @@ use super::io::{Control, Io, IoOp};
 use super::state::{Shared, State};
 use super::writer::{NEXT_FILE, Writer};
 use super::{Log, LogOptions, SyncPolicy};
-use crate::disk::{Dir, DirLock, DiskError, LockError, Recorder, SlotsError};
+use crate::disk::{Dir, DirLock, DiskError, Recorder, SlotsError};
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HARD_STATE_FILE, HardStateFile, StoredVote};
+use crate::storage::mend::swap;
 use crate::storage::recovery::{self, Expected, Found, OpenError, SEGMENTS_DIR, Tear};
 use crate::storage::segment;
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
@@ -72,17 +73,32 @@ impl Log {
         Self::open_tuned(dir, options, Tuning::default())
     }
 
+    /// As [`Self::open`], for the one who has locked the directory already.
+    pub fn open_locked(
+        dir: &Path,
+        options: LogOptions,
+        lock: DirLock,
+    ) -> Result<(Log, Recovered), OpenError> {
+        Self::recover(dir, options, Tuning::default(), lock)
+    }
+
     pub(in crate::storage) fn open_tuned(
         path: &Path,
         options: LogOptions,
         tuning: Tuning,
     ) -> Result<(Log, Recovered), OpenError> {
+        let lock = DirLock::acquire(path)?;
+        Self::recover(path, options, tuning, lock)
+    }
+
+    fn recover(
+        path: &Path,
+        options: LogOptions,
+        tuning: Tuning,
+        lock: DirLock,
+    ) -> Result<(Log, Recovered), OpenError> {
         let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
         assert!(sizes.contains(&options.segment_bytes), "segments of {}", options.segment_bytes);
-        let lock = DirLock::acquire(path).map_err(|error| match error {
-            LockError::Disk(error) => OpenError::Disk(error),
-            held => OpenError::Locked(held),
-        })?;
         let syncs = options.sync == SyncPolicy::Always;
         let data = match tuning.recorder {
             Some(recorder) => Dir::open_recorded(path, syncs, recorder)?,
@@ -175,6 +191,7 @@ fn settle(
     if segments.exists(NEXT_FILE)? {
         segments.remove(NEXT_FILE)?;
     }
+    swap::clean(segments)?;
     if let Some((last, _)) = found.segments.pop_if(|(last, _)| last.next == last.first) {
         // Begun, and the crash came before its first entry. The next entry begins it anew: no
         // segment is ever empty.

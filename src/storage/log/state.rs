@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indelible_core::limits::IO_QUEUE_MAX;
 use indelible_core::{Chain, Entry, EntryId};
@@ -39,6 +39,18 @@ pub(super) struct Shared {
     /// Whether the IO thread sleeps until it is called, so that a new commit index would stay off
     /// the disk.
     pub(super) parked: AtomicBool,
+    /// Told of damage that a read has met.
+    pub(super) on_damage: Hook,
+}
+
+/// Who is told of damage, once that is known.
+#[derive(Default)]
+pub(super) struct Hook(pub(super) OnceLock<super::OnDamage>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hook").field(&self.0.get().is_some()).finish()
+    }
 }
 
 /// An entry in memory.
@@ -129,6 +141,7 @@ impl Shared {
             durable: watch::Sender::new(state.durable),
             failed: watch::Sender::new(None),
             parked: AtomicBool::new(false),
+            on_damage: Hook::default(),
             state: Mutex::new(state),
             placed: Condvar::new(),
             room: Condvar::new(),
