@@ -25,6 +25,10 @@ pub(super) struct Args {
     /// The node's configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// The disks of all nodes were put back to earlier copies together: start although this node has
+    /// signed what its disk does not have. Appends are refused until `accept-rollback`
+    #[arg(long)]
+    all_rolled_back: bool,
     /// Also stop when standard input closes, so that a node does not outlive whoever started it
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
@@ -32,7 +36,8 @@ pub(super) struct Args {
 
 /// Until the node stops.
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = NodeConfig::load(&args.config)?;
+    let mut config = NodeConfig::load(&args.config)?;
+    config.all_rolled_back = args.all_rolled_back;
     log_to_stderr();
     abort_on_panic();
     let listeners = Listeners::bind(&config).await?;

@@ -36,6 +36,10 @@ pub struct NodeConfig {
     /// Between two requests to a witness, in milliseconds.
     #[serde(default = "default_witness_interval_ms")]
     pub witness_interval_ms: u64,
+    /// Said on the command line, for one start: the disks of all nodes were put back together, so
+    /// this one may be older than its own signatures.
+    #[serde(skip)]
+    pub all_rolled_back: bool,
 }
 
 /// A witness: C2SP tlog-witness.

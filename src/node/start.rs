@@ -114,10 +114,11 @@ impl Node {
         tracing::info!(?recovered, "storage opened");
         // Before openraft is built: it may vote from its first moment on.
         mend::compare_at_start(&log, &config, &starting, &members).await?;
-        // PUBLISH: the comparison of notes goes here (`publish::standing::compare`): log and ledger
-        // are open, openraft is not built.
-        mend::raise_vote(&log).await?;
         let fatal = Stop::default();
+        let initial = genesis_peers(&identity, genesis);
+        let storage = (&identity, &initial, &log, &ledger);
+        let opened = open_publication(&config, storage, &fatal, &findings, &starting).await?;
+        mend::raise_vote(&log).await?;
         let (suspects, reported) = Suspects::new();
         let met = suspects.clone();
         log.on_damage(Box::new(move |segment| met.report(Suspect::of(segment))));
@@ -129,9 +130,6 @@ impl Node {
             public_key: identity.public_key,
             segment_bytes: identity.segment_bytes,
         };
-        let initial = genesis_peers(&identity, genesis);
-        let opened =
-            open_publication(&config, &identity, &initial, &log, &ledger, &fatal, &findings).await?;
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
         let answer_timeout = (lease * 2).max(Duration::from_secs(2));
@@ -340,12 +338,10 @@ fn serve_mending(
 /// Notes, keys, and what was signed, compared with what the peers hold.
 async fn open_publication(
     config: &NodeConfig,
-    identity: &Identity,
-    genesis: &BTreeMap<u64, Peer>,
-    log: &Log,
-    ledger: &Ledger,
+    (identity, genesis, log, ledger): (&Identity, &BTreeMap<u64, Peer>, &Log, &Ledger),
     stop: &Stop,
     findings: &Findings,
+    starting: &Starting,
 ) -> Result<Opened, StartError> {
     let findings = findings.clone();
     let options = OpenOptions {
@@ -360,9 +356,16 @@ async fn open_publication(
     };
     let opened = tokio::task::spawn_blocking(move || Opened::open(options)).await;
     let mut opened = opened.map_err(|error| StartError::Raft(error.to_string()))??;
-    // MEND-N: the peers' Standing goes here.
-    let compared = opened.compare(true, |_, _| async { None });
-    match tokio::time::timeout(Duration::ZERO, compared).await.unwrap_or(Ok(())) {
+    // Before the comparison: the peers may be starting too, and wait for this node's notes.
+    let standing = opened.standing();
+    starting
+        .mending
+        .set_note(Arc::new(move |asker, answer| standing.standing(asker).fill(answer)));
+    let asker = starting.asker();
+    let ask = |id: u64, peer: Peer| async move {
+        asker.standing_and_notes(id, &peer.raft_addr).await.ok()
+    };
+    match opened.compare(config.all_rolled_back, ask).await {
         Ok(()) => Ok(opened),
         Err(Fatal::Diverged(why)) => Err(StartError::Diverged(why)),
         Err(Fatal::Failed(why)) => Err(StartError::Raft(why)),

@@ -463,7 +463,9 @@ impl Opening<'_> {
         let read = move || Notes::open(&dir).ok()?.newest().map(|note| Arc::from(&note.text[..]));
         // NB: read once, here: later the file belongs to the publisher.
         let note: Option<Arc<str>> = tokio::task::spawn_blocking(read).await.ok().flatten();
-        self.starting.mending.set_note(Arc::new(move || note.clone()));
+        self.starting.mending.set_note(Arc::new(move |_, answer| {
+            answer.note = note.as_deref().unwrap_or_default().to_owned();
+        }));
     }
 }
 

@@ -63,12 +63,20 @@ pub type Entries = BoxStream<'static, Result<(Entry, Chain), AskError>>;
 impl Asker {
     /// How far the log of node `node` at `addr` goes.
     pub async fn standing(&self, node: u64, addr: &str) -> Result<Standing, AskError> {
+        self.standing_and_notes(node, addr).await.map(Standing::from_pb)
+    }
+
+    /// As [`Self::standing`], with all that its notes say to this node.
+    pub async fn standing_and_notes(
+        &self,
+        node: u64,
+        addr: &str,
+    ) -> Result<pb::StandingResponse, AskError> {
         let request = pb::StandingRequest { trail_id: self.trail(), node_id: self.node_id };
         let ask = async {
             let answer = connect(addr).await?.standing(request).await?.into_inner();
-            let standing = Standing::from_pb(answer);
-            check_node(node, standing.node_id)?;
-            Ok(standing)
+            check_node(node, answer.node_id)?;
+            Ok(answer)
         };
         within(ANSWER, ask).await
     }

@@ -26,8 +26,8 @@ use crate::storage::segment::SegmentInfo;
 /// A request of this service is a few numbers.
 const REQUEST_BYTES_MAX: usize = 4 * 1024;
 
-/// The newest cosigned note that this node holds.
-pub type NoteSource = Arc<dyn Fn() -> Option<Arc<str>> + Send + Sync>;
+/// Puts into an answer what this node's notes say to the node that asks. May read the disk.
+pub type NoteSource = Arc<dyn Fn(u64, &mut pb::StandingResponse) + Send + Sync>;
 
 /// Where answers come from.
 #[derive(Clone)]
@@ -95,7 +95,7 @@ impl Mending {
         *self.inner.source.write().unwrap_or_else(PoisonError::into_inner) = source;
     }
 
-    /// Where the newest note comes from.
+    /// Where notes come from.
     pub fn set_note(&self, note: NoteSource) {
         *self.inner.note.write().unwrap_or_else(PoisonError::into_inner) = Some(note);
     }
@@ -109,9 +109,8 @@ impl Mending {
         self.inner.source.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self) -> String {
-        let note = self.inner.note.read().unwrap_or_else(PoisonError::into_inner).clone();
-        note.and_then(|note| note()).map_or_else(String::new, |note| note.to_string())
+    fn note(&self) -> Option<NoteSource> {
+        self.inner.note.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note_asker(&self, node_id: u64) {
@@ -284,14 +283,20 @@ impl pb::mending_server::Mending for Mending {
         &self,
         request: Request<pb::StandingRequest>,
     ) -> Result<Response<pb::StandingResponse>, Status> {
-        self.check_trail(&request.into_inner().trail_id)?;
+        let request = request.into_inner();
+        self.check_trail(&request.trail_id)?;
         let standing = match self.source() {
             Source::Starting => return Err(starting()),
             Source::Closed { standing, .. } => standing,
             Source::Open { standing, .. } => standing(),
         };
         let node_id = self.inner.node_id;
-        let standing = Standing { node_id, note: self.note(), ..standing };
-        Ok(Response::new(standing.to_pb()))
+        let mut answer = Standing { node_id, ..standing }.to_pb();
+        let Some(note) = self.note() else { return Ok(Response::new(answer)) };
+        let filled = tokio::task::spawn_blocking(move || {
+            note(request.node_id, &mut answer);
+            answer
+        });
+        filled.await.map(Response::new).map_err(|error| Status::internal(error.to_string()))
     }
 }

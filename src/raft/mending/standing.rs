@@ -57,6 +57,7 @@ impl Standing {
             led_term: self.led_term,
             tail_damaged: self.tail_damaged,
             boot_count: self.boot_count,
+            ..Default::default()
         }
     }
 
