@@ -34,8 +34,7 @@ pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> Local
 
 /// What `init` says is to be trusted.
 pub fn policy(cluster: &LocalCluster) -> Policy {
-    let path = cluster.dir().join("policy");
-    std::fs::read_to_string(path).unwrap().parse().unwrap()
+    std::fs::read_to_string(cluster.policy()).unwrap().parse().unwrap()
 }
 
 /// A client that does not give up during an election.

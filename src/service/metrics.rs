@@ -12,9 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::checkpoint_metrics::CheckpointMetrics;
 use crate::node::Node;
 
-type Level = Gauge<u64, AtomicU64>;
+pub(super) type Level = Gauge<u64, AtomicU64>;
 
 /// Counters, and gauges that are read off the node when somebody asks.
 pub struct Metrics {
@@ -29,6 +30,7 @@ pub struct Metrics {
     unproven: Counter,
     witness: Family<Vec<(&'static str, String)>, Level>,
     gauges: Gauges,
+    checkpoints: CheckpointMetrics,
 }
 
 #[derive(Default)]
@@ -147,6 +149,7 @@ impl Metrics {
         for (name, help, level) in levels {
             registry.register(name, help, level.clone());
         }
+        let checkpoints = CheckpointMetrics::register(&mut registry);
         Metrics {
             registry,
             append_events,
@@ -159,6 +162,7 @@ impl Metrics {
             unproven,
             witness,
             gauges,
+            checkpoints,
         }
     }
 
@@ -238,6 +242,7 @@ impl Metrics {
                 self.witness.get_or_create(&labels).set(value.load(Ordering::Relaxed));
             }
         }
+        self.checkpoints.read(&node.publication, view.tree_size);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text

@@ -236,6 +236,7 @@ impl Opened {
         };
         let cosigner = cosigner::Handle::start(cosigner, self.data_dir)?;
         let wanted = Arc::new(watch::Sender::new(0));
+        let log_key = self.log_key.as_ref().map(|key| key.verifier().clone());
         let publisher = Publisher {
             node_id: self.node_id,
             origin: self.origin,
@@ -287,7 +288,7 @@ impl Opened {
         }
         let answers =
             Answers { ledger, cosigner, notebook, rollback: rollback.clone(), shared: shared.clone() };
-        let publication = Publication { shared, rollback, wanted, witnesses: figures };
+        let publication = Publication { shared, rollback, wanted, witnesses: figures, log_key };
         Ok((publication, answers.handlers()))
     }
 }
