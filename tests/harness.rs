@@ -32,9 +32,14 @@ pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> Local
     LocalCluster::start(options).unwrap()
 }
 
-/// What `init` says is to be trusted.
+/// What `init` wrote: whose signatures count.
+pub fn policy_file(cluster: &LocalCluster) -> PathBuf {
+    cluster.policy()
+}
+
+/// The same, read.
 pub fn policy(cluster: &LocalCluster) -> Policy {
-    std::fs::read_to_string(cluster.policy()).unwrap().parse().unwrap()
+    std::fs::read_to_string(policy_file(cluster)).unwrap().parse().unwrap()
 }
 
 /// A client that does not give up during an election.

@@ -6,9 +6,11 @@
 #![expect(unreachable_pub, reason = "a test binary has no readers of its interface")]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
 
+mod auditing;
 mod bad_input;
 mod chaos;
 mod commands;
+mod full_disk;
 mod harness;
 mod http;
 mod membership;

@@ -4,11 +4,12 @@
 //! many, the [`chain`] that binds the order of entries, the [`merkle`] tree that binds the order of
 //! leaves, and the [`limits`] of it all. On top of the tree, what is shown to others: the
 //! [`checkpoint`] in a signed [`note`], the [`key`]s that sign it, the [`policy`] that says whose
-//! signatures count, the [`range`] proof, the [`proof_file`] for one record, and the [`tile`]s. No
-//! I/O, no clock, no randomness, no async: the same
+//! signatures count, the [`range`] proof, the [`proof_file`] for one record, the [`bundle`] of many, and the
+//! [`tile`]s. No I/O of its own, no clock, no randomness, no async: the same
 //! bytes give the same answer everywhere. Byte tables: docs/FORMAT.md.
 
 pub mod batch;
+pub mod bundle;
 pub mod chain;
 pub mod checkpoint;
 pub mod entry;

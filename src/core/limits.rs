@@ -60,6 +60,14 @@ pub const NOTE_BYTES_MAX: usize = 64 * 1024;
 pub const NOTE_SIGNATURES_MAX: usize = 64;
 /// A `.tlog-proof` file, in bytes: note, 64 hashes, and leaf, salt and event in base64.
 pub const PROOF_FILE_BYTES_MAX: usize = 512 * 1024;
+/// A block of records in a bundle, in bytes; what a verifier holds at a time.
+pub const BUNDLE_BLOCK_BYTES_MAX: usize = 1024 * 1024;
+/// Older checkpoints in one bundle.
+pub const BUNDLE_OLDER_MAX: usize = 256;
+/// Records of the key history in one bundle.
+pub const BUNDLE_KEYS_MAX: usize = 16 * 1024;
+/// Events of the key history in one bundle together, in bytes.
+pub const BUNDLE_KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Checkpoints to sign, or notes to keep, that wait for the thread that does it.
 pub const PUBLICATION_QUEUE_MAX: usize = 256;
 /// Witnesses of one node's configuration: all of them fit a note beside every member.
@@ -72,11 +80,23 @@ pub const POLICY_NAMES_MAX: usize = 256;
 pub const PROVE_LEAVES_MAX: u64 = 4096;
 /// How long a request may wait for a checkpoint, in milliseconds.
 pub const PROOF_WAIT_MS_MAX: u32 = 60_000;
+/// Alarms that a client keeps for whoever listens late.
+pub const CLIENT_ALARMS_MAX: usize = 256;
+/// Trees that a client remembers to be of one history with the newest checkpoint that it has seen.
+pub const CLIENT_LINKED_MAX: usize = 64;
+/// Receipts that a client keeps until a checkpoint covers them.
+pub const CLIENT_RECEIPTS_MAX: usize = 262_144;
+/// Appends and checkpoints that wait for a client's settling task.
+pub const CLIENT_SETTLE_QUEUE_MAX: usize = 1024;
+/// Producers whose last acknowledged seq a client remembers.
+pub const CLIENT_PRODUCERS_MAX: usize = 4096;
 
 const _: () = {
     assert!(
         NOTE_BYTES_MAX + (EVENT_BYTES_MAX + 80) / 3 * 4 + 64 * 45 + 128 <= PROOF_FILE_BYTES_MAX
     );
+    // A record of the largest event fits a block.
+    assert!(EVENT_BYTES_MAX + 128 <= BUNDLE_BLOCK_BYTES_MAX);
     // Every member and as many witnesses can sign a note.
     assert!(NOTE_SIGNATURES_MAX > 2 * MEMBERS_MAX);
     assert!(NOTE_SIGNATURES_MAX > 1 + MEMBERS_MAX + WITNESSES_MAX);

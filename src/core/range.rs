@@ -41,12 +41,19 @@ impl RangeProof {
         Ok(RangeProof { from, to, size, left, right })
     }
 
-    /// Checks that the numbers make sense and that the proof has the hashes that they ask for.
-    pub fn check_form(&self) -> Result<(), ProofError> {
+    /// Checks that the numbers are a range of a tree.
+    pub(crate) fn check_numbers(&self) -> Result<(), ProofError> {
         let RangeProof { from, to, size, .. } = *self;
         if from > to || to > size {
             return Err(ProofError::Range { from, to, size });
         }
+        Ok(())
+    }
+
+    /// Checks that the numbers make sense and that the proof has the hashes that they ask for.
+    pub fn check_form(&self) -> Result<(), ProofError> {
+        self.check_numbers()?;
+        let RangeProof { from, to, size, .. } = *self;
         let expected = cover(0, from).count() + cover(to, size).count();
         let actual = self.left.len() + self.right.len();
         if self.left.len() != cover(0, from).count() || actual != expected {
@@ -154,7 +161,7 @@ impl Known<'_> {
 
 /// The largest complete subtrees that cover the leaves `from..to`, from left to right, as (level,
 /// index).
-fn cover(from: u64, to: u64) -> impl Iterator<Item = (u8, u64)> {
+pub(crate) fn cover(from: u64, to: u64) -> impl Iterator<Item = (u8, u64)> {
     let mut next = from;
     std::iter::from_fn(move || {
         let left = to.checked_sub(next).filter(|left| *left > 0)?;

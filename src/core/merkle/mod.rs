@@ -19,7 +19,10 @@ use crate::Hash;
 pub use crate::leaf::leaf_hash;
 pub use frontier::Frontier;
 pub use prove::{consistency_proof, inclusion_proof, root_at};
-pub use verify::{ProofError, verify_consistency, verify_inclusion};
+pub use verify::{
+    ProofError, consistency_proof_length, inclusion_proof_length, verify_consistency,
+    verify_inclusion,
+};
 
 /// Root of the tree without leaves: SHA-256 of nothing (RFC 6962 section 2.1).
 pub fn empty_root() -> Hash {

@@ -120,8 +120,7 @@ pub fn verify_consistency(
         return Ok(());
     }
     // Up to the largest subtree that ends where the old tree ended: `first` is its hash.
-    let level = (old - 1).trailing_ones();
-    let path = Path { node: (old - 1) >> level, last: (new - 1) >> level };
+    let path = consistency_path(old, new);
     let (first, rest) = if old.is_power_of_two() {
         // It is the old tree itself, whose root the proof leaves out.
         check_length(path.count(), proof)?;
@@ -142,6 +141,31 @@ pub fn verify_consistency(
     }
     check_root("old", old_root, old_computed)?;
     check_root("new", new_root, new_computed)
+}
+
+/// Hashes of the inclusion proof for a leaf in a tree of `size`.
+///
+/// Panics if there is no such leaf: whoever takes the two from outside checks them first.
+pub fn inclusion_proof_length(index: u64, size: u64) -> usize {
+    assert!(index < size, "leaf {index} is not in a tree of size {size}");
+    Path { node: index, last: size - 1 }.count()
+}
+
+/// Hashes of the consistency proof from size `old` to size `new`.
+///
+/// Panics if `old` is larger than `new`: whoever takes the two from outside checks them first.
+pub fn consistency_proof_length(old: u64, new: u64) -> usize {
+    assert!(old <= new, "size {old} is not before size {new}");
+    if old == 0 || old == new {
+        return 0;
+    }
+    consistency_path(old, new).count() + usize::from(!old.is_power_of_two())
+}
+
+/// The siblings above the largest subtree that ends where the old tree ended; `0 < old < new`.
+fn consistency_path(old: u64, new: u64) -> Path {
+    let level = (old - 1).trailing_ones();
+    Path { node: (old - 1) >> level, last: (new - 1) >> level }
 }
 
 fn check_length(expected: usize, proof: &[Hash]) -> Result<(), ProofError> {

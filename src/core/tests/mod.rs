@@ -1,6 +1,7 @@
 //! Tests of the whole package: the vectors, the tree against the RFC's own words, and the formats
 //! against damage.
 
+mod bundles;
 mod formats;
 mod notes;
 mod policies;

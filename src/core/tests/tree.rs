@@ -5,8 +5,8 @@ use rand::rngs::StdRng;
 
 use super::{naive_path, naive_root, naive_subproof, random_hash, seeded};
 use crate::merkle::{
-    Frontier, ProofError, consistency_proof, empty_root, inclusion_proof, node_hash, root_at,
-    verify_consistency, verify_inclusion,
+    Frontier, ProofError, consistency_proof, consistency_proof_length, empty_root, inclusion_proof,
+    inclusion_proof_length, node_hash, root_at, verify_consistency, verify_inclusion,
 };
 use crate::{FormatError, Hash};
 
@@ -84,6 +84,7 @@ fn check_inclusion(leaves: &[Hash], index: usize, root: &Hash) {
     let (index_u64, size) = (index as u64, leaves.len() as u64);
     let proof = inclusion_proof(index_u64, size, source(leaves)).unwrap();
     assert_eq!(proof, naive_path(index, leaves), "leaf {index} of {size}");
+    assert_eq!(inclusion_proof_length(index_u64, size), proof.len(), "leaf {index} of {size}");
     verify_inclusion(index_u64, size, &leaves[index], &proof, root).unwrap();
 }
 
@@ -103,6 +104,7 @@ fn check_consistency(leaves: &[Hash], old: usize, old_root: &Hash, new_root: &Ha
     let proof = consistency_proof(old_u64, new, source(leaves)).unwrap();
     let naive = if old == 0 { Vec::new() } else { naive_subproof(old, leaves, true) };
     assert_eq!(proof, naive, "{old} to {new}");
+    assert_eq!(consistency_proof_length(old_u64, new), proof.len(), "{old} to {new}");
     verify_consistency(old_u64, new, &proof, old_root, new_root).unwrap();
 }
 
