@@ -138,6 +138,11 @@ impl Publication {
         &self.shared.counters
     }
 
+    /// The public half of the log key, on a node that has it.
+    pub fn log_key(&self) -> Option<&VerifierKey> {
+        self.log_key.as_ref()
+    }
+
     /// How far the configured witnesses are, as this leader knows.
     pub fn witnesses(&self) -> &[Arc<WitnessFigures>] {
         &self.witnesses

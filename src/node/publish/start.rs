@@ -226,6 +226,7 @@ impl Opened {
         let marker = self.marker.expect("the comparison restores the marker");
         let Parts { network, known, leadership, reads, operations, witness_every } = parts;
         let (notebook, shared, ledger) = (self.notebook, self.shared, self.ledger);
+        let log_key = self.log_key.as_ref().map(|key| key.verifier().clone());
         let cosigner = Cosigner {
             node_id: self.node_id,
             origin: self.origin.clone(),
