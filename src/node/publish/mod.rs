@@ -54,7 +54,6 @@ pub struct Publication {
     /// The largest tree size that somebody waits for.
     wanted: Arc<watch::Sender<u64>>,
     witnesses: Arc<[Arc<WitnessFigures>]>,
-    /// None on a node that was not given the log key.
     log_key: Option<VerifierKey>,
 }
 
@@ -126,11 +125,6 @@ impl Publication {
     /// up to now do not count any more. Leader only. Returns the leaf of the record.
     pub async fn accept_rollback(&self, why: Why) -> Result<u64, Rejected> {
         self.rollback.accept(why).await
-    }
-
-    /// Public half of the log key, if this node has it.
-    pub fn log_key(&self) -> Option<&VerifierKey> {
-        self.log_key.as_ref()
     }
 
     /// What was counted since the start.

@@ -237,7 +237,6 @@ impl Opened {
         };
         let cosigner = cosigner::Handle::start(cosigner, self.data_dir)?;
         let wanted = Arc::new(watch::Sender::new(0));
-        let log_key = self.log_key.as_ref().map(|key| key.verifier().clone());
         let publisher = Publisher {
             node_id: self.node_id,
             origin: self.origin,
