@@ -94,8 +94,16 @@ async fn the_commands_of_an_auditor() {
     verifier(&cluster).await;
     let proof = path_in(&cluster, "event.tlog-proof");
     let append = [
-        "--json", "append", "--actor", "alice", "--action", "DELETE", "--target", "invoice/7",
-        "--proof", text(&proof),
+        "--json",
+        "append",
+        "--actor",
+        "alice",
+        "--action",
+        "DELETE",
+        "--target",
+        "invoice/7",
+        "--proof",
+        text(&proof),
     ];
     let receipt = json(&with_policy(&cluster, &append).await);
     assert_eq!((&receipt["ack"], &receipt["verified"]), (&"proven".into(), &true.into()));
