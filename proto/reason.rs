@@ -182,7 +182,7 @@ impl Rejected {
             term: number(key::TERM).unwrap_or(0),
         });
         let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
-        let metadata = [key::EXPECTED, key::EPOCH, key::LIMIT, key::CHECKPOINT_SIZE]
+        let metadata = [key::EXPECTED, key::EPOCH, key::CHECKPOINT_SIZE, key::LIMIT]
             .into_iter()
             .filter_map(|key| Some((key, number(key)?)))
             .collect();

@@ -14,6 +14,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::node::fatal::Fatal;
 use crate::node::leadership::Leadership;
 use crate::node::{Node, NodeConfig, StartError};
 use crate::service::metrics::Metrics;
@@ -45,12 +46,25 @@ pub enum ServeError {
     /// Its log failed: nothing more can be made durable, so it must not go on.
     #[error("the log failed: {0}; the node stops rather than acknowledge what may not be durable")]
     Log(String),
+    /// It found that it must not go on.
+    #[error("{0}")]
+    Fatal(Fatal),
     /// openraft stopped by itself.
     #[error("raft stopped: {0}")]
     Raft(String),
     /// A socket's server ended.
     #[error("serve: {0}")]
     Transport(String),
+}
+
+impl ServeError {
+    /// With what the process ends (README, "Exit codes").
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Start(StartError::Diverged(_)) | ServeError::Fatal(Fatal::Diverged(_)) => 4,
+            _ => 1,
+        }
+    }
 }
 
 /// The three sockets of a node.
@@ -99,6 +113,7 @@ pub async fn run(
         () = shutdown => Ok(()),
         error = log_failed(&node) => Err(error),
         error = raft_failed(&node) => Err(error),
+        fatal = node.stop.stopped() => Err(ServeError::Fatal(fatal)),
         Some(ended) = servers.join_next() => Err(transport_error(ended)),
     }?;
     // NB: after an error nothing is closed: the log or openraft cannot be trusted any more, and
@@ -145,6 +160,7 @@ fn mount(
         .initial_stream_window_size(crate::raft::link::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(2 * crate::raft::link::STREAM_WINDOW_BYTES)
         .add_service(node.raft_service().into_server())
+        .add_service(node.publication_service().into_server())
         .serve_with_incoming_shutdown(incoming(listeners.raft), wait(stopped));
     servers.spawn(async move { peers.await.map_err(|error| error.to_string()) });
 

@@ -10,7 +10,7 @@ use indelible::cli::local_cluster::{LocalCluster, LocalOptions};
 use indelible_client::{Client, Level, Options};
 use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::merkle::Frontier;
-use indelible_core::{Hash, Kind, Leaf, Salt};
+use indelible_core::{Checkpoint, Hash, Kind, Leaf, Note, Policy, Salt};
 use indelible_proto::v1;
 use indelible_proto::v1::audit_log_client::AuditLogClient;
 use indelible_proto::v1::cluster_client::ClusterClient;
@@ -34,7 +34,12 @@ pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> Local
 
 /// What `init` wrote: whose signatures count.
 pub fn policy_file(cluster: &LocalCluster) -> PathBuf {
-    cluster.dir().join("policy.txt")
+    cluster.policy()
+}
+
+/// The same, read.
+pub fn policy(cluster: &LocalCluster) -> Policy {
+    std::fs::read_to_string(policy_file(cluster)).unwrap().parse().unwrap()
 }
 
 /// A client that does not give up during an election.
@@ -76,6 +81,19 @@ pub async fn view(addr: &str) -> Option<v1::ClusterView> {
     let channel = endpoint.connect().await.ok()?;
     let answer = ClusterClient::new(channel).get_cluster(v1::GetClusterRequest {}).await;
     Some(answer.ok()?.into_inner())
+}
+
+/// The newest note of the node at `addr` that covers `size` leaves, as soon as there is one.
+pub async fn note(addr: &str, size: u64) -> String {
+    let ask = || async {
+        let request = v1::GetCheckpointRequest { size_min: size, wait_ms: 5_000, witnessed: false };
+        let note =
+            audit_log(addr).await.get_checkpoint(request).await.ok()?.into_inner().checkpoint;
+        let covers = Note::parse(&note)
+            .is_ok_and(|note| Checkpoint::parse(&note.text).unwrap().size >= size);
+        covers.then_some(note)
+    };
+    eventually("a checkpoint", ask).await
 }
 
 /// Who leads, as a majority of the running nodes says.

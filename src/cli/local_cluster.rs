@@ -80,6 +80,11 @@ impl LocalCluster {
         self.dir.path()
     }
 
+    /// The policy file that `init` has written.
+    pub fn policy(&self) -> PathBuf {
+        self.dir.path().join(super::init::POLICY_FILE)
+    }
+
     /// Client addresses of all nodes.
     pub fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.client_addr.clone()).collect()

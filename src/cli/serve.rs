@@ -28,8 +28,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     abort_on_panic();
     let listeners = Listeners::bind(&config).await?;
     let shutdown = shutdown(args.until_stdin_closes)?;
-    server::run(config, listeners, shutdown).await?;
-    Ok(ExitCode::SUCCESS)
+    match server::run(config, listeners, shutdown).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("error: {error}");
+            Ok(ExitCode::from(error.exit_code()))
+        }
+    }
 }
 
 /// What `RUST_LOG` asks for; without it, what a person should know. openraft tells far more than

@@ -40,6 +40,10 @@ pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 /// Largest segment size, in bytes: offsets stay far below 2^32.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The file of notes, in bytes, before it is written anew without the older ones.
+pub const NOTES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Notes that are kept then, besides those that count.
+pub const NOTES_KEPT: usize = 1024;
 /// Records of one message of a read stream, in bytes; one record is always sent.
 pub const READ_BYTES_MAX: usize = 256 * 1024;
 /// Records of one message of a read stream.
@@ -64,6 +68,10 @@ pub const BUNDLE_OLDER_MAX: usize = 256;
 pub const BUNDLE_KEYS_MAX: usize = 16 * 1024;
 /// Events of the key history in one bundle together, in bytes.
 pub const BUNDLE_KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Checkpoints to sign, or notes to keep, that wait for the thread that does it.
+pub const PUBLICATION_QUEUE_MAX: usize = 256;
+/// Witnesses of one node's configuration: all of them fit a note beside every member.
+pub const WITNESSES_MAX: usize = 16;
 /// A policy file, in bytes.
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Logs, witnesses and groups of one policy together. C2SP wants room for 96.
@@ -91,6 +99,7 @@ const _: () = {
     assert!(EVENT_BYTES_MAX + 128 <= BUNDLE_BLOCK_BYTES_MAX);
     // Every member and as many witnesses can sign a note.
     assert!(NOTE_SIGNATURES_MAX > 2 * MEMBERS_MAX);
+    assert!(NOTE_SIGNATURES_MAX > 1 + MEMBERS_MAX + WITNESSES_MAX);
     // A lone event of the largest size fits an entry, a request and a message.
     assert!(EVENT_BYTES_MAX + 1024 <= ENTRY_BYTES_MAX);
     assert!(EVENT_BYTES_MAX <= APPEND_BYTES_MAX);

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use indelible_core::limits;
+use indelible_core::key::KeyError;
+use indelible_core::{KeyType, VerifierKey, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::RaftTimeouts;
@@ -29,6 +30,28 @@ pub struct NodeConfig {
     /// The public log.
     #[serde(default)]
     pub http: HttpConfig,
+    /// Witnesses outside the group that are asked to sign checkpoints; the same on every node.
+    #[serde(default)]
+    pub witness: Vec<WitnessConfig>,
+    /// Between two requests to a witness, in milliseconds.
+    #[serde(default = "default_witness_interval_ms")]
+    pub witness_interval_ms: u64,
+}
+
+/// A witness: C2SP tlog-witness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessConfig {
+    /// For people and metrics.
+    pub name: String,
+    /// Its public key, a C2SP vkey of type 0x04.
+    pub key: String,
+    /// Where it takes checkpoints: what stands before `/add-checkpoint`.
+    pub url: String,
+}
+
+fn default_witness_interval_ms() -> u64 {
+    10_000
 }
 
 /// What everybody may fetch over HTTP.
@@ -114,6 +137,10 @@ impl NodeConfig {
         for (name, value) in addresses {
             check_address(value).map_err(|what| format!("{name} = {value:?}: {what}"))?;
         }
+        self.witnesses()?;
+        if self.witness_interval_ms == 0 {
+            return Err("witness_interval_ms = 0, at least 1 is needed".into());
+        }
         let cache = self.storage.log_cache_bytes;
         if cache < limits::LOG_CACHE_BYTES_MIN {
             return Err(format!(
@@ -133,6 +160,32 @@ impl NodeConfig {
             ));
         }
         Ok(())
+    }
+}
+
+impl NodeConfig {
+    /// Name, key and address of each witness; says which one makes no sense.
+    pub fn witnesses(&self) -> Result<Vec<(String, VerifierKey, String)>, String> {
+        let mut witnesses: Vec<(String, VerifierKey, String)> = Vec::new();
+        if self.witness.len() > limits::WITNESSES_MAX {
+            let count = self.witness.len();
+            return Err(format!("{count} witnesses, the limit is {}", limits::WITNESSES_MAX));
+        }
+        for WitnessConfig { name, key, url } in &self.witness {
+            let wrong = |what: String| format!("witness {name:?}: {what}");
+            let key: VerifierKey = key.parse().map_err(|error: KeyError| wrong(error.to_string()))?;
+            if key.key_type != KeyType::Cosigner {
+                return Err(wrong("its key is a log's, not a cosigner's".into()));
+            }
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                return Err(wrong(format!("url = {url:?} begins neither with http:// nor https://")));
+            }
+            if witnesses.iter().any(|(other, known, _)| other == name || *known == key) {
+                return Err(wrong("its name or key is there twice".into()));
+            }
+            witnesses.push((name.clone(), key, url.clone()));
+        }
+        Ok(witnesses)
     }
 }
 

@@ -123,7 +123,7 @@ impl MembershipChanges {
             Err(rejected) if rejected.reason == Reason::ReadOnly => {
                 tracing::warn!("disk nearly full: the transfer is not recorded");
             }
-            recorded => recorded?,
+            recorded => drop(recorded?),
         }
         self.hand_over(to).await
     }

@@ -3,7 +3,7 @@
 //! Reading order: [`config`] says what a node is told; [`start`] puts a [`Node`] together;
 //! [`leadership`] is what everything asks first; [`batcher`] is the way of an append into the log,
 //! [`reads`] what a read waits for, [`duplicates`] what a repeated append gets back; [`membership`]
-//! changes the group and [`view`] describes it.
+//! changes the group and [`view`] describes it; [`publish`] is how checkpoints come about.
 //!
 //! Invariant: nothing here decides whether an event is recorded. The batcher guesses, apply
 //! decides.
@@ -12,6 +12,7 @@ pub mod batcher;
 pub mod bootstrap;
 pub mod config;
 pub mod duplicates;
+pub mod fatal;
 pub mod leadership;
 pub mod membership;
 pub mod operations;

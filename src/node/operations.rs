@@ -42,8 +42,8 @@ impl Operations {
         Operations { node_id, producer, batcher, opened: Mutex::new(None) }
     }
 
-    /// Records an operation. Returns when it is in the trail.
-    pub async fn record(&self, action: &str, detail: String, why: &Why) -> Result<(), Rejected> {
+    /// Records an operation. Returns its leaf, when it is in the trail.
+    pub async fn record(&self, action: &str, detail: String, why: &Why) -> Result<u64, Rejected> {
         let operation = v1::Operation {
             action: action.into(),
             principal: why.principal.clone(),
@@ -61,9 +61,9 @@ impl Operations {
             };
             *opened = Some((epoch, seq));
             match self.append(epoch, seq, event.clone()).await {
-                Ok(()) => {
+                Ok(index) => {
                     *opened = Some((epoch, seq + 1));
-                    return Ok(());
+                    return Ok(index);
                 }
                 Err(rejected) => {
                     *opened = None;
@@ -79,7 +79,7 @@ impl Operations {
         Err(last)
     }
 
-    async fn append(&self, epoch: u64, seq: u64, event: Bytes) -> Result<(), Rejected> {
+    async fn append(&self, epoch: u64, seq: u64, event: Bytes) -> Result<u64, Rejected> {
         let append = Append {
             producer: self.producer,
             epoch,
@@ -88,7 +88,8 @@ impl Operations {
             retention_class: 0,
             events: vec![event],
         };
-        self.batcher.append(append).await.map(drop)
+        let appended = self.batcher.append(append).await?;
+        Ok(appended.runs.first().expect("one event gives one run").first_leaf)
     }
 
     async fn open(&self) -> Result<(u64, u64), Rejected> {

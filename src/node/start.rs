@@ -10,7 +10,9 @@ use tokio::task::JoinSet;
 use super::batcher::{self, Batcher};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
+use super::fatal::{Fatal, Stop};
 use super::operations::Operations;
+use super::publish::{self, OpenOptions, Opened, Publication};
 use super::reads::{ReadIndexer, Reads};
 use super::{NodeConfig, bootstrap, space};
 use crate::raft::config::openraft_config;
@@ -18,6 +20,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::membership as payload;
 use crate::raft::network::Network;
 use crate::raft::peers::{Introduction, Known, Peers};
+use crate::raft::publication::PublicationService;
 use crate::raft::service::RaftService;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{Peer, Raft};
@@ -46,6 +49,12 @@ pub enum StartError {
     /// The system refused a thread.
     #[error("start a thread: {0}")]
     Thread(#[from] std::io::Error),
+    /// Its keys or its notes.
+    #[error(transparent)]
+    Publication(#[from] publish::OpenError),
+    /// Its trail is not the one that the majority has.
+    #[error("{0}")]
+    Diverged(String),
 }
 
 /// One running node, without sockets.
@@ -73,7 +82,10 @@ pub struct Node {
     /// Whether the disk is nearly full.
     pub read_only: watch::Receiver<bool>,
     /// Checkpoints.
-    pub publication: super::publish::Publication,
+    pub publication: Publication,
+    /// Stops the node.
+    pub stop: Stop,
+    publication_service: PublicationService,
     draining: watch::Sender<bool>,
     /// Ended when the node is dropped.
     _tasks: JoinSet<()>,
@@ -99,6 +111,8 @@ impl Node {
             segment_bytes: identity.segment_bytes,
         };
         let initial = genesis_peers(&identity, genesis);
+        let stop = Stop::default();
+        let opened = open_publication(&config, &identity, &initial, &log, &ledger, &stop).await?;
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
         let answer_timeout = (lease * 2).max(Duration::from_secs(2));
@@ -137,8 +151,18 @@ impl Node {
             raft.clone(),
             ledger.clone(),
             leadership.clone(),
-            operations,
+            operations.clone(),
         ));
+        let parts = publish::Parts {
+            network: network.clone(),
+            known: known.clone(),
+            leadership: leadership.clone(),
+            reads: reads.clone(),
+            operations,
+            witness_every: Duration::from_millis(config.witness_interval_ms),
+        };
+        let (publication, handlers) = opened.start(parts, &mut tasks)?;
+        let publication_service = PublicationService::new(peers.clone(), handlers);
         tasks.spawn(membership_changes.clone().finish_joint());
         tasks.spawn(hand_over_when_full(membership_changes.clone(), read_only.clone()));
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
@@ -161,7 +185,9 @@ impl Node {
             peers,
             leadership,
             read_only,
-            publication: super::publish::Publication,
+            publication,
+            stop,
+            publication_service,
             draining: watch::Sender::new(false),
             _tasks: tasks,
         }))
@@ -179,6 +205,11 @@ impl Node {
             self.draining(),
             timeout,
         )
+    }
+
+    /// The service for the raft port that checkpoints travel by.
+    pub fn publication_service(&self) -> PublicationService {
+        self.publication_service.clone()
     }
 
     /// Whether the node is on its way out.
@@ -215,6 +246,36 @@ impl Node {
         if let Err(error) = closed.await {
             tracing::error!(%error, "storage did not close cleanly");
         }
+    }
+}
+
+/// Notes, keys, and what was signed, compared with what the peers hold.
+async fn open_publication(
+    config: &NodeConfig,
+    identity: &Identity,
+    genesis: &BTreeMap<u64, Peer>,
+    log: &Log,
+    ledger: &Ledger,
+    stop: &Stop,
+) -> Result<Opened, StartError> {
+    let options = OpenOptions {
+        data_dir: config.data_dir.clone(),
+        identity: identity.clone(),
+        genesis: genesis.clone(),
+        log: log.clone(),
+        ledger: ledger.clone(),
+        witnesses: config.witnesses().expect("the configuration was checked when it was loaded"),
+        stop: stop.clone(),
+        finder: Arc::new(|finding| tracing::warn!(?finding, "finding")),
+    };
+    let opened = tokio::task::spawn_blocking(move || Opened::open(options)).await;
+    let mut opened = opened.map_err(|error| StartError::Raft(error.to_string()))??;
+    // MEND-N: the peers' Standing goes here.
+    let compared = opened.compare(true, |_, _| async { None });
+    match tokio::time::timeout(Duration::ZERO, compared).await.unwrap_or(Ok(())) {
+        Ok(()) => Ok(opened),
+        Err(Fatal::Diverged(why)) => Err(StartError::Diverged(why)),
+        Err(Fatal::Failed(why)) => Err(StartError::Raft(why)),
     }
 }
 

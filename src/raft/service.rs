@@ -65,14 +65,8 @@ impl RaftService {
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
 
-    /// The peer that sent a request, by the session of its handshake.
     fn peer<T>(&self, request: &Request<T>) -> Result<u64, Status> {
-        request
-            .metadata()
-            .get_bin(SESSION_KEY)
-            .and_then(|value| value.to_bytes().ok())
-            .and_then(|session| self.peers.session(&session))
-            .ok_or_else(|| Status::unauthenticated("no session; hint: handshake first"))
+        sender(&self.peers, request)
     }
 
     /// A request of `peer` as openraft takes it, with every entry verified.
@@ -115,6 +109,16 @@ impl RaftService {
         };
         Ok((request, prev_chain))
     }
+}
+
+/// The peer that sent a request, by the session of its handshake.
+pub(super) fn sender<T>(peers: &Peers, request: &Request<T>) -> Result<u64, Status> {
+    request
+        .metadata()
+        .get_bin(SESSION_KEY)
+        .and_then(|value| value.to_bytes().ok())
+        .and_then(|session| peers.session(&session))
+        .ok_or_else(|| Status::unauthenticated("no session; hint: handshake first"))
 }
 
 /// Entries must follow each other, the first one `prev`, under terms that do not fall and are not
@@ -369,6 +373,13 @@ impl pb::raft_server::Raft for RaftService {
         let result = self.raft.handle_transfer_leader(request).await.map_err(unavailable)?;
         let error = result.err().map(|error| error.to_string()).unwrap_or_default();
         Ok(Response::new(pb::TransferLeaderResponse { error }))
+    }
+
+    async fn record_finding(
+        &self,
+        _request: Request<pb::RecordFindingRequest>,
+    ) -> Result<Response<pb::RecordFindingResponse>, Status> {
+        Err(Status::unimplemented("record_finding"))
     }
 
     async fn read_index(

@@ -19,6 +19,7 @@ use super::key_history::key_history;
 use super::metrics::Metrics;
 use super::oversize::Oversize;
 use super::proofs::{self, PROOF_WAIT, bytes, range_proof};
+use super::proven::{self, Proof, Wanted};
 use super::read_stream::{ReadStream, record};
 use crate::node::Node;
 use crate::node::batcher::Appended;
@@ -60,9 +61,22 @@ impl AuditLogService {
             .map_err(|error| failed(&error))
     }
 
-    async fn try_append(&self, request: v1::AppendRequest) -> Result<Appended, Rejected> {
-        let append = edge::append(request)?;
-        self.node.batcher.append(append).await
+    async fn try_append(&self, request: v1::AppendRequest) -> Result<(Appended, Proof), Rejected> {
+        let began = Instant::now();
+        self.node.publication.check_appendable()?;
+        let wanted = Wanted::of(&request)?;
+        let appended = self.node.batcher.append(edge::append(request)?).await?;
+        let events = appended.runs.iter().map(|run| u64::from(run.count)).sum();
+        self.metrics.appended(events, began.elapsed());
+        let proof = match wanted {
+            None => Proof::none(),
+            Some(wanted) => {
+                let proof = proven::prove(&self.node, &appended, wanted).await;
+                self.metrics.proven(proof.ack, began.elapsed());
+                proof
+            }
+        };
+        Ok((appended, proof))
     }
 
     async fn try_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Rejected> {
@@ -263,6 +277,7 @@ impl AuditLog for AuditLogService {
     ) -> Result<Response<v1::OpenProducerResponse>, Status> {
         let caller = Caller::of(&request);
         let open = edge::open(request.into_inner(), caller).map_err(|why| self.refuse(why))?;
+        self.node.publication.check_appendable().map_err(|why| self.refuse(why))?;
         let opened = self.node.batcher.open(open).await.map_err(|why| self.refuse(why))?;
         Ok(Response::new(v1::OpenProducerResponse {
             epoch: opened.epoch,
@@ -276,11 +291,8 @@ impl AuditLog for AuditLogService {
         &self,
         request: Request<v1::AppendRequest>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
-        let began = Instant::now();
-        let appended =
+        let (appended, proof) =
             self.try_append(request.into_inner()).await.map_err(|why| self.refuse(why))?;
-        let events = appended.runs.iter().map(|run| u64::from(run.count)).sum();
-        self.metrics.appended(events, began.elapsed());
         let runs = appended
             .runs
             .iter()
@@ -296,7 +308,9 @@ impl AuditLog for AuditLogService {
             leaves: appended.leaves,
             salts: appended.salts,
             tree_size: appended.tree_size,
-            ..Default::default()
+            ack: proof.ack.into(),
+            checkpoint: proof.checkpoint,
+            proofs: proof.proofs,
         }))
     }
 

@@ -13,6 +13,7 @@ mod key_history;
 pub mod metrics;
 pub mod oversize;
 mod proofs;
+mod proven;
 mod read_stream;
 mod tlog;
 

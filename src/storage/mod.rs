@@ -3,7 +3,8 @@
 //! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]),
 //! how far all of it is durable ([`synced`]), and what a start makes of it ([`recovery`]).
 //! [`ledger`] is what follows from it and can be rebuilt: the [`tree`], the [`index`]. [`identity`]
-//! says whose disk it is, and [`check`] reads everything again.
+//! says whose disk it is, and [`check`] reads everything again. [`signed`] and [`notes`] remember
+//! what the node has vouched for.
 pub mod check;
 pub mod evidence;
 pub mod frame;
@@ -12,18 +13,26 @@ pub mod identity;
 pub mod index;
 pub mod ledger;
 pub mod log;
+pub mod log_key;
+pub mod notes;
 pub mod recovery;
 pub mod rows;
 pub mod segment;
+pub mod signed;
 pub mod synced;
 pub mod tree;
 
 use std::path::Path;
 
+use crate::disk::{Dir, DiskError};
+use hard_state::HARD_STATE_FILE;
 use identity::{Genesis, Identity, IdentityError};
 use ledger::{Ledger, LedgerError};
 use log::{Log, LogOptions, Recovered, SyncPolicy};
-use recovery::OpenError;
+use notes::Notes;
+use recovery::{OpenError, SEGMENTS_DIR};
+use signed::SignedMarker;
+use synced::SYNCED_FILE;
 
 /// All that a node has on its disk.
 #[derive(Debug)]
@@ -92,6 +101,7 @@ impl Storage {
             let (identity, genesis) = (identity.trail_id, genesis.trail_id);
             return Err(StorageError::Trail { identity, genesis });
         }
+        prepare(dir).map_err(OpenError::from)?;
         let log_options = LogOptions {
             segment_bytes: identity.segment_bytes,
             trail_id: identity.trail_id,
@@ -103,4 +113,18 @@ impl Storage {
         let ledger = Ledger::open(log.clone(), dir, identity.trail_id)?;
         Ok(Storage { identity, genesis, log, ledger, recovered })
     }
+}
+
+/// Before the very first start: makes the files that say what this node has vouched for. Later they
+/// are missed if they are missing.
+fn prepare(dir: &Path) -> Result<(), DiskError> {
+    let data = Dir::open(dir, true)?;
+    for name in [HARD_STATE_FILE, SYNCED_FILE, SEGMENTS_DIR] {
+        if data.exists(name)? {
+            return Ok(());
+        }
+    }
+    // Crash before or after: the log has never been opened, so the next start makes both again.
+    SignedMarker::create(&data, None)?;
+    Notes::create(&data)
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use indelible_core::leaf::{LEAF_SIZE, commit, leaf_hash};
 use indelible_core::merkle::{empty_root, verify_consistency, verify_inclusion};
 use indelible_core::{
-    Batch, Entry, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt, chain,
+    Batch, Chain, Entry, EntryId, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt, chain,
 };
 
 use super::error::proof_does_not_hold;
@@ -115,6 +115,20 @@ impl Ledger {
         Ok(runs.into_iter().filter_map(|run| clip(run, &seqs)).collect())
     }
 
+    /// The entry that added a leaf, with its link of the chain. Blocks.
+    pub fn entry_of(&self, leaf: LeafIndex) -> Result<(EntryId, Chain), LedgerError> {
+        self.reach(leaf.saturating_add(1))?;
+        let rows = self.rows_from(leaf)?;
+        let row = rows.first().expect("a row that added the leaf");
+        let (entry, chain) = self.inner.log.read_at(row.location)?;
+        match entry.id.index == row.index {
+            true => Ok((entry.id, chain)),
+            false => {
+                Err(LedgerError::Damaged { leaf, what: "the index names another entry's place" })
+            }
+        }
+    }
+
     /// Root of the first `size` leaves. It is that of a prefix of the head's tree, whose root is in
     /// memory since it was computed: damaged tree files give an error and no other root.
     pub fn root_at(&self, size: u64) -> Result<Hash, LedgerError> {
@@ -161,6 +175,21 @@ impl Ledger {
         let from = records.first().expect("something to prove").index;
         let hashes = records.iter().map(|record| leaf_hash(&record.leaf));
         self.prove_hashes(from..from + records.len() as u64, hashes, size, root)
+    }
+
+    /// As [`Self::prove_records`], for leaves of 64 bytes, one after the other, the first of which
+    /// is at `from`.
+    pub fn prove_leaves(
+        &self,
+        from: LeafIndex,
+        leaves: &[u8],
+        size: u64,
+        root: &Hash,
+    ) -> Result<RangeProof, LedgerError> {
+        let (leaves, rest) = leaves.as_chunks::<LEAF_SIZE>();
+        assert!(rest.is_empty(), "leaves have {LEAF_SIZE} bytes");
+        let range = from..from + leaves.len() as u64;
+        self.prove_hashes(range, leaves.iter().map(leaf_hash), size, root)
     }
 
     /// Proof that these leaves are in the first `size`, verified, with their hashes and the root.
