@@ -10,6 +10,7 @@ mod auditing;
 mod bad_input;
 mod chaos;
 mod commands;
+mod full_disk;
 mod harness;
 mod http;
 mod membership;

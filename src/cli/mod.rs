@@ -104,6 +104,7 @@ pub fn run() -> ExitCode {
         eprint!("{}", Cli::command().render_help());
         return ExitCode::from(2);
     };
+    output::end_on_closed_pipe();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return report(&anyhow::Error::from(error).context("start the runtime")),

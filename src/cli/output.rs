@@ -146,6 +146,19 @@ pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     kinds.into_iter().any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// Makes a `println!` into a pipe that was closed (`| head`) end the process quietly, as any Unix
+/// tool does. Its panic has no other mark than its text.
+pub(super) fn end_on_closed_pipe() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to stdout") && text.contains("os error 32") {
+            std::process::exit(0);
+        }
+        print(panic);
+    }));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -164,7 +164,11 @@ impl Node {
         let (publication, handlers) = opened.start(parts, &mut tasks)?;
         let publication_service = PublicationService::new(peers.clone(), handlers);
         tasks.spawn(membership_changes.clone().finish_joint());
-        tasks.spawn(hand_over_when_full(membership_changes.clone(), read_only.clone()));
+        tasks.spawn(hand_over_when_full(
+            membership_changes.clone(),
+            peers.clone(),
+            read_only.clone(),
+        ));
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
         tasks.spawn(bootstrap::initialize(
             identity.node_id,
@@ -226,7 +230,7 @@ impl Node {
     /// election.
     pub async fn hand_over(&self) {
         if let Ok(Ok(leader)) =
-            tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to_any()).await
+            tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to(|_| true)).await
         {
             tracing::info!(leader, "handed over");
         }
@@ -279,14 +283,16 @@ async fn open_publication(
     }
 }
 
-/// A leader that cannot take events makes room for one that can. Followers with full disks refuse
-/// entries themselves.
+/// A leader that cannot take events makes room for one that can. Not for one whose disk is full
+/// too: every hand-over is a record, and they would fill what is left. Followers with full disks
+/// refuse entries themselves.
 async fn hand_over_when_full(
     changes: Arc<MembershipChanges>,
+    peers: Arc<Peers>,
     mut read_only: watch::Receiver<bool>,
 ) {
     while read_only.wait_for(|short| *short).await.is_ok() {
-        match changes.hand_over_to_any().await {
+        match changes.hand_over_to(|id| !peers.is_read_only(id)).await {
             Ok(leader) => tracing::info!(leader, "disk nearly full: handed over"),
             Err(error) => tracing::debug!(%error, "disk nearly full, but no hand-over"),
         }

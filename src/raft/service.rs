@@ -284,15 +284,18 @@ fn incoming(
 
 /// openraft's answer as a message, once the chain agrees.
 async fn answer(
-    log: &Log,
-    data_dir: &Path,
+    service: &RaftService,
     shared: &AppendStream,
     result: StreamAppendResult<TypeConfig>,
 ) -> Result<pb::AppendResponse, Status> {
     if let (Some(chain), Ok(_)) = (shared.pop(), &result) {
-        check_chain(log, data_dir, chain).await?;
+        check_chain(&service.log, &service.data_dir, chain).await?;
     }
-    Ok(pb::AppendResponse { result: Some(wire::result_to_pb(&result)), clock_unix_ns: unix_ns() })
+    Ok(pb::AppendResponse {
+        result: Some(wire::result_to_pb(&result)),
+        clock_unix_ns: unix_ns(),
+        read_only: *service.read_only.borrow(),
+    })
 }
 
 #[tonic::async_trait]
@@ -321,13 +324,13 @@ impl pb::raft_server::Raft for RaftService {
         let shared = Arc::new(AppendStream::default());
         let requests = incoming(self.clone(), peer, request.into_inner(), shared.clone());
         let results = Box::pin(self.raft.stream_append(requests));
-        let (log, data_dir) = (self.log.clone(), self.data_dir.clone());
+        let service = self.clone();
         let answers = futures_util::stream::unfold(Some(results), move |results| {
-            let (shared, log, dir) = (shared.clone(), log.clone(), data_dir.clone());
+            let (shared, service) = (shared.clone(), service.clone());
             async move {
                 let mut results = results?;
                 let answer = match results.next().await {
-                    Some(Ok(result)) => answer(&log, &dir, &shared, result).await,
+                    Some(Ok(result)) => answer(&service, &shared, result).await,
                     Some(Err(fatal)) => Err(Status::unavailable(fatal.to_string())),
                     None => Err(shared.take_failure()?),
                 };
