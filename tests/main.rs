@@ -15,6 +15,7 @@ mod harness;
 mod http;
 mod membership;
 mod provable;
+mod publication;
 mod reads;
 mod tidy;
 mod tiles;

@@ -34,6 +34,7 @@ mod witness_http;
 use std::sync::Arc;
 use std::time::Duration;
 
+use indelible_core::VerifierKey;
 use indelible_proto::reason::Rejected;
 use tokio::sync::watch;
 
@@ -53,6 +54,7 @@ pub struct Publication {
     /// The largest tree size that somebody waits for.
     wanted: Arc<watch::Sender<u64>>,
     witnesses: Arc<[Arc<WitnessFigures>]>,
+    log_key: Option<VerifierKey>,
 }
 
 impl Publication {
@@ -128,6 +130,11 @@ impl Publication {
     /// What was counted since the start.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// The public half of the log key, on a node that has it.
+    pub fn log_key(&self) -> Option<&VerifierKey> {
+        self.log_key.as_ref()
     }
 
     /// How far the configured witnesses are, as this leader knows.

@@ -54,7 +54,7 @@ impl Rollback {
             }
             let Some(note) = beyond.borrow().clone() else { continue };
             if self.is_rolled_back(&note).await == Some(true) {
-                self.notebook.run(move |notebook| notebook.rolled_back(note)).await;
+                self.keep(note).await;
             }
             // Not confirmed, or applied meanwhile.
             tokio::time::sleep(ASK_AGAIN).await;
@@ -130,12 +130,21 @@ impl Rollback {
         match self.is_rolled_back(&note).await {
             None => Err(not_confirmed()),
             Some(false) => Ok(false),
-            Some(true) => {
-                let kept = self.notebook.run(move |notebook| notebook.rolled_back(note));
-                kept.await.ok_or_else(|| not_judged(&NotJudged::Stopping))?;
-                Ok(true)
-            }
+            Some(true) => match self.keep(note).await {
+                true => Ok(true),
+                false => Err(not_judged(&NotJudged::Stopping)),
+            },
         }
+    }
+
+    /// Keeps evidence, and has the trail say so. False if the node is stopping.
+    async fn keep(&self, note: Arc<Published>) -> bool {
+        let size = note.checkpoint.size;
+        let nodes: Vec<u64> = note.signed.keys().copied().collect();
+        let kept = self.notebook.run(move |notebook| notebook.rolled_back(note)).await;
+        let detail = format!("nodes {nodes:?} had signed a checkpoint that is not in the trail");
+        self.shared.find(0, "rollback", size, "pending", detail);
+        kept.is_some()
     }
 
     fn is_evidence_already(&self, note: &Published) -> bool {

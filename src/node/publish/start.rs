@@ -226,6 +226,7 @@ impl Opened {
         let marker = self.marker.expect("the comparison restores the marker");
         let Parts { network, known, leadership, reads, operations, witness_every } = parts;
         let (notebook, shared, ledger) = (self.notebook, self.shared, self.ledger);
+        let log_key = self.log_key.as_ref().map(|key| key.verifier().clone());
         let cosigner = Cosigner {
             node_id: self.node_id,
             origin: self.origin.clone(),
@@ -287,7 +288,7 @@ impl Opened {
         }
         let answers =
             Answers { ledger, cosigner, notebook, rollback: rollback.clone(), shared: shared.clone() };
-        let publication = Publication { shared, rollback, wanted, witnesses: figures };
+        let publication = Publication { shared, rollback, wanted, witnesses: figures, log_key };
         Ok((publication, answers.handlers()))
     }
 }
