@@ -93,7 +93,7 @@ reasons! {
     TooLarge, "TOO_LARGE", InvalidArgument;
     /// The stored bytes do not match their checksums or hashes on this node: ask another one.
     Damaged, "DAMAGED", DataLoss;
-    /// The node is shutting down. Nothing was appended.
+    /// The node is shutting down, or still starting. Nothing was appended.
     Stopping, "STOPPING", Unavailable;
     /// The membership does not allow this change now.
     Membership, "MEMBERSHIP", FailedPrecondition;
