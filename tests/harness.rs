@@ -34,7 +34,7 @@ pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> Local
 
 /// What `init` wrote: whose signatures count.
 pub fn policy_file(cluster: &LocalCluster) -> PathBuf {
-    cluster.dir().join("policy.txt")
+    cluster.policy()
 }
 
 /// The same, read.

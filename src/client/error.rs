@@ -132,10 +132,7 @@ pub enum CallError {
 impl CallError {
     /// Whether it says that somebody broke a rule, rather than that something did not work now.
     pub fn is_alarming(&self) -> bool {
-        matches!(
-            self,
-            CallError::NodeLied { .. } | CallError::Fork(_) | CallError::RolledBack(_)
-        )
+        matches!(self, CallError::NodeLied { .. } | CallError::Fork(_) | CallError::RolledBack(_))
     }
 }
 

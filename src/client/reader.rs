@@ -170,17 +170,14 @@ impl Client {
     }
 
     /// The checkpoint that came with an answer, if one did.
-    pub(crate) fn checkpoint_in(
-        &self,
-        note: &str,
-    ) -> Result<Option<Arc<SignedCheckpoint>>, Fault> {
+    pub(crate) fn checkpoint_in(&self, note: &str) -> Result<Option<Arc<SignedCheckpoint>>, Fault> {
         if note.is_empty() {
             return Ok(None);
         }
         let checked = self.trust().check(note);
-        checked.map(Some).map_err(|what| {
-            Fault::Lie(what, Evidence::new([&note.into()], "came with records"))
-        })
+        checked
+            .map(Some)
+            .map_err(|what| Fault::Lie(what, Evidence::new([&note.into()], "came with records")))
     }
 
     /// Holds records that follow each other against the proof that came with them.
@@ -275,7 +272,8 @@ impl Client {
             }
             let proof =
                 response.proof.iter().map(|hash_| hash(hash_)).collect::<Result<Vec<_>, _>>()?;
-            let leaf = Leaf::decode(&response.leaf).map_err(|error: FormatError| error.to_string())?;
+            let leaf =
+                Leaf::decode(&response.leaf).map_err(|error: FormatError| error.to_string())?;
             let leaf_hash = merkle::leaf_hash(&leaf.encode());
             merkle::verify_inclusion(index, size, &leaf_hash, &proof, &root)
                 .map_err(|error| lie(&error, &proof))?;

@@ -67,7 +67,8 @@ impl Record {
         let fits = leaf.event_size as usize == record.event.len()
             && commit(&salt, &record.event) == leaf.commitment;
         if !fits {
-            let what = format!("its event at index {index} is not the one that the leaf commits to");
+            let what =
+                format!("its event at index {index} is not the one that the leaf commits to");
             let answer = format!(
                 "record {index}: leaf {}, salt {salt}, event {}",
                 hex::encode(&record.leaf),

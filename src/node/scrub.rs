@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::mend::{Numbers, Suspect, Suspects};
 use crate::raft::mending::Digests;
-use crate::storage::log::Log;
+use crate::storage::log::{Log, ScrubError};
 
 /// The least priority that the system knows.
 const NICE: i32 = 19;
@@ -151,7 +151,8 @@ impl Run {
             }
             match log.scrub_segment(segment.first, &mut |bytes| self.throttle(bytes)) {
                 Ok(digest) => self.options.digests.set(segment.first, digest),
-                Err(error) => {
+                Err(ScrubError::Gone { .. }) => {}
+                Err(error @ ScrubError::Damaged(_)) => {
                     self.options.digests.forget(segment.first);
                     tracing::error!(%error, "the scrub has found damage");
                     self.options.suspects.report(Suspect::Segment(segment.first));

@@ -12,9 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::checkpoint_metrics::CheckpointMetrics;
 use crate::node::Node;
 
-type Level = Gauge<u64, AtomicU64>;
+pub(super) type Level = Gauge<u64, AtomicU64>;
 
 /// Counters, and gauges that are read off the node when somebody asks.
 pub struct Metrics {
@@ -29,6 +30,7 @@ pub struct Metrics {
     unproven: Counter,
     witness: Family<Vec<(&'static str, String)>, Level>,
     gauges: Gauges,
+    checkpoints: CheckpointMetrics,
     mending: Mending,
 }
 
@@ -197,6 +199,7 @@ impl Metrics {
         }
         let mending = Mending::default();
         mending.register(&mut registry);
+        let checkpoints = CheckpointMetrics::register(&mut registry);
         Metrics {
             registry,
             append_events,
@@ -210,6 +213,7 @@ impl Metrics {
             witness,
             gauges,
             mending,
+            checkpoints,
         }
     }
 
@@ -290,6 +294,7 @@ impl Metrics {
                 self.witness.get_or_create(&labels).set(value.load(Ordering::Relaxed));
             }
         }
+        self.checkpoints.read(&node.publication, view.tree_size);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text

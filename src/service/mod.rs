@@ -6,6 +6,7 @@
 
 pub mod audit_log;
 pub mod caller;
+mod checkpoint_metrics;
 pub mod cluster;
 pub mod edge;
 pub mod http;

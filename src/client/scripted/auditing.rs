@@ -85,7 +85,8 @@ async fn what_a_policy_accepts_is_verified() {
 async fn what_no_checkpoint_covers_yet_is_pending() {
     let (fake, client) = signed().await;
     append(&client, 2).await;
-    let verification = async |index| client.get(index, Level::Any).await.expect("reads").verification;
+    let verification =
+        async |index| client.get(index, Level::Any).await.expect("reads").verification;
     assert_eq!(verification(14).await, Verification::Pending);
     assert_eq!(verification(3).await.checkpoint_size(), Some(12));
     let head = client.tree_head(Level::Any).await.expect("answers");
@@ -346,9 +347,9 @@ async fn trust_on_first_use_pins_what_it_sees() {
 #[tokio::test]
 async fn a_policy_that_wants_a_witness_is_served_by_way_of_one() {
     let (fake, _client) = signed().await;
-    let client =
-        fake.connect(Options { policy: Some(witnessed_policy()), ..fake.options() }).await;
-    let verification = async |index| client.get(index, Level::Any).await.expect("reads").verification;
+    let client = fake.connect(Options { policy: Some(witnessed_policy()), ..fake.options() }).await;
+    let verification =
+        async |index| client.get(index, Level::Any).await.expect("reads").verification;
     assert_eq!(verification(5).await, Verification::Pending, "no witness has signed anything");
     let pending = client.checkpoint(CheckpointOptions::default()).await.expect("answers");
     let lacks = pending.and_then(|pending| pending.lacks.clone()).expect("it lacks something");

@@ -156,8 +156,7 @@ impl AuditLog for Handle {
                 return Err(Rejected::new(Reason::NotFound, "no such tree or leaf"));
             }
             let root = Bytes::copy_from_slice(&trail.root_at(size).0);
-            let mut response =
-                ProveResponse { index, tree_size: size, root, ..Default::default() };
+            let mut response = ProveResponse { index, tree_size: size, root, ..Default::default() };
             if to == 0 {
                 response.leaf = trail.records[index as usize].leaf.clone();
                 response.proof = trail.inclusion(index, size);

@@ -182,7 +182,14 @@ impl Trail {
         record.leaf = Bytes::copy_from_slice(&leaf.encode());
     }
 
-    pub(crate) fn push(&mut self, kind: Kind, opened: u64, seq: u64, salt: Salt, event: &[u8]) -> u64 {
+    pub(crate) fn push(
+        &mut self,
+        kind: Kind,
+        opened: u64,
+        seq: u64,
+        salt: Salt,
+        event: &[u8],
+    ) -> u64 {
         let index = self.records.len() as u64;
         let leaf = Leaf {
             kind,

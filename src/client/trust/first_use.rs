@@ -51,7 +51,8 @@ fn policy_of(view: &ClusterView) -> Result<Policy, String> {
     }
     let voters = view.nodes.iter().filter(|node| node.voter);
     let nodes = voters.map(|node| {
-        let key = node.public_key[..].try_into().map_err(|_| format!("node {} has no key", node.id))?;
+        let key =
+            node.public_key[..].try_into().map_err(|_| format!("node {} has no key", node.id))?;
         VerifierKey::new(node_key_name(&view.origin, node.id), KeyType::Cosigner, key)
             .map_err(|error| error.to_string())
     });

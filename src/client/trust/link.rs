@@ -71,7 +71,8 @@ impl Client {
     /// The newest checkpoint that the policy accepts, if there is one that is fresh. Asks for a
     /// witnessed one if what is there does not cover the first `size` leaves.
     async fn anchor(&self, size: u64) -> Result<Option<Arc<SignedCheckpoint>>, Fault> {
-        let fresh = || self.trust().newest().filter(|newest| self.trust().too_old(newest).is_none());
+        let fresh =
+            || self.trust().newest().filter(|newest| self.trust().too_old(newest).is_none());
         if let Some(newest) = fresh()
             && newest.checkpoint.size >= size
         {
@@ -79,7 +80,9 @@ impl Client {
         }
         let options = CheckpointOptions { witnessed: true, ..CheckpointOptions::default() };
         match Box::pin(self.checkpoint(options)).await {
-            Err(error @ (CallError::Fork(_) | CallError::RolledBack(_))) => Err(Fault::Final(error)),
+            Err(error @ (CallError::Fork(_) | CallError::RolledBack(_))) => {
+                Err(Fault::Final(error))
+            }
             // Without it, nothing is verified; that is no reason not to answer.
             Ok(_) | Err(_) => Ok(fresh()),
         }
@@ -231,7 +234,8 @@ impl Client {
         };
         match failure {
             Failure::Rejected(Rejected {
-                reason: Reason::NotFound | Reason::StaleReplica | Reason::Invalid, ..
+                reason: Reason::NotFound | Reason::StaleReplica | Reason::Invalid,
+                ..
             }) => Answer::Behind,
             failure => Answer::Failed(failure.text()),
         }
@@ -270,7 +274,10 @@ fn judge(
         Ok(()) if new_root == new.root => Answer::OtherPrefix(evidence),
         Ok(()) => {
             let size = new.size;
-            let what = format!("its tree of size {size} has root {new_root}, a checkpoint says {}", new.root);
+            let what = format!(
+                "its tree of size {size} has root {new_root}, a checkpoint says {}",
+                new.root
+            );
             Answer::Lie(what, evidence)
         }
         Err(error) => {

@@ -77,8 +77,7 @@ impl Seen {
     pub(crate) fn keep(&mut self, checkpoint: &Arc<SignedCheckpoint>) -> bool {
         let (size, root) = (checkpoint.checkpoint.size, checkpoint.checkpoint.root);
         let order = |seen: &SignedCheckpoint| (seen.checkpoint.size, seen.unix_s);
-        let is_newer =
-            self.newest.as_ref().is_none_or(|newest| order(newest) < order(checkpoint));
+        let is_newer = self.newest.as_ref().is_none_or(|newest| order(newest) < order(checkpoint));
         if is_newer {
             self.newest = Some(checkpoint.clone());
         }

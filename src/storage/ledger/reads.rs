@@ -10,7 +10,8 @@ use bytes::Bytes;
 use indelible_core::leaf::{LEAF_SIZE, commit, leaf_hash};
 use indelible_core::merkle::{empty_root, verify_consistency, verify_inclusion};
 use indelible_core::{
-    Batch, Chain, Entry, EntryId, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt, chain,
+    Batch, Chain, Entry, EntryId, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt,
+    chain,
 };
 
 use super::error::proof_does_not_hold;

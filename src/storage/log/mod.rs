@@ -18,9 +18,11 @@ mod chain;
 mod error;
 mod files;
 mod io;
+mod mend;
 mod open;
 mod read;
 mod read_part;
+mod scrub;
 mod state;
 #[cfg(test)]
 pub(in crate::storage) mod tests;
@@ -34,6 +36,7 @@ use tokio::sync::watch;
 
 pub use error::LogError;
 pub use open::Recovered;
+pub use scrub::ScrubError;
 #[cfg(test)]
 pub(in crate::storage) use open::Tuning;
 pub use read_part::{EntryHead, RawRecord};

@@ -120,7 +120,7 @@ impl Log {
             segments: (found.segments.len(), found.scanned.len()),
             torn,
         };
-        let parts = Parts { segments, found, hard_state, marker, marked };
+        let parts = Parts { data, segments, found, hard_state, marker, marked };
         let log = start(options, parts, tuning.marker_interval, lock)?;
         Ok((log, recovered))
     }
@@ -210,6 +210,7 @@ fn settle(
 
 /// What recovery leaves to the running log.
 struct Parts {
+    data: Dir,
     segments: Dir,
     found: Found,
     hard_state: HardStateFile,
@@ -224,7 +225,7 @@ fn start(
     marker_interval: Duration,
     lock: DirLock,
 ) -> Result<Log, OpenError> {
-    let Parts { segments, found, hard_state, marker, marked } = parts;
+    let Parts { data, segments, found, hard_state, marker, marked } = parts;
     let last = found.segments.last().map(|(summary, _)| summary);
     let (trail_id, segment_bytes) = (options.trail_id, options.segment_bytes);
     let writer = Writer::resume(segments.clone(), trail_id, segment_bytes, last)?;
@@ -241,7 +242,7 @@ fn start(
         to_chain,
         to_io.clone(),
     );
-    let shared = Arc::new(Shared::new(options, segments, state));
+    let shared = Arc::new(Shared::new(options, data, segments, state));
     let chainer = Chainer { shared: shared.clone(), queue: chain_queue, io: to_io, chain, end };
     let io = new_io(&shared, io_queue, writer, hard_state, marker, marked, marker_interval);
     let threads = Mutex::new(vec![

@@ -23,8 +23,12 @@ use crate::storage::segment::{self, Summary};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: LogOptions,
+    /// The data directory.
+    pub(super) data: Dir,
     /// Files for reading.
     pub(super) files: Files,
+    /// Held while a segment is mended.
+    pub(super) mending: Mutex<()>,
     state: Mutex<State>,
     /// Notified when entries have been chained, and when the log has stopped.
     pub(super) placed: Condvar,
@@ -133,10 +137,12 @@ pub(super) struct State {
 }
 
 impl Shared {
-    pub(super) fn new(options: LogOptions, segments: Dir, state: State) -> Shared {
+    pub(super) fn new(options: LogOptions, data: Dir, segments: Dir, state: State) -> Shared {
         Shared {
             options,
+            data,
             files: Files::new(segments),
+            mending: Mutex::new(()),
             chained: watch::Sender::new(state.chained),
             durable: watch::Sender::new(state.durable),
             failed: watch::Sender::new(None),

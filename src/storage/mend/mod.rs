@@ -46,7 +46,7 @@ use crate::disk::{Dir, DirLock, DiskError, LockError};
 use crate::storage::log::LogError;
 use crate::storage::recovery::OpenError;
 
-pub(in crate::storage) use own::Own;
+pub(in crate::storage) use own::{Found, Own};
 pub use source::SegmentSource;
 pub use survey::{Damage, DamageKind, Survey};
 

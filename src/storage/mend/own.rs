@@ -27,8 +27,8 @@ pub(in crate::storage) struct Own<'a> {
 /// What is where an entry's frame belongs.
 #[derive(Debug)]
 pub(in crate::storage) enum Found {
-    /// The entry, sound, and following from the one before.
-    Next(Entry, Chain),
+    /// The entry, sound, and following from the one before, with its frame's header.
+    Next(Entry, FrameHeader),
     /// An entry of this index, sound in itself, that does not follow.
     Other,
     /// No sound frame of this index.
@@ -53,6 +53,21 @@ impl<'a> Own<'a> {
         }
         let header = header.filter(|header| header.first == first);
         Ok(Own { first, reader: Some(reader), header })
+    }
+
+    /// A segment file whose header the caller has found to be right. What cannot be read is an
+    /// error.
+    pub(in crate::storage) fn with(reader: Reader<'a>, first: u64) -> Own<'a> {
+        Own { first, reader: Some(reader), header: None }
+    }
+
+    /// Bytes of the file, as far as it has them.
+    pub(in crate::storage) fn bytes(
+        &mut self,
+        offset: u64,
+        size: usize,
+    ) -> Result<Vec<u8>, DiskError> {
+        self.reader.as_mut().map_or(Ok(Vec::new()), |r| Ok(r.bytes(offset, size)?.to_vec()))
     }
 
     /// The segment's header; none if it is damaged.
@@ -86,8 +101,8 @@ impl<'a> Own<'a> {
         let entry = Entry { id, kind, head, body };
         // A body that somebody changed with its checksum.
         Ok(match check_entry(&entry) {
-            Ok(()) => Found::Next(entry, chain),
-            Err(_) => Found::Nothing(FrameFault::Body),
+            Ok(()) => Found::Next(entry, frame.header),
+            Err(_) => Found::Nothing(FrameFault::Commitment),
         })
     }
 

@@ -117,20 +117,19 @@ impl ClosedLog {
         for first in files.firsts.iter().filter(|first| ends && **first >= next).rev() {
             mended.quarantined.push(swap::remove(&self.data, &files.dir, *first)?);
         }
-        // The last one first: until the first is in place its damage is found again. The other way
-        // round, a crash could leave a log that opens and lacks what this node has acknowledged.
         for made in outcome.made.into_iter().rev() {
             if !made.changed {
                 swap::discard(&files.dir, made.first)?;
             } else if made.filled {
-                // Crash between two of them: those that are in place are whole, the others are
-                // mended again.
+                // Crash between two of them: the first of the damage is still there, so that the
+                // rest is mended again before the log opens.
                 mended.quarantined.extend(swap::replace(&self.data, &files.dir, made.first)?);
                 mended.segments.push(made.first);
             } else {
                 swap::discard(&files.dir, made.first)?;
             }
         }
+        mended.segments.reverse();
         if survey.marker.is_none() && ends {
             // Crash before: there is no marker, and the same is found again. After: all that it
             // claims is there, durable since before.

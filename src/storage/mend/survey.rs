@@ -31,6 +31,20 @@ pub struct Damage {
     pub(super) start: Option<Anchor>,
 }
 
+impl Damage {
+    /// Damage of an open log.
+    pub(in crate::storage) fn new(
+        kind: DamageKind,
+        file: PathBuf,
+        offset: u64,
+        from: u64,
+        to: Option<u64>,
+        what: String,
+    ) -> Damage {
+        Damage { kind, file, offset, from, to, what, start: None }
+    }
+}
+
 /// The end of a whole part of the log, where a segment ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Anchor {

@@ -108,9 +108,9 @@ impl<'a, 'f> Walk<'a, 'f> {
             }
             let found = own.look(summary.frames_end, self.index, &self.chain)?;
             let (entry, chain, of_peer) = match found {
-                Found::Next(entry, chain) if !doubted => {
+                Found::Next(entry, header) if !doubted => {
                     self.run = None;
-                    (entry, chain, false)
+                    (entry, header.chain, false)
                 }
                 Found::Other if self.run.is_some() && !self.doubting => {
                     let from = self.run.map_or(self.index, |run| run.from);
@@ -118,7 +118,7 @@ impl<'a, 'f> Walk<'a, 'f> {
                 }
                 found => {
                     let (own_chain, fault) = match found {
-                        Found::Next(_, chain) => (Some(chain), FrameFault::Chain),
+                        Found::Next(_, header) => (Some(header.chain), FrameFault::Chain),
                         Found::Other => (None, FrameFault::Chain),
                         Found::Nothing(fault) => (None, fault),
                     };

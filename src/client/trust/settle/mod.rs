@@ -258,7 +258,9 @@ fn other_leaf(
     let leaf = hashes[(index - proof.from) as usize];
     let path = proof.inclusion(hashes, index).unwrap_or_default();
     let size = proof.size;
-    let text =
-        format!("leaf {index} of the tree of size {size} has hash {leaf}: path {}", hex_list(&path));
+    let text = format!(
+        "leaf {index} of the tree of size {size} has hash {leaf}: path {}",
+        hex_list(&path)
+    );
     Evidence::new([&checkpoint.note], text)
 }

@@ -4,6 +4,7 @@ mod crash;
 mod holes;
 mod liars;
 mod marker;
+mod online;
 mod sources;
 mod support;
 
