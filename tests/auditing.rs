@@ -5,12 +5,12 @@ use std::process::Output;
 
 use indelible::cli::local_cluster::LocalCluster;
 use indelible_client::{
-    AckLevel, CheckpointOptions, Client, Level, Options, Policy, ProducerId, ReadOptions,
+    AckLevel, CheckpointOptions, Client, Level, Options, ProducerId, ReadOptions,
 };
 use serde_json::Value;
 
 use crate::harness::{
-    PATIENCE, client, eventually, indelible, leader, policy_file, stdout, three_nodes,
+    PATIENCE, client, eventually, indelible, leader, policy, policy_file, stdout, three_nodes,
 };
 
 /// A client with the policy, once a majority has signed something.
@@ -26,10 +26,6 @@ async fn verifier(cluster: &LocalCluster) -> Client {
     })
     .await;
     client
-}
-
-fn policy(cluster: &LocalCluster) -> Policy {
-    std::fs::read_to_string(policy_file(cluster)).unwrap().parse().unwrap()
 }
 
 /// Runs the command line tool with the cluster's policy.

@@ -25,7 +25,9 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     if global.json {
         output::print(json!({ "index": index }))?;
     } else {
-        output::print(format_args!("accepted, and recorded at index {index}: appends are taken again"))?;
+        output::print(format_args!(
+            "accepted, and recorded at index {index}: appends are taken again"
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

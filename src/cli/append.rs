@@ -121,7 +121,10 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!("note: the event is recorded at index {}, and its proof is pending", receipt.index);
-    eprintln!("hint: `indelible prove {} -o FILE` writes it as soon as there is one", receipt.index);
+    eprintln!(
+        "hint: `indelible prove {} -o FILE` writes it as soon as there is one",
+        receipt.index
+    );
     Ok(ExitCode::from(output::EXIT_PENDING))
 }
 

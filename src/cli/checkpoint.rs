@@ -29,8 +29,12 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     let options = CheckpointOptions { witnessed: args.witnessed, ..CheckpointOptions::default() };
     let Some(checkpoint) = client.checkpoint(options).await? else {
         match args.witnessed {
-            true => bail!("no witness has signed a checkpoint yet\nhint: is one configured on the nodes?"),
-            false => bail!("there is no checkpoint yet\nhint: `indelible status` shows whether a majority runs"),
+            true => bail!(
+                "no witness has signed a checkpoint yet\nhint: is one configured on the nodes?"
+            ),
+            false => bail!(
+                "there is no checkpoint yet\nhint: `indelible status` shows whether a majority runs"
+            ),
         }
     };
     if let Some(path) = &args.output {
@@ -51,10 +55,9 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
 fn in_words(checkpoint: &SignedCheckpoint) -> String {
     let size = checkpoint.checkpoint.size;
     match checkpoint.age() {
-        Some(age) => format!(
-            "{size} records; signed {age:.0?} ago by {}",
-            checkpoint.signers.join(", ")
-        ),
+        Some(age) => {
+            format!("{size} records; signed {age:.0?} ago by {}", checkpoint.signers.join(", "))
+        }
         None => format!("{size} records"),
     }
 }

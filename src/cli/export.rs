@@ -46,7 +46,9 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     let size = checkpoint.checkpoint.size;
     let (from, to) = (args.from, args.to.unwrap_or(size));
     if from >= to || to > size {
-        bail!("--from {from} --to {to} is no range of the {size} records that the checkpoint covers");
+        bail!(
+            "--from {from} --to {to} is no range of the {size} records that the checkpoint covers"
+        );
     }
     let header = header(&client, &checkpoint, from, to, older).await?;
     let draft = output::draft_of(&args.output);
@@ -114,7 +116,12 @@ async fn extends(
 ) -> anyhow::Result<Older> {
     let new = &checkpoint.checkpoint;
     if old.origin != new.origin {
-        bail!("the checkpoint of size {} is one of {}, not of {}", old.size, old.origin, new.origin);
+        bail!(
+            "the checkpoint of size {} is one of {}, not of {}",
+            old.size,
+            old.origin,
+            new.origin
+        );
     }
     if old.size == 0 || old.size > new.size {
         bail!("there is no proof from size {} to size {}", old.size, new.size);
@@ -132,7 +139,8 @@ async fn extends(
 }
 
 fn key_record(record: Record) -> anyhow::Result<KeyRecord> {
-    let proof = record.proof().context("take the proof of a key record")?.inclusion(record.index)?;
+    let proof =
+        record.proof().context("take the proof of a key record")?.inclusion(record.index)?;
     let Record { index, leaf, salt, ref event, .. } = record;
     Ok(KeyRecord { index, leaf, salt, event: event.to_vec(), proof })
 }

@@ -99,10 +99,8 @@ pub(super) fn alarm(error: &anyhow::Error) -> Option<String> {
             };
         }
         let error = cause.downcast_ref::<AppendError>()?;
-        let alarms = matches!(
-            error,
-            AppendError::ReceiptBroken { .. } | AppendError::RolledBack(_)
-        );
+        let alarms =
+            matches!(error, AppendError::ReceiptBroken { .. } | AppendError::RolledBack(_));
         alarms.then(String::new)
     })
 }

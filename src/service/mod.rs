@@ -16,6 +16,7 @@ pub mod oversize;
 mod proofs;
 mod proven;
 mod read_stream;
+pub mod starting;
 mod tlog;
 
 pub use audit_log::AuditLogService;

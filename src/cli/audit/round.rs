@@ -30,7 +30,12 @@ pub(super) struct Auditor {
 type Signed = (u64, Arc<SignedCheckpoint>);
 
 impl Auditor {
-    pub(super) fn new(client: Client, tree: Tree, alerts: Alerts, metrics: Arc<Metrics>) -> Auditor {
+    pub(super) fn new(
+        client: Client,
+        tree: Tree,
+        alerts: Alerts,
+        metrics: Arc<Metrics>,
+    ) -> Auditor {
         let alarms = client.alarms();
         Auditor { client, tree, alerts, alarms, metrics }
     }
@@ -96,7 +101,8 @@ impl Auditor {
                 Ok(Some(signed)) if !signed.is_verified() => {
                     let lacks = signed.lacks.clone().unwrap_or_default();
                     let what = format!("the policy does not accept its checkpoint: {lacks}");
-                    let evidence = Some(Evidence { notes: vec![signed.note.clone()], answer: String::new() });
+                    let evidence =
+                        Some(Evidence { notes: vec![signed.note.clone()], answer: String::new() });
                     self.alerts.raise(Alert { kind: "not_accepted", node, what, evidence })?;
                 }
                 Ok(Some(signed)) => {
@@ -187,7 +193,8 @@ impl Auditor {
                 "the trail ends at {} records, and a checkpoint of size {size} is signed",
                 draft.0.size()
             );
-            let evidence = Some(Evidence { notes: vec![signed.note.clone()], answer: String::new() });
+            let evidence =
+                Some(Evidence { notes: vec![signed.note.clone()], answer: String::new() });
             self.raise(Alert { kind: "shrunk", node: None, what, evidence });
         } else if draft.0.root() != signed.checkpoint.root {
             self.other_root(node_id, signed, &draft.0.root().to_string());
@@ -225,7 +232,8 @@ impl Auditor {
             return Ok(());
         }
         let what = format!("its checkpoint of size {old} is not of one history with size {new}");
-        let answer = format!("size {old}: root {}; size {new}: root {}", proof.old_root, proof.new_root);
+        let answer =
+            format!("size {old}: root {}; size {new}: root {}", proof.old_root, proof.new_root);
         let evidence = Some(Evidence { notes: vec![signed.note.clone()], answer });
         self.raise(Alert { kind: "inconsistent", node: Some(node_id), what, evidence });
         Ok(())
@@ -251,7 +259,9 @@ impl Auditor {
         }
         let reports = self.client.report_checkpoint(&note).await;
         let told = reports.iter().filter(|(_, taken)| matches!(taken, Ok(true))).count();
-        let what = format!("the trail has {tree_size} records, and a checkpoint of size {size} was signed");
+        let what = format!(
+            "the trail has {tree_size} records, and a checkpoint of size {size} was signed"
+        );
         let answer = format!("{told} nodes have taken it as evidence");
         let evidence = Some(Evidence { notes: vec![note.into()], answer });
         self.alerts.raise(Alert { kind: "rolled_back", node: None, what, evidence })

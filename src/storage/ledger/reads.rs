@@ -82,13 +82,21 @@ impl Ledger {
                     records.push(record);
                 }
                 !full
-            })?;
+            })
+            .inspect_err(|error| self.suspect(&row, error))?;
             if records.len() as u64 + range.start < row.leaves_end().min(end) {
                 break;
             }
             assert!(records.len() > before, "an entry that has the leaf gives a record");
         }
         Ok(records)
+    }
+
+    /// A record that does not fit its leaf or the tree: its segment is looked at.
+    fn suspect(&self, row: &EntryRow, error: &LedgerError) {
+        if matches!(error, LedgerError::Damaged { .. } | LedgerError::Entry { .. }) {
+            self.inner.log.suspect(Some(row.location.segment));
+        }
     }
 
     /// Where recorded seqs of a producer are, in order, clipped to `seqs`. Empty for a producer
