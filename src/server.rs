@@ -53,9 +53,6 @@ pub enum ServeError {
     /// Its log failed: nothing more can be made durable, so it must not go on.
     #[error("the log failed: {0}; the node stops rather than acknowledge what may not be durable")]
     Log(String),
-    /// It found that it must not go on.
-    #[error("{0}")]
-    Fatal(Fatal),
     /// openraft stopped by itself.
     #[error("raft stopped: {0}")]
     Raft(String),
