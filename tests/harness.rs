@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use indelible::cli::local_cluster::{LocalCluster, LocalOptions};
+use indelible::cli::local_cluster::{LocalCluster, LocalNode, LocalOptions};
 use indelible_client::{Client, Level, Options};
 use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::merkle::Frontier;
@@ -110,6 +110,16 @@ pub async fn leader(cluster: &LocalCluster) -> u64 {
         None
     })
     .await
+}
+
+/// How a node's process ends by itself.
+pub async fn ended(node: &mut LocalNode) -> ExitStatus {
+    let began = Instant::now();
+    while node.is_running() {
+        assert!(began.elapsed() < PATIENCE, "node {} goes on: {}", node.id, node.log_tail());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    node.wait().unwrap()
 }
 
 /// Runs the command line tool against a cluster.

@@ -30,6 +30,7 @@ mod remove_node;
 mod serve;
 mod status;
 mod transfer_leader;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -91,6 +92,8 @@ enum Command {
     NodeKey(node_key::Args),
     /// Re-read and re-hash a stopped node's data
     Check(check::Args),
+    /// Verify checkpoints, proofs and exports, with no node and no network
+    Verify(verify::Args),
     /// Measure a cluster under load
     Bench(bench::Args),
     /// Run a three-node cluster, kill its leader, and show that nothing is lost
@@ -136,6 +139,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<ExitCode>
         Command::Init(args) => init::run(global, args),
         Command::NodeKey(args) => Box::pin(node_key::run(global, args)).await,
         Command::Check(args) => check::run(global, args),
+        Command::Verify(args) => verify::run(global, args),
         Command::Bench(args) => Box::pin(bench::run(global, args)).await,
         Command::Demo(args) => Box::pin(demo::run(args)).await,
     }

@@ -50,6 +50,18 @@ pub const READ_BYTES_MAX: usize = 256 * 1024;
 pub const READ_RECORDS_MAX: usize = 1024;
 /// Read streams of one node that are open at once.
 pub const READ_STREAMS_MAX: usize = 256;
+/// Entries of one message of a mending stream, in bytes; one entry is always sent.
+pub const MENDING_BYTES_MAX: usize = 1024 * 1024;
+/// Mending streams that one node serves at once: a peer that is refused comes again.
+pub const MENDING_STREAMS_MAX: usize = 8;
+/// Segments in one answer about segments.
+pub const MENDING_SEGMENTS_MAX: usize = 4096;
+/// Damaged places that wait in a node to be mended; more are found again by the next scrub.
+pub const DAMAGES_MAX: usize = 256;
+/// Findings that wait in a node until they are in the trail; the newest are dropped past it.
+pub const FINDINGS_MAX: usize = 256;
+/// One finding, encoded, in bytes.
+pub const FINDING_BYTES_MAX: usize = 8 * 1024;
 /// Records and proofs of one key history, in bytes: some 1,000 changes of the membership.
 pub const KEY_HISTORY_BYTES_MAX: usize = 960 * 1024;
 /// Tiles and entry bundles that one node reads at once for the public log.
@@ -111,6 +123,10 @@ const _: () = {
     assert!(APPEND_BYTES_MAX + APPEND_EVENTS_MAX * 8 + 4096 <= CLIENT_MESSAGE_BYTES_MAX);
     // One entry past the cap still fits the raft port.
     assert!(REPLICATION_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
+    assert!(MENDING_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
+    // A segment in an answer has less than 128 bytes.
+    assert!(MENDING_SEGMENTS_MAX * 128 <= RAFT_MESSAGE_BYTES_MAX);
+    assert!(FINDING_BYTES_MAX <= EVENT_BYTES_MAX);
     // Records of a read message, 100 bytes each besides its event, a note and a range proof.
     assert!(
         READ_BYTES_MAX + EVENT_BYTES_MAX + READ_RECORDS_MAX * 100 + NOTE_BYTES_MAX + 8 * 1024

@@ -2,6 +2,7 @@
 //! processes.
 
 use std::fs;
+use std::io::BufReader;
 use std::path::Path;
 
 use super::DiskError;
@@ -13,6 +14,12 @@ fn failed(operation: &'static str, path: &Path, source: std::io::Error) -> DiskE
 /// A whole text file.
 pub fn read_text(path: &Path) -> Result<String, DiskError> {
     fs::read_to_string(path).map_err(|source| failed("read", path, source))
+}
+
+/// A file of any size, to be read from its beginning to its end.
+pub fn open_for_reading(path: &Path) -> Result<BufReader<fs::File>, DiskError> {
+    let file = fs::File::open(path).map_err(|source| failed("open", path, source))?;
+    Ok(BufReader::with_capacity(64 * 1024, file))
 }
 
 /// Writes a whole text file; nothing of a trail, so nothing is synced.

@@ -42,10 +42,12 @@ impl Node {
             next_node_id: self.membership_changes.next_node_id(),
             segment_bytes: self.identity.segment_bytes,
             version: env!("CARGO_PKG_VERSION").into(),
+            mended: self.mend_numbers.mended.get(),
             joint: metrics.membership_config.membership().get_joint_config().len() > 1,
             checkpoint_size: checkpoint.as_ref().map_or(0, |newest| newest.checkpoint.size),
             checkpoint_unix_s: checkpoint.as_ref().map_or(0, |newest| newest.unix_s),
             rolled_back_from: self.publication.rolled_back().unwrap_or(0),
+            log_key: self.publication.log_key().map(ToString::to_string).unwrap_or_default(),
             ..Default::default()
         }
     }

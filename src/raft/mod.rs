@@ -13,6 +13,7 @@ pub mod config;
 pub mod link;
 pub mod log_store;
 pub mod membership;
+pub mod mending;
 pub mod network;
 pub mod peers;
 pub mod publication;

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
 use indelible_core::{Chain, Entry as LogEntry, EntryKind};
@@ -27,6 +29,10 @@ use crate::storage::log::{Log, LogError};
 /// Entries of a request from which on they are verified off the runtime's threads, in bytes.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 
+/// Records an encoded finding that a peer sends, if this node leads: the peer's id, the bytes.
+pub type FindingSink =
+    Arc<dyn Fn(u64, Bytes) -> BoxFuture<'static, Result<(), Status>> + Send + Sync>;
+
 /// Answers peers.
 #[derive(Clone)]
 pub struct RaftService {
@@ -42,10 +48,13 @@ pub struct RaftService {
     draining: watch::Receiver<bool>,
     /// How long a read index may take.
     read_index_timeout: Duration,
+    /// Where findings of peers go.
+    findings: FindingSink,
 }
 
 impl RaftService {
     /// Serves `raft`, whose log is `log`.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the node that answers")]
     pub fn new(
         raft: Raft,
         log: Log,
@@ -54,8 +63,18 @@ impl RaftService {
         read_only: watch::Receiver<bool>,
         draining: watch::Receiver<bool>,
         read_index_timeout: Duration,
+        findings: FindingSink,
     ) -> Self {
-        RaftService { raft, log, data_dir, peers, read_only, draining, read_index_timeout }
+        RaftService {
+            raft,
+            log,
+            data_dir,
+            peers,
+            read_only,
+            draining,
+            read_index_timeout,
+            findings,
+        }
     }
 
     /// As a tonic service, with the raft port's limits.
@@ -378,13 +397,6 @@ impl pb::raft_server::Raft for RaftService {
         Ok(Response::new(pb::TransferLeaderResponse { error }))
     }
 
-    async fn record_finding(
-        &self,
-        _request: Request<pb::RecordFindingRequest>,
-    ) -> Result<Response<pb::RecordFindingResponse>, Status> {
-        Err(Status::unimplemented("record_finding"))
-    }
-
     async fn read_index(
         &self,
         request: Request<pb::ReadIndexRequest>,
@@ -394,6 +406,15 @@ impl pb::raft_server::Raft for RaftService {
             .await
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(pb::ReadIndexResponse { log_id: Some(wire::log_id_to_pb(&log_id)) }))
+    }
+
+    async fn record_finding(
+        &self,
+        request: Request<pb::RecordFindingRequest>,
+    ) -> Result<Response<pb::RecordFindingResponse>, Status> {
+        let peer = self.peer(&request)?;
+        (self.findings)(peer, request.into_inner().finding).await?;
+        Ok(Response::new(pb::RecordFindingResponse {}))
     }
 }
 

@@ -12,9 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::checkpoint_metrics::CheckpointMetrics;
 use crate::node::Node;
 
-type Level = Gauge<u64, AtomicU64>;
+pub(super) type Level = Gauge<u64, AtomicU64>;
 
 /// Counters, and gauges that are read off the node when somebody asks.
 pub struct Metrics {
@@ -29,6 +30,55 @@ pub struct Metrics {
     unproven: Counter,
     witness: Family<Vec<(&'static str, String)>, Level>,
     gauges: Gauges,
+    checkpoints: CheckpointMetrics,
+    mending: Mending,
+}
+
+/// What the node counts of scrubbing and mending, as of the last look.
+#[derive(Default)]
+struct Mending {
+    scrub_bytes: Counter,
+    scrub_passes: Counter,
+    damages_found: Counter,
+    mended: Counter,
+    last_pass: Level,
+    pending: Level,
+    findings_waiting: Level,
+}
+
+impl Mending {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("scrub_bytes", "Bytes of segments re-read by the scrub", &self.scrub_bytes),
+            ("scrub_passes", "Passes of the scrub over all sealed segments", &self.scrub_passes),
+            ("damages_found", "Damaged places found", &self.damages_found),
+            ("mended", "Damaged places mended from peers", &self.mended),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        for (name, help, level) in [
+            ("scrub_last_pass_unix_seconds", "When the scrub last ended a pass", &self.last_pass),
+            ("damages_pending", "Damaged places that wait to be mended", &self.pending),
+            ("findings_waiting", "Findings not in the trail yet", &self.findings_waiting),
+        ] {
+            registry.register(name, help, level.clone());
+        }
+    }
+
+    fn look(&self, node: &Node) {
+        let numbers = &node.mend_numbers;
+        for (counter, value) in [
+            (&self.scrub_bytes, &numbers.scrubbed_bytes),
+            (&self.scrub_passes, &numbers.scrub_passes),
+            (&self.damages_found, &numbers.damages_found),
+            (&self.mended, &numbers.mended),
+        ] {
+            counter.inner().store(value.get(), Ordering::Relaxed);
+        }
+        self.last_pass.set(numbers.last_pass_unix_s.get());
+        self.pending.set(numbers.pending.get());
+        self.findings_waiting.set(node.findings.waiting_count() as u64);
+    }
 }
 
 #[derive(Default)]
@@ -147,6 +197,9 @@ impl Metrics {
         for (name, help, level) in levels {
             registry.register(name, help, level.clone());
         }
+        let mending = Mending::default();
+        mending.register(&mut registry);
+        let checkpoints = CheckpointMetrics::register(&mut registry);
         Metrics {
             registry,
             append_events,
@@ -159,6 +212,8 @@ impl Metrics {
             unproven,
             witness,
             gauges,
+            mending,
+            checkpoints,
         }
     }
 
@@ -214,6 +269,7 @@ impl Metrics {
         gauges.cache_bytes.set(sizes.cache_bytes as u64);
         gauges.waiting_bytes.set(node.batcher.waiting_bytes() as u64);
         gauges.read_only.set(u64::from(*node.read_only.borrow()));
+        self.mending.look(node);
         gauges.checkpoint_size.set(view.checkpoint_size);
         gauges.checkpoint_unix_s.set(view.checkpoint_unix_s);
         gauges.rolled_back_from.set(view.rolled_back_from);
@@ -238,6 +294,7 @@ impl Metrics {
                 self.witness.get_or_create(&labels).set(value.load(Ordering::Relaxed));
             }
         }
+        self.checkpoints.read(&node.publication, view.tree_size);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text

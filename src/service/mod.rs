@@ -6,6 +6,7 @@
 
 pub mod audit_log;
 pub mod caller;
+mod checkpoint_metrics;
 pub mod cluster;
 pub mod edge;
 pub mod http;
@@ -15,6 +16,7 @@ pub mod oversize;
 mod proofs;
 mod proven;
 mod read_stream;
+pub mod starting;
 mod tlog;
 
 pub use audit_log::AuditLogService;

@@ -1,7 +1,8 @@
 //! One node's durable state: what is on its disk, without Raft, network, clock or randomness.
 //!
 //! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]),
-//! how far all of it is durable ([`synced`]), and what a start makes of it ([`recovery`]).
+//! how far all of it is durable ([`synced`]), what a start makes of it ([`recovery`]), and how
+//! damage is turned back into what was written ([`mend`]).
 //! [`ledger`] is what follows from it and can be rebuilt: the [`tree`], the [`index`]. [`identity`]
 //! says whose disk it is, and [`check`] reads everything again. [`signed`] and [`notes`] remember
 //! what the node has vouched for.
@@ -14,6 +15,7 @@ pub mod index;
 pub mod ledger;
 pub mod log;
 pub mod log_key;
+pub mod mend;
 pub mod notes;
 pub mod recovery;
 pub mod rows;
@@ -24,7 +26,7 @@ pub mod tree;
 
 use std::path::Path;
 
-use crate::disk::{Dir, DiskError};
+use crate::disk::{Dir, DirLock, DiskError};
 use hard_state::HARD_STATE_FILE;
 use identity::{Genesis, Identity, IdentityError};
 use ledger::{Ledger, LedgerError};
@@ -93,6 +95,18 @@ pub enum StorageError {
 impl Storage {
     /// Opens a data directory that `indelible init` or `indelible node-key` has made.
     pub fn open(dir: &Path, options: &StorageOptions) -> Result<Storage, StorageError> {
+        // Before a lock file is made where no node has ever been.
+        Identity::read(dir)?;
+        let lock = DirLock::acquire(dir).map_err(OpenError::from)?;
+        Self::open_locked(dir, options, lock)
+    }
+
+    /// As [`Self::open`], for the one who has locked the directory already, to mend it.
+    pub fn open_locked(
+        dir: &Path,
+        options: &StorageOptions,
+        lock: DirLock,
+    ) -> Result<Storage, StorageError> {
         let identity = Identity::read(dir)?;
         let genesis = Genesis::read(dir)?;
         if let Some(genesis) = &genesis
@@ -109,7 +123,7 @@ impl Storage {
             first_index_any: false,
             sync: options.sync,
         };
-        let (log, recovered) = Log::open(dir, log_options)?;
+        let (log, recovered) = Log::open_locked(dir, log_options, lock)?;
         let ledger = Ledger::open(log.clone(), dir, identity.trail_id)?;
         Ok(Storage { identity, genesis, log, ledger, recovered })
     }

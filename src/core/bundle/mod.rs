@@ -82,8 +82,8 @@ pub struct KeyRecord {
     pub proof: Vec<Hash>,
 }
 
-/// What stands beside a leaf, so that whoever changes the leaf or its presence byte is found at this
-/// record: the first bytes of the leaf hash, inverted if the event is withheld.
+/// What stands beside a leaf, so that a change of the leaf or of its presence byte is found at
+/// this record: the first bytes of the leaf hash, inverted if the event is withheld.
 fn check_of(leaf_hash: &Hash, presence: u8) -> [u8; CHECK_SIZE] {
     let inverted = if presence == WITHHELD { 0xff } else { 0x00 };
     std::array::from_fn(|n| leaf_hash.0[n] ^ inverted)

@@ -86,6 +86,12 @@ pub enum PolicyFault {
         /// Its first word.
         word: String,
     },
+    /// A name or an address that a line cannot hold.
+    #[error("{word:?} is empty or has spaces or control characters")]
+    Word {
+        /// Which.
+        word: String,
+    },
     /// Too few or too many words.
     #[error("write: {form}")]
     Form {

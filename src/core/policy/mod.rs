@@ -231,6 +231,7 @@ struct Builder {
 
 impl Builder {
     fn log(&mut self, key: VerifierKey, url: Option<String>) -> Result<(), PolicyFault> {
+        url.iter().try_for_each(|url| check_word(url))?;
         self.check_key(&key, KeyType::Log)?;
         if let Some(log) = self.logs.first().filter(|log| log.key.name != key.name) {
             let (first, second) = (log.key.name.clone(), key.name);
@@ -241,6 +242,7 @@ impl Builder {
     }
 
     fn witness(&mut self, witness: Witness) -> Result<(), PolicyFault> {
+        witness.url.iter().try_for_each(|url| check_word(url))?;
         self.check_new(&witness.name)?;
         self.check_key(&witness.key, KeyType::Cosigner)?;
         self.names.push(Name::Witness(witness));
@@ -312,9 +314,11 @@ impl Builder {
         Ok(policy)
     }
 
-    /// A key that is of its type, and that no line before has.
+    /// A key that is one, of its type, and that no line before has.
     fn check_key(&self, key: &VerifierKey, expected: KeyType) -> Result<(), PolicyFault> {
         self.check_room()?;
+        VerifierKey::new(key.name.as_str(), key.key_type, key.public_key)?;
+        check_word(&key.name)?;
         if key.key_type != expected {
             return Err(PolicyFault::KeyType { name: key.name.clone(), expected: expected.name() });
         }
@@ -339,6 +343,7 @@ impl Builder {
     /// A name that can be given to something new.
     fn check_new(&self, name: &str) -> Result<(), PolicyFault> {
         self.check_room()?;
+        check_word(name)?;
         if name == NONE || self.names.iter().any(|other| other.name() == name) {
             return Err(PolicyFault::NameTaken { name: name.to_owned() });
         }
@@ -361,6 +366,15 @@ impl Builder {
             Name::Group { members, .. } => members.contains(&position),
         })
     }
+}
+
+/// What stands between spaces in a policy file.
+fn check_word(word: &str) -> Result<(), PolicyFault> {
+    let bad = |c: char| c <= ' ' || c == '\u{7f}';
+    if word.is_empty() || word.contains(bad) {
+        return Err(PolicyFault::Word { word: word.to_owned() });
+    }
+    Ok(())
 }
 
 impl Policy {

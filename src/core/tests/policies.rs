@@ -350,6 +350,27 @@ fn a_quorum_that_no_note_can_reach_is_refused() {
     assert!(matches!(Policy::majority(log, twice), Err(PolicyFault::NameTaken { .. })));
 }
 
+/// Also what no file could say: a policy that is made is one that can be written and read.
+#[test]
+fn policies_are_made_of_words() {
+    let with = |name: &str, url: &str, key: VerifierKey| {
+        let witness = Witness { name: name.into(), key, url: Some(url.into()) };
+        majority_of(1).0.with_witnesses(vec![witness], 1)
+    };
+    let key = || witness(1).verifier().clone();
+    let made = with("#1", "https://w.example/", key()).unwrap();
+    assert_eq!(made.to_string().parse::<Policy>().unwrap(), made);
+    for bad in ["", "a b", "a\tb", "a\nquorum none", "a\u{7f}"] {
+        assert!(matches!(with(bad, "u", key()), Err(PolicyFault::Word { .. })), "{bad:?}");
+        assert!(matches!(with("w", bad, key()), Err(PolicyFault::Word { .. })), "{bad:?}");
+        let bad = VerifierKey { name: bad.to_owned(), ..key() };
+        let refused = with("w", "u", bad);
+        assert!(matches!(refused, Err(PolicyFault::Key(_) | PolicyFault::Word { .. })));
+    }
+    let weak = VerifierKey { public_key: [0; 32], ..key() };
+    assert!(matches!(with("w", "u", weak), Err(PolicyFault::Key(_))));
+}
+
 #[test]
 fn messages_are_for_people() {
     let (policy, nodes) = majority_of(3);

@@ -136,7 +136,7 @@ pub(super) struct Compared {
 
 impl Comparison {
     /// Asks until a majority of the voters, this node included, has been heard. `ask` gives what a
-    /// peer says, once its log is open.
+    /// peer says; its log need not be open, as all may be starting: its notes are read before that.
     pub(super) async fn run<F>(&self, ask: impl Fn(u64, Peer) -> F) -> Result<Compared, Fatal>
     where
         F: Future<Output = Option<pb::StandingResponse>>,
@@ -160,7 +160,7 @@ impl Comparison {
                 async move { (*id, answer.await) }
             });
             for (id, answer) in futures_util::future::join_all(answers).await {
-                if let Some(answer) = answer.filter(|answer| answer.open) {
+                if let Some(answer) = answer {
                     heard.insert(id);
                     self.take(&answer, &mut compared).await?;
                 }

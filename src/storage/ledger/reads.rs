@@ -10,7 +10,8 @@ use bytes::Bytes;
 use indelible_core::leaf::{LEAF_SIZE, commit, leaf_hash};
 use indelible_core::merkle::{empty_root, verify_consistency, verify_inclusion};
 use indelible_core::{
-    Batch, Chain, Entry, EntryId, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt, chain,
+    Batch, Chain, Entry, EntryId, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt,
+    chain,
 };
 
 use super::error::proof_does_not_hold;
@@ -81,13 +82,21 @@ impl Ledger {
                     records.push(record);
                 }
                 !full
-            })?;
+            })
+            .inspect_err(|error| self.suspect(&row, error))?;
             if records.len() as u64 + range.start < row.leaves_end().min(end) {
                 break;
             }
             assert!(records.len() > before, "an entry that has the leaf gives a record");
         }
         Ok(records)
+    }
+
+    /// A record that does not fit its leaf or the tree: its segment is looked at.
+    fn suspect(&self, row: &EntryRow, error: &LedgerError) {
+        if matches!(error, LedgerError::Damaged { .. } | LedgerError::Entry { .. }) {
+            self.inner.log.suspect(Some(row.location.segment));
+        }
     }
 
     /// Where recorded seqs of a producer are, in order, clipped to `seqs`. Empty for a producer

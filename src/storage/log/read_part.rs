@@ -12,7 +12,7 @@ use indelible_core::leaf::LEAF_SIZE;
 use indelible_core::{Entry, EntryId, EntryKind, Salt};
 
 use super::LogError;
-use super::read::{corrupt, read_bytes};
+use super::read::{corrupt, read_bytes, unreadable};
 use super::state::Shared;
 use crate::disk::File;
 use crate::storage::frame::{FRAME_HEADER_SIZE, FrameFault, FrameHeader, Location};
@@ -84,7 +84,8 @@ fn in_memory(entry: &Entry, position: usize) -> Option<RawRecord> {
 }
 
 fn read_record(file: &File, location: Location, position: usize) -> Result<RawRecord, LogError> {
-    let fail = |fault| corrupt(file, location, fault);
+    let fail = |fault| corrupt(file, location.segment, location, fault);
+    let lost = |error| unreadable(error, file, location.segment, location);
     let (header, start) = read_start(file, location, RecordPlace::head_bytes(position))?;
     if header.kind != EntryKind::Batch {
         return Err(fail(FrameFault::Unknown));
@@ -100,7 +101,8 @@ fn read_record(file: &File, location: Location, position: usize) -> Result<RawRe
         if range.end <= start.len() {
             return Ok(start.slice(range));
         }
-        let bytes = read_bytes(file, location.offset + range.start as u64, range.len())?;
+        let at = location.offset + range.start as u64;
+        let bytes = read_bytes(file, at, range.len()).map_err(lost)?;
         if bytes.len() == range.len() { Ok(bytes) } else { Err(fail(FrameFault::Short)) }
     };
     let salt = Salt::from_slice(&part(place.salt)?).expect("the range is that of a salt");
@@ -109,7 +111,7 @@ fn read_record(file: &File, location: Location, position: usize) -> Result<RawRe
 }
 
 fn read_head(file: &File, location: Location) -> Result<EntryHead, LogError> {
-    let fail = |fault| corrupt(file, location, fault);
+    let fail = |fault| corrupt(file, location.segment, location, fault);
     let (header, start) = read_start(file, location, usize::MAX)?;
     let head = start.slice(FRAME_HEADER_SIZE..header.body_offset());
     header.check_head(&head, location).map_err(fail)?;
@@ -123,12 +125,13 @@ fn read_start(
     location: Location,
     head_bytes: usize,
 ) -> Result<(FrameHeader, Bytes), LogError> {
-    let fail = |fault| corrupt(file, location, fault);
-    let mut start = read_bytes(file, location.offset, FIRST_READ_BYTES)?;
+    let fail = |fault| corrupt(file, location.segment, location, fault);
+    let lost = |error| unreadable(error, file, location.segment, location);
+    let mut start = read_bytes(file, location.offset, FIRST_READ_BYTES).map_err(lost)?;
     let header = FrameHeader::decode(&start, location).map_err(fail)?;
     let wanted = FRAME_HEADER_SIZE + head_bytes.min(header.head_size as usize);
     if start.len() < wanted {
-        start = read_bytes(file, location.offset, wanted)?;
+        start = read_bytes(file, location.offset, wanted).map_err(lost)?;
     }
     if start.len() < wanted { Err(fail(FrameFault::Short)) } else { Ok((header, start)) }
 }
