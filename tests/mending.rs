@@ -330,10 +330,15 @@ async fn damage_on_every_copy_is_refused() {
         node.start().unwrap();
     }
     for node in &mut cluster.nodes {
-        let ended = tokio::task::block_in_place(|| node.wait()).unwrap();
+        // Waiting for it at once would close its standard input, which stops it.
+        let began = std::time::Instant::now();
+        while node.is_running() {
+            assert!(began.elapsed() < PATIENCE, "{}", node.log_tail());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let ended = node.wait().unwrap();
         let text = node.log_text();
         assert_eq!(ended.code(), Some(3), "{text}");
         assert!(text.contains("segments/") && text.contains("does not have it either"), "{text}");
     }
-    let _ = PATIENCE;
 }

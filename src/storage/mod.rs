@@ -133,10 +133,12 @@ impl Storage {
 /// are missed if they are missing.
 fn prepare(dir: &Path) -> Result<(), DiskError> {
     let data = Dir::open(dir, true)?;
-    for name in [HARD_STATE_FILE, SYNCED_FILE, SEGMENTS_DIR] {
-        if data.exists(name)? {
-            return Ok(());
-        }
+    let started = data.exists(HARD_STATE_FILE)? || data.exists(SYNCED_FILE)?;
+    // A survey makes the folder of segments; only what is in it says that there was a log.
+    let has_segments =
+        data.exists(SEGMENTS_DIR)? && !data.subdir(SEGMENTS_DIR)?.list()?.is_empty();
+    if started || has_segments {
+        return Ok(());
     }
     // Crash before or after: the log has never been opened, so the next start makes both again.
     SignedMarker::create(&data, None)?;
