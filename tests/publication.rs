@@ -237,8 +237,7 @@ async fn a_node_that_joins_signs_too() {
     let log_key = cluster.node(1).unwrap().data_dir.join("log_key");
     let fourth = cluster.configure(4).unwrap();
     let config = fourth.config.to_str().unwrap().to_owned();
-    let args =
-        ["--json", "node-key", "--config", &config, "--log-key", log_key.to_str().unwrap()];
+    let args = ["--json", "node-key", "--config", &config, "--log-key", log_key.to_str().unwrap()];
     let key: serde_json::Value =
         serde_json::from_str(&stdout(&indelible_at(&endpoints, &args).await)).unwrap();
     assert!(cluster.node(4).unwrap().data_dir.join("log_key").exists());
@@ -247,8 +246,17 @@ async fn a_node_that_joins_signs_too() {
     let (client_addr, raft_addr) = (text("client_addr"), text("raft_addr"));
     let (http_addr, public_key) = (text("http_addr"), text("public_key"));
     let add = [
-        "add-node", "--id", "4", "--client-addr", &client_addr, "--raft-addr", &raft_addr,
-        "--http-addr", &http_addr, "--public-key", &public_key,
+        "add-node",
+        "--id",
+        "4",
+        "--client-addr",
+        &client_addr,
+        "--raft-addr",
+        &raft_addr,
+        "--http-addr",
+        &http_addr,
+        "--public-key",
+        &public_key,
     ];
     eventually("the node is added", || async {
         let added = indelible_at(&endpoints, &add).await;
@@ -336,8 +344,7 @@ async fn when_every_disk_was_rolled_back_appends_wait_for_an_operator() {
     let refused = caller.refused(&cluster).await;
     assert_eq!(refused.metadata.get(key::CHECKPOINT_SIZE), Some(&lost_size));
     // The next leader refuses as well, and so does every one after a restart.
-    let addrs: Vec<String> =
-        cluster.nodes.iter().map(|node| node.client_addr.clone()).collect();
+    let addrs: Vec<String> = cluster.nodes.iter().map(|node| node.client_addr.clone()).collect();
     for addr in &addrs {
         eventually("every node knows", || async {
             view(addr).await.filter(|view| view.rolled_back_from == lost_size)

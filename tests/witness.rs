@@ -93,10 +93,7 @@ fn unix_s() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-async fn add_checkpoint(
-    State(witness): State<std::sync::Weak<Witness>>,
-    body: String,
-) -> Response {
+async fn add_checkpoint(State(witness): State<std::sync::Weak<Witness>>, body: String) -> Response {
     let Some(witness) = witness.upgrade() else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };

@@ -79,7 +79,8 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let log_key = SignerKey::new(&origin, KeyType::Log, rand::random())
         .with_context(|| format!("name the log key after the origin {origin}"))?;
     let policy = policy(&log_key, &identities, &args.witness, args.witnesses_needed)?;
-    let policy_path = args.policy_out.unwrap_or_else(|| args.configs[0].with_file_name(POLICY_FILE));
+    let policy_path =
+        args.policy_out.unwrap_or_else(|| args.configs[0].with_file_name(POLICY_FILE));
     if policy_path.exists() {
         bail!(
             "{} exists: it may be the policy of another trail; hint: move it away, or choose another --policy-out",
@@ -118,7 +119,8 @@ fn policy(
     if witnesses.is_empty() {
         return Ok(policy);
     }
-    let witness = |key: &VerifierKey| Witness { name: key.name.clone(), key: key.clone(), url: None };
+    let witness =
+        |key: &VerifierKey| Witness { name: key.name.clone(), key: key.clone(), url: None };
     let witnesses = witnesses.iter().map(witness).collect();
     policy.with_witnesses(witnesses, needed).context("put the witnesses into the policy")
 }
@@ -197,9 +199,7 @@ impl Made {
     fn report(&self, json: bool, configs: &[NodeConfig]) {
         let trail_id = self.identities[0].trail_id;
         if json {
-            let node = |id: &Identity| {
-                serde_json::json!({"id": id.node_id, "public_key": hex::encode(id.public_key)})
-            };
+            let node = |id: &Identity| serde_json::json!({"id": id.node_id, "public_key": hex::encode(id.public_key)});
             let nodes: Vec<_> = self.identities.iter().map(node).collect();
             println!(
                 "{}",

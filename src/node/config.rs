@@ -185,12 +185,15 @@ impl NodeConfig {
         }
         for WitnessConfig { name, key, url } in &self.witness {
             let wrong = |what: String| format!("witness {name:?}: {what}");
-            let key: VerifierKey = key.parse().map_err(|error: KeyError| wrong(error.to_string()))?;
+            let key: VerifierKey =
+                key.parse().map_err(|error: KeyError| wrong(error.to_string()))?;
             if key.key_type != KeyType::Cosigner {
                 return Err(wrong("its key is a log's, not a cosigner's".into()));
             }
             if !url.starts_with("http://") && !url.starts_with("https://") {
-                return Err(wrong(format!("url = {url:?} begins neither with http:// nor https://")));
+                return Err(wrong(format!(
+                    "url = {url:?} begins neither with http:// nor https://"
+                )));
             }
             if witnesses.iter().any(|(other, known, _)| other == name || *known == key) {
                 return Err(wrong("its name or key is there twice".into()));

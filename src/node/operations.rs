@@ -89,7 +89,13 @@ impl Operations {
         Err(last)
     }
 
-    async fn append(&self, kind: Kind, epoch: u64, seq: u64, event: Bytes) -> Result<u64, Rejected> {
+    async fn append(
+        &self,
+        kind: Kind,
+        epoch: u64,
+        seq: u64,
+        event: Bytes,
+    ) -> Result<u64, Rejected> {
         let append = Append {
             producer: self.producer,
             epoch,

@@ -358,9 +358,7 @@ async fn open_publication(
     let mut opened = opened.map_err(|error| StartError::Raft(error.to_string()))??;
     // Before the comparison: the peers may be starting too, and wait for this node's notes.
     let standing = opened.standing();
-    starting
-        .mending
-        .set_note(Arc::new(move |asker, answer| standing.standing(asker).fill(answer)));
+    starting.mending.set_note(Arc::new(move |asker, answer| standing.standing(asker).fill(answer)));
     let asker = starting.asker();
     let ask = |id: u64, peer: Peer| async move {
         asker.standing_and_notes(id, &peer.raft_addr).await.ok()

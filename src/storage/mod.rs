@@ -135,8 +135,7 @@ fn prepare(dir: &Path) -> Result<(), DiskError> {
     let data = Dir::open(dir, true)?;
     let started = data.exists(HARD_STATE_FILE)? || data.exists(SYNCED_FILE)?;
     // A survey makes the folder of segments; only what is in it says that there was a log.
-    let has_segments =
-        data.exists(SEGMENTS_DIR)? && !data.subdir(SEGMENTS_DIR)?.list()?.is_empty();
+    let has_segments = data.exists(SEGMENTS_DIR)? && !data.subdir(SEGMENTS_DIR)?.list()?.is_empty();
     if started || has_segments {
         return Ok(());
     }

@@ -65,7 +65,9 @@ impl Answers {
         // Too late: the cosigner says how far this node is.
         let _ = applied.await;
         match self.cosigner.cosign(checkpoint).await {
-            Ok(line) => Ok(pb::CosignResponse { signature: line.to_string(), ..Default::default() }),
+            Ok(line) => {
+                Ok(pb::CosignResponse { signature: line.to_string(), ..Default::default() })
+            }
             Err(NotSigned::OtherRoot { ours }) => {
                 tracing::error!(peer, size, "a peer asked to sign a root that is not this node's");
                 let other_root = Bytes::copy_from_slice(&ours.0);

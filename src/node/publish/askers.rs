@@ -108,7 +108,9 @@ impl Asker {
         let mut pause = PAUSE_MIN;
         loop {
             let newer = |target: &Option<Target>| target.as_ref().is_some_and(|t| t.number > asked);
-            let Ok(next) = target.wait_for(newer).await.map(|target| target.clone()) else { return };
+            let Ok(next) = target.wait_for(newer).await.map(|target| target.clone()) else {
+                return;
+            };
             let next = next.expect("it was waited for");
             match self.ask(&next).await {
                 Ok(said) => {
@@ -135,8 +137,9 @@ impl Asker {
         let wait_ms = u32::try_from(APPLY_WAIT.as_millis()).expect("half a second");
         let request = pb::CosignRequest { checkpoint: target.text.clone(), wait_ms };
         let answer = self.network.cosign(self.node, &self.peer, request, ANSWER).await?;
-        let malformed = |what: &str| {
-            CallError::Refused { node: self.node, reason: format!("answered with {what}") }
+        let malformed = |what: &str| CallError::Refused {
+            node: self.node,
+            reason: format!("answered with {what}"),
         };
         if !answer.other_root.is_empty() {
             let root = Hash::from_slice(&answer.other_root);

@@ -130,9 +130,8 @@ impl Electorate {
 
     /// Whether these nodes are a majority of every set of voters.
     pub fn is_majority(&self, nodes: impl Fn(u64) -> bool) -> bool {
-        let enough = |set: &BTreeSet<u64>| {
-            set.iter().filter(|id| nodes(**id)).count() > set.len() / 2
-        };
+        let enough =
+            |set: &BTreeSet<u64>| set.iter().filter(|id| nodes(**id)).count() > set.len() / 2;
         !self.sets.is_empty() && self.sets.iter().all(enough)
     }
 

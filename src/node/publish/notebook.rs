@@ -341,7 +341,8 @@ impl Notebook {
         // Crash before: nothing was accepted here, and the leader says so again. After: all below
         // follows from the file at the next start.
         self.shared.accepted_unix_s.send_replace(unix_s);
-        let void = |note: &Option<Arc<Published>>| note.as_ref().is_some_and(|n| n.unix_s <= unix_s);
+        let void =
+            |note: &Option<Arc<Published>>| note.as_ref().is_some_and(|n| n.unix_s <= unix_s);
         for watched in [&self.shared.newest, &self.shared.witnessed, &self.shared.beyond] {
             watched.send_if_modified(|note| void(note) && note.take().is_some());
         }
@@ -418,10 +419,7 @@ impl Handle {
     }
 
     /// Judges a note and keeps nothing.
-    pub(super) async fn judge(
-        &self,
-        text: String,
-    ) -> Result<(Arc<Published>, Verdict), NotJudged> {
+    pub(super) async fn judge(&self, text: String) -> Result<(Arc<Published>, Verdict), NotJudged> {
         self.run(move |notebook| notebook.judge(&text)).await.unwrap_or(Err(NotJudged::Stopping))
     }
 }

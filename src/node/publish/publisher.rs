@@ -296,7 +296,8 @@ impl Publisher {
         }
         found.push(node);
         let Checkpoint { size, root: ours, .. } = checkpoint;
-        let detail = format!("node {node} has root {root} at tree size {size}, its leader has {ours}");
+        let detail =
+            format!("node {node} has root {root} at tree size {size}, its leader has {ours}");
         tracing::error!(node, size, theirs = %root, %ours, "a node has another root; evidence kept");
         self.shared.keep_evidence(&format!("node-{node}-at-{size}.txt"), &format!("{detail}\n"));
         self.shared.find(node, "divergence", *size, "pending", detail);

@@ -62,9 +62,9 @@ impl Round {
     /// who asks that is wrong.
     pub(super) fn majority_against(&self) -> Option<Hash> {
         let roots = self.other_roots.values();
-        roots.copied().find(|root| {
-            self.electorate.is_majority(|id| self.other_roots.get(&id) == Some(root))
-        })
+        roots
+            .copied()
+            .find(|root| self.electorate.is_majority(|id| self.other_roots.get(&id) == Some(root)))
     }
 
     /// The note, with everybody's signatures so far. The log signs last, and only what a majority

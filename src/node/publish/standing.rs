@@ -53,7 +53,11 @@ impl NoteStanding {
     /// Puts it into an answer.
     pub fn fill(self, answer: &mut pb::StandingResponse) {
         let id = |entry: &NotedEntry| {
-            entry.entry.map(|(id, _)| pb::LogId { term: id.term, leader: id.leader, index: id.index })
+            entry.entry.map(|(id, _)| pb::LogId {
+                term: id.term,
+                leader: id.leader,
+                index: id.index,
+            })
         };
         let chain = |entry: &NotedEntry| {
             entry.entry.map(|(_, chain)| Bytes::copy_from_slice(&chain.0)).unwrap_or_default()

@@ -12,6 +12,7 @@ use indelible_proto::raft as pb;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::Publication;
 use super::answers::Answers;
 use super::cosigner::{self, Cosigner};
 use super::electorate::Electorates;
@@ -22,7 +23,6 @@ use super::shared::{Finder, Shared};
 use super::spread::Spread;
 use super::standing::{Comparison, StandingProvider};
 use super::witness::{WitnessFigures, Witnesses};
-use super::Publication;
 use crate::node::fatal::{Fatal, Stop};
 use crate::node::leadership::Leadership;
 use crate::node::operations::Operations;
@@ -286,8 +286,13 @@ impl Opened {
             );
             tasks.spawn(witnesses.run());
         }
-        let answers =
-            Answers { ledger, cosigner, notebook, rollback: rollback.clone(), shared: shared.clone() };
+        let answers = Answers {
+            ledger,
+            cosigner,
+            notebook,
+            rollback: rollback.clone(),
+            shared: shared.clone(),
+        };
         let publication = Publication { shared, rollback, wanted, witnesses: figures, log_key };
         Ok((publication, answers.handlers()))
     }

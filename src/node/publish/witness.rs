@@ -163,12 +163,7 @@ impl Witnesses {
     }
 
     /// Adds a witness's signatures to the note that was shown to it.
-    async fn add(
-        &self,
-        shown: &Published,
-        lines: Vec<NoteSignature>,
-        merged: &mut Option<Note>,
-    ) {
+    async fn add(&self, shown: &Published, lines: Vec<NoteSignature>, merged: &mut Option<Note>) {
         let text = shown.checkpoint.to_string();
         let note = match merged.as_mut().filter(|merged| merged.text == text) {
             Some(merged) => {

@@ -65,7 +65,8 @@ impl Witness {
     ) -> Result<Vec<NoteSignature>, NotWitnessed> {
         let unreachable = |error: ureq::Error| NotWitnessed::Unreachable(error.to_string());
         let body = request_body(old, proof, note);
-        let request = self.agent.post(&self.url).header("content-type", "text/plain; charset=utf-8");
+        let request =
+            self.agent.post(&self.url).header("content-type", "text/plain; charset=utf-8");
         let mut response = request.send(body).map_err(unreachable)?;
         let status = response.status().as_u16();
         let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());

@@ -36,10 +36,10 @@ use tokio::sync::watch;
 
 pub use error::LogError;
 pub use open::Recovered;
-pub use scrub::ScrubError;
 #[cfg(test)]
 pub(in crate::storage) use open::Tuning;
 pub use read_part::{EntryHead, RawRecord};
+pub use scrub::ScrubError;
 
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HardState, StoredVote};

@@ -350,7 +350,12 @@ pub(super) fn corrupt(file: &File, index: u64, location: Location, fault: FrameF
 }
 
 /// A sector that is lost is damage, like any other; a system without memory, say, is not.
-pub(super) fn unreadable(error: DiskError, file: &File, index: u64, location: Location) -> LogError {
+pub(super) fn unreadable(
+    error: DiskError,
+    file: &File,
+    index: u64,
+    location: Location,
+) -> LogError {
     let lost = rustix::io::Errno::IO.raw_os_error();
     match error.source.raw_os_error() == Some(lost) {
         true => corrupt(file, index, location, FrameFault::Unreadable),

@@ -95,12 +95,10 @@ fn the_time_of_a_note_is_that_of_a_whole_majority() {
 fn notes_of_other_trails_and_with_more_lines_are_none() {
     let node = Node::new(1);
     let electorate = node.electorates.at(1).unwrap();
-    let foreign =
-        indelible_core::Checkpoint { origin: "other.example/t".into(), ..node.head() };
+    let foreign = indelible_core::Checkpoint { origin: "other.example/t".into(), ..node.head() };
     let note = forge(&foreign, &[1, 2], false, NOW);
     assert!(matches!(electorate.check(&note), Err(Invalid::Origin { .. })));
-    let extended =
-        indelible_core::Checkpoint { extensions: vec!["x".into()], ..node.head() };
+    let extended = indelible_core::Checkpoint { extensions: vec!["x".into()], ..node.head() };
     let note = forge(&extended, &[1, 2], true, NOW);
     assert!(matches!(electorate.check(&note), Err(Invalid::Extensions)));
     assert!(matches!(electorate.check("nothing"), Err(Invalid::Note(_))));

@@ -60,7 +60,10 @@ fn a_node_that_lags_keeps_what_is_ahead_and_shows_it_once_it_is_there() {
     // Half of the way: the older one can be shown already.
     behind.events(2);
     behind.notebook.settle();
-    assert_eq!((behind.newest_size(), behind.beyond_size()), (Some(first_size), Some(first_size + 2)));
+    assert_eq!(
+        (behind.newest_size(), behind.beyond_size()),
+        (Some(first_size), Some(first_size + 2))
+    );
     let mut behind = behind.restart(|_| {});
     assert_eq!(behind.beyond_size(), Some(first_size + 2), "it was durable all the while");
     behind.events(2);
@@ -180,7 +183,10 @@ fn evidence_stays_until_it_is_accepted_and_says_nothing_afterwards() {
     // What is signed later counts again: a second loss is evidence again.
     let later = forge(&Checkpoint { size: 5000, ..lost }, &[1, 2], true, NOW + 1);
     assert_eq!(node.notebook.judge(&later).unwrap().1, Verdict::Beyond);
-    assert_eq!(node.notebook.offer(&forge(&node.head(), &[1, 2], true, NOW + 1)).unwrap(), Verdict::Agrees);
+    assert_eq!(
+        node.notebook.offer(&forge(&node.head(), &[1, 2], true, NOW + 1)).unwrap(),
+        Verdict::Agrees
+    );
 }
 
 #[test]

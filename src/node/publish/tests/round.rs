@@ -100,8 +100,7 @@ fn a_leader_with_two_histories_is_found_as_soon_as_the_notes_meet() {
     }
     // "All nodes", or a witness besides, is not fooled.
     let witness = super::group::witness_key().verifier().clone();
-    let witness =
-        indelible_core::policy::Witness { name: "w".into(), key: witness, url: None };
+    let witness = indelible_core::policy::Witness { name: "w".into(), key: witness, url: None };
     let stricter = auditors.with_witnesses(vec![witness], 1).unwrap();
     for note in [&note_one, &note_two] {
         assert!(stricter.check(&Note::parse(note).unwrap()).is_err());
