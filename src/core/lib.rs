@@ -4,9 +4,9 @@
 //! many, the [`chain`] that binds the order of entries, the [`merkle`] tree that binds the order of
 //! leaves, and the [`limits`] of it all. On top of the tree, what is shown to others: the
 //! [`checkpoint`] in a signed [`note`], the [`key`]s that sign it, the [`policy`] that says whose
-//! signatures count, the [`range`] proof, the [`proof_file`] for one record, the [`bundle`] of many,
-//! and the [`tile`]s. No I/O of its own, no clock, no randomness, no async: the same bytes give the
-//! same answer everywhere. Byte tables: docs/FORMAT.md.
+//! signatures count, the [`range`] proof, the [`proof_file`] for one record, the [`bundle`] of
+//! many, and the [`tile`]s. No I/O of its own, no clock, no randomness, no async: the same bytes
+//! give the same answer everywhere. Byte tables: docs/FORMAT.md.
 
 pub mod batch;
 pub mod bundle;

@@ -1,5 +1,5 @@
-//! Putting publication together, in two halves: what is opened and compared before the node may vote,
-//! and what runs once it does.
+//! Putting publication together, in two halves: what is opened and compared before the node may
+//! vote, and what runs once it does.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
