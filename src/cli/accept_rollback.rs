@@ -8,10 +8,11 @@ use super::{Global, output};
 
 /// Gives up what came after the trail's present end, for good.
 ///
-/// The cluster refuses appends while a valid checkpoint reaches past the trail: what was acknowledged
-/// is missing from every disk. Look for newer disks or backups first, and start the nodes on those.
-/// This command is for when there are none. It is recorded in the trail, with its reason; clients that
-/// hold a later checkpoint go on refusing until their checkpoint files are removed.
+/// The cluster refuses appends while a valid checkpoint reaches past the trail: what was
+/// acknowledged is missing from every disk. Look for newer disks or backups first, and start the
+/// nodes on those. This command is for when there are none. It is recorded in the trail, with its
+/// reason; clients that hold a later checkpoint go on refusing until their checkpoint files are
+/// removed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Why; kept in the trail

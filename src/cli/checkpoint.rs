@@ -12,8 +12,8 @@ use super::{Global, output};
 /// Prints the newest checkpoint as a C2SP signed note.
 ///
 /// With a policy it is verified, and held against the one in --checkpoint-file. Keep it: `indelible
-/// verify --against` shows later that nothing before it has changed. Exits with 4 if the policy does
-/// not accept it (yet), and with 3 if it contradicts what was seen before.
+/// verify --against` shows later that nothing before it has changed. Exits with 4 if the policy
+/// does not accept it (yet), and with 3 if it contradicts what was seen before.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Write it to a file instead

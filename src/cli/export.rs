@@ -18,10 +18,10 @@ use super::{Global, output};
 /// Writes a bundle: a range of records with their content, the proof that they are in the tree of a
 /// signed checkpoint, the records that say whose keys count, and the policy.
 ///
-/// `indelible verify BUNDLE --policy POLICY` checks it on a machine that has never seen the cluster.
-/// Give the checkpoints that the auditor already has with --older: the bundle then proves that
-/// nothing before them has changed. Exits with 4 if no checkpoint that the policy accepts covers the
-/// range.
+/// `indelible verify BUNDLE --policy POLICY` checks it on a machine that has never seen the
+/// cluster. Give the checkpoints that the auditor already has with --older: the bundle then proves
+/// that nothing before them has changed. Exits with 4 if no checkpoint that the policy accepts
+/// covers the range.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// First leaf index

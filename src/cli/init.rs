@@ -19,8 +19,8 @@ use crate::storage::log_key;
 ///
 /// The nodes get the ids 1, 2, 3, ... in the order of their configuration files. Run it once, on
 /// one machine, and move each data folder to its node by a safe way: it holds the node's secret
-/// key. Hand the policy file to your auditors by a way that does not lead through the nodes: whoever
-/// believes a node about whose keys count believes that node.
+/// key. Hand the policy file to your auditors by a way that does not lead through the nodes:
+/// whoever believes a node about whose keys count believes that node.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Configuration files of the first nodes, an odd number of them.

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::{Global, output};
 
-/// Writes a .tlog-proof file (C2SP tlog-proof): the record with its content, its place in the trail,
-/// and the signed checkpoint.
+/// Writes a .tlog-proof file (C2SP tlog-proof): the record with its content, its place in the
+/// trail, and the signed checkpoint.
 ///
 /// `indelible verify FILE --policy POLICY` checks it on a machine that has never seen the cluster.
 /// Waits for a checkpoint that covers the record, as long as --timeout says; exits with 4 if none

@@ -25,8 +25,8 @@ pub(super) struct Args {
     /// The node's configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// The disks of all nodes were put back to earlier copies together: start although this node has
-    /// signed what its disk does not have. Appends are refused until `accept-rollback`
+    /// The disks of all nodes were put back to earlier copies together: start although this node
+    /// has signed what its disk does not have. Appends are refused until `accept-rollback`
     #[arg(long)]
     all_rolled_back: bool,
     /// Also stop when standard input closes, so that a node does not outlive whoever started it

@@ -45,8 +45,8 @@ pub struct NodeCheckpoint {
 impl Client {
     /// The newest checkpoint, or the newest of at least some size. `None` if there is none yet.
     ///
-    /// With a policy it is fresh and was proven to be of one history with all that were seen before,
-    /// or else its verification says that it is pending, and it says what it lacks.
+    /// With a policy it is fresh and was proven to be of one history with all that were seen
+    /// before, or else its verification says that it is pending, and it says what it lacks.
     ///
     /// # Errors
     /// [`CallError::Fork`], [`CallError::RolledBack`]; [`CallError::StaleCheckpoint`] if all nodes'
@@ -77,8 +77,8 @@ impl Client {
         self.trust().newest()
     }
 
-    /// Asks every node for its newest checkpoint, and holds each against the policy, but not against
-    /// the others: that is for whoever wants to compare them.
+    /// Asks every node for its newest checkpoint, and holds each against the policy, but not
+    /// against the others: that is for whoever wants to compare them.
     pub async fn checkpoints(&self) -> Vec<NodeCheckpoint> {
         self.settle_connections().await;
         let limit = self.options().connect_timeout;
@@ -158,8 +158,8 @@ impl Client {
         .await
     }
 
-    /// Proves that a record is in the tree of this checkpoint rather than of whichever is newest: one
-    /// that a witness has signed, or one that another party has.
+    /// Proves that a record is in the tree of this checkpoint rather than of whichever is newest:
+    /// one that a witness has signed, or one that another party has.
     ///
     /// # Errors
     /// [`CallError::NodeLied`] if the proof shows another record at that position.

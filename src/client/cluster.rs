@@ -134,8 +134,8 @@ impl Client {
         .await
     }
 
-    /// Accepts, for good, that what was signed after the trail's present end is lost, so that appends
-    /// are taken again. Recorded in the trail; returns the leaf index of that record.
+    /// Accepts, for good, that what was signed after the trail's present end is lost, so that
+    /// appends are taken again. Recorded in the trail; returns the leaf index of that record.
     ///
     /// # Errors
     /// [`CallError::Unknown`] if the connection broke meanwhile: it may have been accepted.

@@ -14,8 +14,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Have it proven: a majority of the nodes has signed for it, and the file convinces anybody who has
-//! the policy, with no node at hand:
+//! Have it proven: a majority of the nodes has signed for it, and the file convinces anybody who
+//! has the policy, with no node at hand:
 //!
 //! ```no_run
 //! # use indelible_client::{AckLevel, Client, Event, Options, ProducerId};
@@ -143,8 +143,8 @@ impl Client {
     /// endpoints are written.
     ///
     /// # Errors
-    /// [`ConnectError::NoNode`] if none answered within the `reach_timeout`; the others if the policy
-    /// or the checkpoint file does not belong to the trail.
+    /// [`ConnectError::NoNode`] if none answered within the `reach_timeout`; the others if the
+    /// policy or the checkpoint file does not belong to the trail.
     pub async fn connect<E: AsRef<str>>(
         endpoints: impl IntoIterator<Item = E>,
     ) -> Result<Client, ConnectError> {
@@ -187,8 +187,8 @@ impl Client {
         self.trust().settling.get().map_or(0, settle::Handle::waiting)
     }
 
-    /// Waits until all acknowledged events are covered by a checkpoint, or have raised an alarm, but
-    /// not longer than this. Returns whether they are.
+    /// Waits until all acknowledged events are covered by a checkpoint, or have raised an alarm,
+    /// but not longer than this. Returns whether they are.
     pub async fn settled(&self, limit: Duration) -> bool {
         match self.trust().settling.get() {
             Some(settling) => timeout(limit, settling.settled()).await.is_ok(),

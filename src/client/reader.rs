@@ -1,8 +1,8 @@
 //! Reading: single records, proofs and tree heads, from whichever node is least busy.
 //!
 //! Followers are asked first and the leader only when no follower can answer: it has all the
-//! writes. A node that cannot answer costs one attempt, and the next node is asked; one whose answer
-//! is a lie is not asked again.
+//! writes. A node that cannot answer costs one attempt, and the next node is asked; one whose
+//! answer is a lie is not asked again.
 
 use std::future::Future;
 use std::sync::Arc;

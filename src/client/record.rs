@@ -13,8 +13,8 @@ use crate::error::Fault;
 use crate::trust::evidence::Evidence;
 use crate::{Proof, Verification};
 
-/// A record of the trail whose event is the one that its leaf commits to. Whether the leaf is in the
-/// tree of a checkpoint that is to be believed, its `verification` says.
+/// A record of the trail whose event is the one that its leaf commits to. Whether the leaf is in
+/// the tree of a checkpoint that is to be believed, its `verification` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Position in the trail.

@@ -142,8 +142,8 @@ impl Dir {
             .at("create", &target)
     }
 
-    /// Gives a file a second name in another directory of the same tree; where the file system knows
-    /// no links, its bytes are copied. An error if the name is taken. Durable on return.
+    /// Gives a file a second name in another directory of the same tree; where the file system
+    /// knows no links, its bytes are copied. An error if the name is taken. Durable on return.
     pub fn keep_in(&self, name: &str, other: &Dir, to: &str) -> Result<(), DiskError> {
         let (path, target) = (self.path.join(name), other.path.join(to));
         self.tap

@@ -62,8 +62,8 @@ fn default_witness_interval_ms() -> u64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
-    /// Whether entry bundles are served. They hold the leaves: no content, but who recorded something
-    /// when, under pseudonyms.
+    /// Whether entry bundles are served. They hold the leaves: no content, but who recorded
+    /// something when, under pseudonyms.
     pub public_entries: bool,
 }
 

@@ -168,7 +168,8 @@ impl Run {
         self.due += Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         // Once stopped it hurries through the rest of the segment.
         self.signal.wait_until(self.due, || false);
-        // Time that was lost is not made up for: the disk was busy with something that matters more.
+        // Time that was lost is not made up for: the disk was busy with something that matters
+        // more.
         self.due = self.due.max(Instant::now());
     }
 }

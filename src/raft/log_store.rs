@@ -46,8 +46,8 @@ impl LogStore {
         entries.into_iter().map(|entry| Entry::from_log(entry).map_err(io::Error::other)).collect()
     }
 
-    /// Reads the disk. What is damaged there is being mended from peers as soon as a read has met it:
-    /// openraft would stop for good, so it is not told before that has had its time.
+    /// Reads the disk. What is damaged there is being mended from peers as soon as a read has met
+    /// it: openraft would stop for good, so it is not told before that has had its time.
     async fn read_disk(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
         let until = Instant::now() + MENDING;
         loop {

@@ -1,8 +1,8 @@
 //! Acknowledgement levels above "durable": an append waits for a checkpoint that covers it, and gets
 //! the proof with its receipt.
 //!
-//! Whoever waits shares the wait: one round of cosigning serves all appends before it. An event that
-//! is recorded is never answered with an error because its proof is late.
+//! Whoever waits shares the wait: one round of cosigning serves all appends before it. An event
+//! that is recorded is never answered with an error because its proof is late.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -169,7 +169,8 @@ impl Index {
         self.db.scan_prefix([BLOCK]).map(|row| decode(row, decode_block))
     }
 
-    /// Blocks in order, beginning with the one that has this entry, which comes after `leaf` leaves.
+    /// Blocks in order, beginning with the one that has this entry, which comes after `leaf`
+    /// leaves.
     pub fn blocks_from(
         &self,
         leaf: LeafIndex,

@@ -15,8 +15,8 @@ stopped; one file of one node is changed; all three are started again. In every 
 what was recorded, and none differs.
 
 *Mended*: the damage was found, the damaged bytes are in `quarantine/`, the right ones came from a peer, `indelible check` is content, sealed segments
-are those of the other nodes byte by byte, and a finding is in the trail. *Rebuilt*: derived state was thrown away and computed again from the
-segments. *Unaffected*: nothing that counts was changed. *Refused*: the process ended with the exit code and a message that says what to do.
+are those of the other nodes byte by byte, and a finding is in the trail. *Rebuilt*: what was damaged was thrown away and made again, out of
+the segments or out of the notes of this node and its peers. *Unaffected*: nothing that counts was changed. *Refused*: the process ended with the exit code and a message that says what to do.
 ";
 
 /// What came of it.
@@ -268,22 +268,22 @@ fn states() -> Vec<Case> {
                 flip(&dir.join("signed"), |_| 20);
                 flip(&dir.join("signed"), |_| 4096 + 20);
             },
-            MENDED,
+            REBUILT,
         ),
-        case("`signed`", "deleted", |dir, _| remove(&dir.join("signed")), MENDED),
+        case("`signed`", "deleted", |dir, _| remove(&dir.join("signed")), REBUILT),
         case(
             "`notes`",
             "bit in the middle",
             |dir, _| flip(&dir.join("notes"), |bytes| bytes.len() / 2),
-            MENDED,
+            REBUILT,
         ),
         case(
             "`notes`",
             "cut in the middle",
             |dir, _| cut(&dir.join("notes"), |bytes| bytes.len() / 2),
-            MENDED,
+            REBUILT,
         ),
-        case("`notes`", "deleted", |dir, _| remove(&dir.join("notes")), MENDED),
+        case("`notes`", "deleted", |dir, _| remove(&dir.join("notes")), REBUILT),
         case(
             "`log_key`",
             "bit",

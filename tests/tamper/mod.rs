@@ -162,9 +162,11 @@ impl Template {
         None
     }
 
-    /// Whether the victim threw derived state away and computed it again.
+    /// Whether the victim threw something away and made it again, out of its segments or out of
+    /// notes.
     fn rebuilt(&self) -> bool {
-        self.cluster.nodes[VICTIM as usize - 1].log_text().contains("computed again")
+        let log = self.cluster.nodes[VICTIM as usize - 1].log_text();
+        log.contains("computed again") || log.contains("made anew")
     }
 
     /// In the end the victim's segments are those of the others, byte by byte, and `check` is

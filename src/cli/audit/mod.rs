@@ -1,8 +1,8 @@
 //! `indelible audit`: an auditor outside the cluster, with a memory of its own.
 //!
 //! [`tree`] is that memory: the tree as recomputed from every leaf, and what was signed for it.
-//! [`round`] asks all nodes and holds their checkpoints against it and against each other; [`alert`]
-//! prints what does not fit, once; [`metrics`] tells Prometheus.
+//! [`round`] asks all nodes and holds their checkpoints against it and against each other;
+//! [`alert`] prints what does not fit, once; [`metrics`] tells Prometheus.
 
 mod alert;
 mod metrics;
@@ -28,11 +28,12 @@ use tree::Tree;
 ///
 /// Prints a JSON line for everything that it finds: lines with "alert" are for a person to look at,
 /// lines with "event" say what was checked. Alerts: lied, fork, other_root, inconsistent, rolled_back,
-/// not_accepted, stale, shrunk, time_backwards. What it has checked is kept in --state, so the next run
-/// goes on from there and notices what was changed meanwhile. Needs a policy.
+/// not_accepted, stale, shrunk, time_backwards. What it has checked is kept in --state, so the next
+/// run goes on from there and notices what was changed meanwhile. Needs a policy.
 ///
-/// Exit codes: 0 everything that was checked is sound; 1 the audit could not be made; 3 there was an
-/// alert. With --follow it runs until it is stopped, or with --exit-on-alert until the first alert.
+/// Exit codes: 0 everything that was checked is sound; 1 the audit could not be made; 3 there was
+/// an alert. With --follow it runs until it is stopped, or with --exit-on-alert until the first
+/// alert.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Go on, round after round

@@ -85,8 +85,8 @@ impl Auditor {
         }
     }
 
-    /// The checkpoints that the policy accepts, by ascending size. Nodes that give another, or an old
-    /// one, are alerts; nodes that do not answer are not.
+    /// The checkpoints that the policy accepts, by ascending size. Nodes that give another, or an
+    /// old one, are alerts; nodes that do not answer are not.
     fn accepted(&mut self, answers: Vec<NodeCheckpoint>) -> anyhow::Result<Vec<Signed>> {
         let mut accepted = Vec::new();
         for NodeCheckpoint { node_id, checkpoint, .. } in answers {

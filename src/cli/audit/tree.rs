@@ -66,8 +66,8 @@ impl Tree {
         }
     }
 
-    /// What the file says is believed only as far as the policy accepts its checkpoint and its peaks
-    /// lead to that checkpoint's root.
+    /// What the file says is believed only as far as the policy accepts its checkpoint and its
+    /// peaks lead to that checkpoint's root.
     fn parse(text: &str, policy: &Policy) -> anyhow::Result<Tree> {
         let state: State = serde_json::from_str(text)?;
         if state.version != VERSION {
@@ -156,8 +156,8 @@ impl Tree {
     }
 }
 
-/// Adds a record to a draft. Returns whether it was received before the record in front of it, which
-/// no leader stamps.
+/// Adds a record to a draft. Returns whether it was received before the record in front of it,
+/// which no leader stamps.
 pub(super) fn add(draft: &mut (Frontier, u64), record: &Record) -> bool {
     let is_backwards = record.leaf.received < draft.1;
     draft.0.append(record.leaf_hash());

@@ -75,8 +75,8 @@ impl ProducerOptions {
     }
 
     /// How much has to be true of an event before its append returns. If there is no proof within
-    /// [`ProducerOptions::proof_wait`], it returns all the same, as the event is recorded: the receipt
-    /// says which level was reached. Default: durable.
+    /// [`ProducerOptions::proof_wait`], it returns all the same, as the event is recorded: the
+    /// receipt says which level was reached. Default: durable.
     #[must_use]
     pub fn ack(mut self, ack: AckLevel) -> Self {
         self.ask.ack = ack;

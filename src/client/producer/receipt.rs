@@ -280,8 +280,9 @@ pub(super) fn verify_proven(
 }
 
 impl Receipts {
-    /// Holds every run against its proof, and the checkpoint against the policy. That the checkpoint
-    /// is of one history with others is not waited for here: it is looked after in the background.
+    /// Holds every run against its proof, and the checkpoint against the policy. That the
+    /// checkpoint is of one history with others is not waited for here: it is looked after in the
+    /// background.
     fn prove(
         &mut self,
         client: &Client,

@@ -12,7 +12,8 @@ use crate::{
     Prove, ReadOptions, RolledBack, TrustMode, Verification,
 };
 
-/// A trail of 12 records, all of them signed for, and a client with the policy that has seen nothing.
+/// A trail of 12 records, all of them signed for, and a client with the policy that has seen
+/// nothing.
 async fn signed() -> (Fake, Client) {
     let fake = Fake::start(3).await;
     append(&fake.client().await, 10).await;

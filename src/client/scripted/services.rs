@@ -242,7 +242,8 @@ impl AuditLog for Handle {
 }
 
 impl Handle {
-    /// What a node adds to leaves that are asked for with proof: note and proof, if one covers them.
+    /// What a node adds to leaves that are asked for with proof: note and proof, if one covers
+    /// them.
     fn proof(&self, from: u64, to: u64) -> (String, Option<RangeProof>) {
         self.0.with(|trail| match trail.covering(to) {
             Some((note, size)) => (note, Some(trail.range_proof(from, to, size))),

@@ -54,8 +54,8 @@ pub struct Lie {
 }
 
 /// Two checkpoints that the policy accepts are not of one history: whoever signed both showed
-/// different trails to different people. Nothing can be read as verified any more until a person has
-/// found out whose keys did that.
+/// different trails to different people. Nothing can be read as verified any more until a person
+/// has found out whose keys did that.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the trail has two histories: the checkpoints of size {} and of size {} were both validly signed, \

@@ -48,7 +48,8 @@ impl Client {
             self.link_fresh(link, checkpoint).await?;
             return Ok(checkpoint.verification);
         }
-        // The policy wants more than this note carries, such as a witness: by way of one that has it.
+        // The policy wants more than this note carries, such as a witness: by way of one that has
+        // it.
         let Some(anchor) = self.anchor(to).await? else { return Ok(Verification::Pending) };
         self.link_to_seen(Some(link), checkpoint).await?;
         let covers = anchor.checkpoint.size >= to;
@@ -88,7 +89,8 @@ impl Client {
         }
     }
 
-    /// Proves that a tree is of one history with what was seen, and keeps it. `asked`: who named it.
+    /// Proves that a tree is of one history with what was seen, and keeps it. `asked`: who named
+    /// it.
     pub(crate) async fn link_to_seen(
         &self,
         asked: Option<&Link>,
@@ -117,8 +119,8 @@ impl Client {
         Ok(())
     }
 
-    /// No node signs a smaller tree after a larger one. If it looks as if they had, the clocks are not
-    /// in step, or the larger tree is gone.
+    /// No node signs a smaller tree after a larger one. If it looks as if they had, the clocks are
+    /// not in step, or the larger tree is gone.
     async fn is_not_signed_backwards(&self, head: &Arc<SignedCheckpoint>) -> Result<(), Fault> {
         let is_backwards = |newest: &Arc<SignedCheckpoint>| {
             head.checkpoint.size < newest.checkpoint.size && head.unix_s > newest.unix_s

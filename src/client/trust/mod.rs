@@ -60,8 +60,8 @@ pub enum Verification {
     Unverified,
     /// No checkpoint that the policy accepts covers it yet: it is one node's word so far.
     Pending,
-    /// It is in the tree of a checkpoint that the policy accepts, which is fresh, and of one history
-    /// with every other checkpoint that this client has seen.
+    /// It is in the tree of a checkpoint that the policy accepts, which is fresh, and of one
+    /// history with every other checkpoint that this client has seen.
     Verified {
         /// Leaves of that tree.
         checkpoint_size: u64,
@@ -159,8 +159,8 @@ impl Trust {
         self.policy.get()
     }
 
-    /// Takes a note apart and holds it against the policy; what is wrong with it, if nobody can have
-    /// signed it in good faith.
+    /// Takes a note apart and holds it against the policy; what is wrong with it, if nobody can
+    /// have signed it in good faith.
     pub(crate) fn check(&self, note: &str) -> Result<Arc<SignedCheckpoint>, String> {
         self.checker.check(note, self.policy())
     }

@@ -56,8 +56,8 @@ pub(crate) struct Unbelieved {
 }
 
 impl Unbelieved {
-    /// Checks that these leaves, from `from` on, lead to the checkpoint's root. What does not fit, if
-    /// they do not.
+    /// Checks that these leaves, from `from` on, lead to the checkpoint's root. What does not fit,
+    /// if they do not.
     pub(crate) fn new(
         checkpoint: Arc<SignedCheckpoint>,
         proof: v1::RangeProof,

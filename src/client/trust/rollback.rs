@@ -16,8 +16,8 @@ use crate::{Client, Level};
 impl Client {
     /// Asks every node whether the trail ends before a checkpoint that the policy accepts. It does
     /// if more than half of the voters answer, each of them with what the leader has committed, and
-    /// none has a tree of that size: what was signed was on the disks of a majority, so it cannot be
-    /// missing otherwise. Then the checkpoint is reported to all of them.
+    /// none has a tree of that size: what was signed was on the disks of a majority, so it cannot
+    /// be missing otherwise. Then the checkpoint is reported to all of them.
     pub(crate) async fn look_for_rollback(
         &self,
         checkpoint: &Arc<SignedCheckpoint>,

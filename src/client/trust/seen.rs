@@ -1,4 +1,5 @@
-//! Checkpoints that this client has seen and knows to be of one history. Pure: no clock, no network.
+//! Checkpoints that this client has seen and knows to be of one history. Pure: no clock, no
+//! network.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -55,8 +55,8 @@ impl Checker {
     }
 
     /// Takes a note apart and holds it against the policy. A note that lacks signatures that the
-    /// policy wants is [`Verification::Pending`]; one that nobody can have signed in good faith is an
-    /// error: what is wrong with it.
+    /// policy wants is [`Verification::Pending`]; one that nobody can have signed in good faith is
+    /// an error: what is wrong with it.
     pub(crate) fn check(
         &self,
         note: &str,

@@ -70,8 +70,9 @@ fn by_leader<'a>(question: &Question<'a>) -> Option<&'a Standing> {
 }
 
 /// Rule 2: the most up-to-date log of voters one of whom must have whatever was committed with this
-/// node's acknowledgement. Either all the others; or a majority that has promised a higher term than
-/// this node's, so that no leader can still count that acknowledgement together with one of theirs.
+/// node's acknowledgement. Either all the others; or a majority that has promised a higher term
+/// than this node's, so that no leader can still count that acknowledgement together with one of
+/// theirs.
 fn by_voters<'a>(question: &Question<'a>) -> Option<&'a Standing> {
     let whole = |id: &u64| -> Option<&'a Standing> {
         question.told.get(id).filter(|standing| *id != question.node_id && !standing.tail_damaged)
@@ -189,9 +190,10 @@ mod tests {
         assert!(matches!(ask(voters, &[restarted]), End::Unknown(_)));
     }
 
-    /// Node 2 leads term 5 and has entry 12 from itself and node 1. Nodes 3, 4 and 5 are a majority,
-    /// and lack it. If that settled it, node 3 could take entry 12 a moment later: committed by 1, 2
-    /// and 3, and lost with node 2 if node 1 came back without it and elected node 4.
+    /// Node 2 leads term 5 and has entry 12 from itself and node 1. Nodes 3, 4 and 5 are a
+    /// majority, and lack it. If that settled it, node 3 could take entry 12 a moment later:
+    /// committed by 1, 2 and 3, and lost with node 2 if node 1 came back without it and elected
+    /// node 4.
     #[test]
     fn a_majority_of_five_settles_it_only_if_no_leader_can_count_the_old_acknowledgement() {
         let voters: &[&[u64]] = &[&[1, 2, 3, 4, 5]];

@@ -1,6 +1,6 @@
 //! What peers have of the entries that are missing here: each from whichever peer has it. Storage
-//! checks every one of them and asks for the next; where the log's end is damaged, [`super::decide`]
-//! says whose word counts.
+//! checks every one of them and asks for the next; where the log's end is damaged,
+//! [`super::decide`] says whose word counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,11 +132,6 @@ impl Supplier {
         self.peers.len()
     }
 
-    /// Their ids.
-    pub(super) fn peer_ids(&self) -> BTreeSet<u64> {
-        self.peers.iter().map(|(id, _)| *id).collect()
-    }
-
     /// The next entries, as storage wants them.
     pub(super) fn supply(&mut self, want: &Want) -> Result<Supply, FetchError> {
         Ok(match want.to {
@@ -265,8 +260,8 @@ impl Supplier {
         told
     }
 
-    /// Whether the log that counts is another one already before the hole: then what was in the hole
-    /// is no part of it.
+    /// Whether the log that counts is another one already before the hole: then what was in the
+    /// hole is no part of it.
     fn diverges(&mut self, want: &Want, anchor: &Anchor) -> Result<bool, NoSupply> {
         let continues = self.stream.as_ref().is_some_and(|(_, next, ..)| *next == want.from);
         let Some(before) = want.from.checked_sub(1).filter(|_| !continues) else {
@@ -360,8 +355,8 @@ impl Supplier {
         )))
     }
 
-    /// A membership among the entries: whoever votes under it is asked too, before the log is opened
-    /// with it.
+    /// A membership among the entries: whoever votes under it is asked too, before the log is
+    /// opened with it.
     fn learn_voters(&mut self, entries: &[Fetched]) -> Result<(), NoSupply> {
         let mut learned = false;
         for Fetched { entry, .. } in entries {

@@ -32,7 +32,8 @@ use crate::storage::{Storage, StorageError, StorageOptions, segment};
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// Something is said about it at least this often.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
-/// How long a node that gives up still answers peers that have not asked it yet.
+/// How long a node that gives up still answers its peers: they need what it says, and have to ask
+/// each other meanwhile.
 const LINGER: Duration = Duration::from_secs(10);
 /// Mendings of one log that a start tries. A disk that damages what was just mended is broken.
 const MENDINGS_MAX: usize = 10_000;
@@ -353,10 +354,8 @@ impl Opening<'_> {
         let finding = finding(node_id, place, outcome::REFUSED, message.clone());
         let findings = self.findings.clone();
         let _ = tokio::task::spawn_blocking(move || findings.record_now(finding)).await;
-        let peers = supplier.peer_ids();
-        let until = Instant::now() + LINGER;
-        while !peers.is_subset(&self.starting.mending.told()) && Instant::now() < until {
-            tokio::time::sleep(ASK_AGAIN).await;
+        if supplier.peer_count() > 0 {
+            tokio::time::sleep(LINGER).await;
         }
         StartError::Damaged(message)
     }

@@ -1,5 +1,5 @@
-//! Checkpoints: how they come to be signed by a majority, how they reach every node, and what a node
-//! concludes from those that it is shown.
+//! Checkpoints: how they come to be signed by a majority, how they reach every node, and what a
+//! node concludes from those that it is shown.
 //!
 //! ```text
 //! publisher (leader) -> cosigner here and on every voter -> notebook -> spread -> every node
@@ -7,12 +7,12 @@
 //!
 //! Reading order: [`electorate`] says whose signatures count; `cosigner` signs, and never two
 //! histories; `notebook` judges notes, keeps them and shows them; `publisher` (with `round` and
-//! `askers`) is the leader's loop and `spread` what everybody tells everybody; `answers` is the other
-//! end of both. [`standing`] is what a start compares, `rollback` what follows if everything was
-//! rolled back, `witness` asks those outside.
+//! `askers`) is the leader's loop and `spread` what everybody tells everybody; `answers` is the
+//! other end of both. [`standing`] is what a start compares, `rollback` what follows if everything
+//! was rolled back, `witness` asks those outside.
 //!
-//! Invariants: nothing is shown that is not durable here; the log key signs only what a majority has
-//! cosigned; whoever holds another history than a majority's signature speaks of stops.
+//! Invariants: nothing is shown that is not durable here; the log key signs only what a majority
+//! has cosigned; whoever holds another history than a majority's signature speaks of stops.
 
 mod answers;
 mod askers;

@@ -1,10 +1,10 @@
 //! The leader's loop: gathers cosignatures, composes notes, and has them made durable.
 //!
 //! A round begins as soon as the tree has grown: at once if nothing was published lately or if
-//! somebody waits for a proof, otherwise [`PACE`] after the round before; and every [`REFRESH`] even
-//! if nothing has changed, so that freshness can be checked. It ends with a majority. While its
-//! note is made durable the next round may begin: a proof costs one round trip, the followers' sync
-//! and the leader's, and a caller waits for at most one round more.
+//! somebody waits for a proof, otherwise [`PACE`] after the round before; and every [`REFRESH`]
+//! even if nothing has changed, so that freshness can be checked. It ends with a majority. While
+//! its note is made durable the next round may begin: a proof costs one round trip, the followers'
+//! sync and the leader's, and a caller waits for at most one round more.
 //!
 //! Signatures that come after the majority's are added to the newest note a moment later.
 

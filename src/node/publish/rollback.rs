@@ -2,8 +2,8 @@
 //!
 //! A valid note that reaches past the trail of a leader to whom a majority has just listened, or
 //! contradicts it, proves that the group has lost what it had signed. The leader keeps the note,
-//! tells the others, and refuses appends until an operator accepts the loss; that is a record. Notes
-//! that were signed up to then do not count any more.
+//! tells the others, and refuses appends until an operator accepts the loss; that is a record.
+//! Notes that were signed up to then do not count any more.
 
 use std::sync::Arc;
 use std::time::Duration;

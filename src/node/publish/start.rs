@@ -1,5 +1,5 @@
-//! Putting publication together, in two halves: what is opened and compared before the node may vote,
-//! and what runs once it does.
+//! Putting publication together, in two halves: what is opened and compared before the node may
+//! vote, and what runs once it does.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -207,6 +207,7 @@ impl Opened {
             }
             (Some(_), _) => Ok(()),
             (None, last) => {
+                tracing::warn!(?last, "the marker of signatures was made anew");
                 let marker = SignedMarker::restore(&self.data_dir, last).map_err(failed)?;
                 self.marker = Some(marker);
                 Ok(())

@@ -1,14 +1,13 @@
 //! The answering side.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use futures_util::Stream;
 use indelible_core::TrailId;
 use indelible_core::limits::{
-    MEMBERS_MAX, MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX,
+    MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX,
     RAFT_MESSAGE_BYTES_MAX,
 };
 use indelible_proto::raft as pb;
@@ -63,8 +62,6 @@ struct Inner {
     node_id: u64,
     source: RwLock<Source>,
     note: RwLock<Option<NoteSource>>,
-    /// Nodes that have been told which entries this node has: one that gives up waits for them.
-    told: Mutex<BTreeSet<u64>>,
     streams: Arc<Semaphore>,
 }
 
@@ -77,7 +74,6 @@ impl Mending {
                 node_id,
                 source: RwLock::new(Source::Starting),
                 note: RwLock::new(None),
-                told: Mutex::default(),
                 streams: Arc::new(Semaphore::new(MENDING_STREAMS_MAX)),
             }),
         }
@@ -100,25 +96,12 @@ impl Mending {
         *self.inner.note.write().unwrap_or_else(PoisonError::into_inner) = Some(note);
     }
 
-    /// Nodes that have asked for entries since the process began.
-    pub fn told(&self) -> BTreeSet<u64> {
-        self.inner.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     fn source(&self) -> Source {
         self.inner.source.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note(&self) -> Option<NoteSource> {
         self.inner.note.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn note_asker(&self, node_id: u64) {
-        let mut told = self.inner.told.lock().unwrap_or_else(PoisonError::into_inner);
-        // Ids are not proven: made-up ones must not fill the memory.
-        if told.len() < 4 * MEMBERS_MAX {
-            told.insert(node_id);
-        }
     }
 
     fn check_trail(&self, trail_id: &[u8]) -> Result<(), Status> {
@@ -254,7 +237,6 @@ impl pb::mending_server::Mending for Mending {
         let permit = self.inner.streams.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!("{MENDING_STREAMS_MAX} mending streams are open"))
         })?;
-        self.note_asker(request.node_id);
         let reading = Reading {
             source,
             trail_id: self.inner.trail_id,

@@ -1,9 +1,9 @@
 //! Where the records are that say whose keys count: memberships (kind 3).
 //!
 //! The index knows of every entry what it was, so a walk over its rows finds them without reading
-//! the trail. What was found is kept, and the next walk goes on where the last one ended. Records of
-//! kind 12 belong to them too, but no apply rules accept any yet; the rules that will have to note
-//! where they are.
+//! the trail. What was found is kept, and the next walk goes on where the last one ended. Records
+//! of kind 12 belong to them too, but no apply rules accept any yet; the rules that will have to
+//! note where they are.
 
 use std::sync::PoisonError;
 

@@ -33,8 +33,8 @@ pub struct StoredRecord {
 }
 
 impl Ledger {
-    /// The record of a leaf; none if the trail does not go so far. Blocks: a few positioned reads if
-    /// nothing is cached, of the record and not of all its entry.
+    /// The record of a leaf; none if the trail does not go so far. Blocks: a few positioned reads
+    /// if nothing is cached, of the record and not of all its entry.
     pub fn record(&self, leaf: LeafIndex) -> Result<Option<StoredRecord>, LedgerError> {
         if leaf >= self.inner.head.borrow().tree_size {
             return Ok(None);
@@ -171,8 +171,8 @@ impl Ledger {
         Ok(proof)
     }
 
-    /// Proof that these records, which follow each other, are in the tree of `size` leaves with this
-    /// root: of a checkpoint. Verified.
+    /// Proof that these records, which follow each other, are in the tree of `size` leaves with
+    /// this root: of a checkpoint. Verified.
     ///
     /// Panics if there is no record.
     pub fn prove_records(

@@ -1,9 +1,9 @@
 //! The tree in tiles of 256 hashes, and its leaves in bundles, as C2SP tlog-tiles has them.
 //!
-//! A tile is read from one level's file and could be damaged there. So it is put into the place that
-//! it has in the tree, between the nodes to its left and to its right, and must give the root that
-//! the caller knows from elsewhere: a tile that does not belong to that tree is not returned. That
-//! takes about 300 hashes.
+//! A tile is read from one level's file and could be damaged there. So it is put into the place
+//! that it has in the tree, between the nodes to its left and to its right, and must give the root
+//! that the caller knows from elsewhere: a tile that does not belong to that tree is not returned.
+//! That takes about 300 hashes.
 
 use std::ops::Range;
 

@@ -28,8 +28,8 @@ pub enum LogError {
         /// One past the last entry that must stay.
         kept: u64,
     },
-    /// Bytes on the disk are not what was written. A peer has the entry, and [`super::Log::mend_segment`]
-    /// puts it back.
+    /// Bytes on the disk are not what was written. A peer has the entry, and
+    /// [`super::Log::mend_segment`] puts it back.
     #[error(
         "entry {index} in {} at offset {offset} is damaged: {fault}; hint: a peer has it",
         file.display()

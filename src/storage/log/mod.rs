@@ -53,8 +53,8 @@ use state::{Shared, Slot};
 /// and must not hand over operations: that may wait for the thread that it would block.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<LogError>>) + Send>;
 
-/// Told which segment a read has found damaged, by its first entry; none: it is not known which file
-/// is. It must not block.
+/// Told which segment a read has found damaged, by its first entry; none: it is not known which
+/// file is. It must not block.
 pub type OnDamage = Box<dyn Fn(Option<u64>) + Send + Sync>;
 
 /// How a log behaves.

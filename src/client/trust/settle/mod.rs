@@ -1,9 +1,9 @@
-//! Settling: every durable receipt is held against a checkpoint that the policy accepts, later and in
-//! the background. A leader that acknowledged what it never replicated is found out here.
+//! Settling: every durable receipt is held against a checkpoint that the policy accepts, later and
+//! in the background. A leader that acknowledged what it never replicated is found out here.
 //!
-//! The append path hands over the receipts of a whole request and goes on; one task gathers them for
-//! a second, waits for a checkpoint that covers them, and asks any node for the leaf hashes of that
-//! stretch of the trail, with the proof that they are in the checkpoint's tree. Also links the
+//! The append path hands over the receipts of a whole request and goes on; one task gathers them
+//! for a second, waits for a checkpoint that covers them, and asks any node for the leaf hashes of
+//! that stretch of the trail, with the proof that they are in the checkpoint's tree. Also links the
 //! checkpoints of proven appends, which nobody waits for.
 
 mod pending;
@@ -161,8 +161,8 @@ impl Settler {
             }
             Work::Checkpoint(checkpoint) => {
                 let Some(client) = self.client.upgrade() else { return };
-                // A fork has raised its alarm. What nobody could prove now will be tried again with the
-                // next checkpoint.
+                // A fork has raised its alarm. What nobody could prove now will be tried again with
+                // the next checkpoint.
                 if let Err(fault) = client.link_to_seen(None, &checkpoint).await {
                     tracing::debug!(?fault, "the checkpoint of an append is not linked");
                 }

@@ -1,5 +1,5 @@
-//! Receipts that wait for a checkpoint, and how few questions settle many of them. Pure: no clock but
-//! what is handed in, no network.
+//! Receipts that wait for a checkpoint, and how few questions settle many of them. Pure: no clock
+//! but what is handed in, no network.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use crate::{Receipt, Receipts};
 
-/// Foreign leaves between two of ours that are worth a second question: their hashes would come with
-/// the answer, at 32 bytes each.
+/// Foreign leaves between two of ours that are worth a second question: their hashes would come
+/// with the answer, at 32 bytes each.
 const GAP_MAX: u64 = 1024;
 
 /// The receipts of one append request.
