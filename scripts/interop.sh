@@ -120,16 +120,21 @@ done
 for n in 1 2 3; do
   # It says what it found on stderr, and exits with 0 either way.
   "$GOBIN/fsck" --storage_url="$(url "$n")" --public_key=log.vkey --ui=false --v=1 2> "fsck$n.log" || true
-  if grep -q "fsck failed" "fsck$n.log" || ! grep -qi "Completed ranges" "fsck$n.log"; then
+  if grep -q "fsck failed" "fsck$n.log" || ! grep -q "Successfully fsck'd" "fsck$n.log"; then
     cat "fsck$n.log" >&2
     fail "fsck of node $n"
   fi
   echo "ok  tessera fsck $tessera: node $n"
 done
 
-# A check that cannot fail is none.
-sed 's/^\(.\{60\}\)./\1A/' log.vkey > other.vkey
-if "$GOBIN/follow" other.vkey other.checkpoint "$(url 1)" 2> /dev/null; then fail "the client accepted another key"; fi
+# A check that cannot fail is none: the key of another trail of the same name.
+sed 's/node1/other/; s/127.0.0.1:\([0-9]*\)1"/127.0.0.1:\19"/' node1.toml > other.toml
+"$bin" init --origin audit.example/interop --policy-out other.policy other.toml > /dev/null
+awk '$1 == "log" { print $2 }' other.policy > other.vkey
+if "$GOBIN/follow" other.vkey other.checkpoint "$(url 1)" 2> other.log; then fail "the client accepted another key"; fi
+grep -q "follow http" other.log || { cat other.log >&2; fail "the client did not get to the signature"; }
+"$GOBIN/fsck" --storage_url="$(url 1)" --public_key=other.vkey --ui=false --v=1 2> other.log || true
+grep -q "fsck failed" other.log || fail "fsck accepted another key"
 echo "ok  another key is not accepted"
 cd "$repo"
 echo "all of it passed: torchwood $torchwood, tessera $tessera, $(go version | cut -d' ' -f3)"

@@ -153,9 +153,12 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     let size = checked["tree_size"].as_u64().unwrap();
     assert_eq!((checked["event"].as_str(), checked["nodes"].as_u64()), (Some("checked"), Some(3)));
 
-    // Copies of all disks, taken while the nodes are stopped.
+    // Copies of all disks, taken while all nodes are stopped: nodes refuse peers whose boot counters
+    // are lower than ones that they have seen, so that copies of different times do not go together.
     for node in &mut cluster.nodes {
         assert!(node.stop().unwrap().success());
+    }
+    for node in &mut cluster.nodes {
         copy_folder(&node.data_dir, &node.data_dir.with_extension("old"));
         node.start().unwrap();
     }
@@ -173,6 +176,8 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
 
     for node in &mut cluster.nodes {
         assert!(node.stop().unwrap().success());
+    }
+    for node in &mut cluster.nodes {
         std::fs::remove_dir_all(&node.data_dir).unwrap();
         std::fs::rename(node.data_dir.with_extension("old"), &node.data_dir).unwrap();
         node.start().unwrap();

@@ -189,6 +189,7 @@ async fn a_damaged_tile_is_not_served() {
     let size = producer.append_bulk(events).await.unwrap().tree_size();
     // Closing writes the tree out; afterwards it is read from the file.
     let victim = &mut cluster.nodes[2];
+    note(&victim.client_addr, size).await;
     assert!(victim.stop().unwrap().success());
     victim.start().unwrap();
     let victim = &cluster.nodes[2];

@@ -11,7 +11,9 @@ use base64::Engine;
 use indelible::cli::local_cluster::LocalCluster;
 use indelible_core::merkle::verify_consistency;
 use indelible_core::policy::Witness as Named;
-use indelible_core::{Checkpoint, Hash, KeyType, Note, Policy, SignerKey, VerifierKey};
+use indelible_core::{
+    Checkpoint, Hash, KeyType, Note, NoteSignature, Policy, SignerKey, VerifierKey,
+};
 use indelible_proto::reason::{Reason, Rejected, key};
 use indelible_proto::v1;
 
@@ -64,7 +66,7 @@ impl Witness {
         let Some(log) = self.log.get().filter(|log| log.name == checkpoint.origin) else {
             return no(404, "unknown log");
         };
-        let signed = |line: &_| log.verify(&note.text, line).is_ok();
+        let signed = |line: &NoteSignature| log.verify(&note.text, line).is_ok();
         if !note.signatures.iter().any(signed) {
             return no(403, "no signature of the log");
         }

@@ -112,7 +112,10 @@ pub fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&anyhow::Error::from(error).context("start the runtime")),
     };
-    match runtime.block_on(dispatch(&cli.global, command)) {
+    let ended = runtime.block_on(dispatch(&cli.global, command));
+    // NB: dropping the runtime would wait for a read of standard input that never ends.
+    runtime.shutdown_background();
+    match ended {
         Ok(code) => code,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => report(&error),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use indelible_proto::raft::StandingResponse;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -358,7 +359,9 @@ async fn open_publication(
     let mut opened = opened.map_err(|error| StartError::Raft(error.to_string()))??;
     // Before the comparison: the peers may be starting too, and wait for this node's notes.
     let standing = opened.standing();
-    starting.mending.set_note(Arc::new(move |asker, answer| standing.standing(asker).fill(answer)));
+    starting.mending.set_note(Arc::new(move |asker, answer: &mut StandingResponse| {
+        standing.standing(asker).fill(answer);
+    }));
     let asker = starting.asker();
     let ask = |id: u64, peer: Peer| async move {
         asker.standing_and_notes(id, &peer.raft_addr).await.ok()

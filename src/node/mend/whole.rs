@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use indelible_proto::raft::StandingResponse;
 use tokio::sync::oneshot;
 
 use super::members::Members;
@@ -462,7 +463,7 @@ impl Opening<'_> {
         let read = move || Notes::open(&dir).ok()?.newest().map(|note| Arc::from(&note.text[..]));
         // NB: read once, here: later the file belongs to the publisher.
         let note: Option<Arc<str>> = tokio::task::spawn_blocking(read).await.ok().flatten();
-        self.starting.mending.set_note(Arc::new(move |_, answer| {
+        self.starting.mending.set_note(Arc::new(move |_, answer: &mut StandingResponse| {
             answer.note = note.as_deref().unwrap_or_default().to_owned();
         }));
     }
