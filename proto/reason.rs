@@ -93,7 +93,7 @@ reasons! {
     TooLarge, "TOO_LARGE", InvalidArgument;
     /// The stored bytes do not match their checksums or hashes on this node: ask another one.
     Damaged, "DAMAGED", DataLoss;
-    /// The node is shutting down. Nothing was appended.
+    /// The node is shutting down, or still starting. Nothing was appended.
     Stopping, "STOPPING", Unavailable;
     /// The membership does not allow this change now.
     Membership, "MEMBERSHIP", FailedPrecondition;
@@ -182,7 +182,7 @@ impl Rejected {
             term: number(key::TERM).unwrap_or(0),
         });
         let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
-        let metadata = [key::EXPECTED, key::EPOCH, key::LIMIT]
+        let metadata = [key::EXPECTED, key::EPOCH, key::CHECKPOINT_SIZE, key::LIMIT]
             .into_iter()
             .filter_map(|key| Some((key, number(key)?)))
             .collect();

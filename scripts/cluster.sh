@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data=cluster/data
+policy=cluster/policy.txt
 bin=${INDELIBLE_BIN:-target/release/indelible}
 
 usage() {
@@ -54,7 +55,8 @@ up() {
   build
   mkdir -p "$data"
   if [ ! -e $data/node1/identity ] && [ ! -e $data/node2/identity ] && [ ! -e $data/node3/identity ]; then
-    "$bin" init cluster/node1.toml cluster/node2.toml cluster/node3.toml
+    rm -f "$policy" # of a trail that is gone
+    "$bin" init --policy-out "$policy" cluster/node1.toml cluster/node2.toml cluster/node3.toml
   fi
   for n in 1 2 3; do
     if pid=$(pid_of $n); then
@@ -77,7 +79,7 @@ up() {
       sleep 0.2
     done
   done
-  echo "ready: clients use 127.0.0.1:7101, 7102, 7103"
+  echo "ready: clients use 127.0.0.1:7101, 7102, 7103; the policy to verify with is $policy"
 }
 
 signal() { # name node word
@@ -122,6 +124,6 @@ case "${1:-}" in
   pause) node_arg "${2:-}"; signal STOP "$2" paused ;;
   resume) node_arg "${2:-}"; signal CONT "$2" resumed ;;
   logs) node_arg "${2:-}"; exec tail -n 100 -f "$data/node$2.log" ;;
-  clean) down; rm -rf "$data"; echo "data deleted" ;;
+  clean) down; rm -rf "$data" "$policy"; echo "data deleted" ;;
   *) usage ;;
 esac

@@ -3,20 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use indelible_proto::DESCRIPTORS;
 use indelible_proto::v1::audit_log_server::AuditLogServer;
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::node::fatal::Fatal;
 use crate::node::leadership::Leadership;
+use crate::node::mend::Starting;
 use crate::node::{Node, NodeConfig, StartError};
 use crate::service::metrics::Metrics;
+use crate::service::starting::{Late, http as starting_http};
 use crate::service::{AuditLogService, ClusterService, http};
 
 /// HTTP/2 windows of the client port: a full request or response fits.
@@ -42,6 +47,9 @@ pub enum ServeError {
     /// The node did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// It found that it must not go on.
+    #[error("{0}")]
+    Fatal(Fatal),
     /// Its log failed: nothing more can be made durable, so it must not go on.
     #[error("the log failed: {0}; the node stops rather than acknowledge what may not be durable")]
     Log(String),
@@ -51,6 +59,22 @@ pub enum ServeError {
     /// A socket's server ended.
     #[error("serve: {0}")]
     Transport(String),
+}
+
+impl ServeError {
+    /// With what the process ends (README, "Exit codes").
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Start(StartError::Damaged(_)) => 3,
+            ServeError::Start(StartError::Diverged(_)) | ServeError::Fatal(Fatal::Diverged(_)) => 4,
+            ServeError::Listen { .. }
+            | ServeError::Fatal(Fatal::Failed(_))
+            | ServeError::Start(_)
+            | ServeError::Log(_)
+            | ServeError::Raft(_)
+            | ServeError::Transport(_) => 1,
+        }
+    }
 }
 
 /// The three sockets of a node.
@@ -84,19 +108,31 @@ pub async fn run(
     listeners: Listeners,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let node = Node::start(config).await?;
+    let starting = Starting::new(&config)?;
+    let (stop, stopped) = watch::channel(false);
+    let mut servers = JoinSet::new();
+    // Before the disk is opened: a peer may need what it holds, and it may need a peer.
+    let ports = Ports::mount(listeners, &starting, &stopped, &mut servers);
+    tokio::pin!(shutdown);
+    let node = tokio::select! {
+        started = Node::start(config, starting) => started?,
+        () = &mut shutdown => {
+            tracing::info!("stopped before the node was built");
+            return Ok(());
+        }
+        Some(ended) = servers.join_next() => return Err(transport_error(ended)),
+    };
+    ports.open(&node);
     tracing::info!(
         node = node.identity.node_id,
         origin = %node.identity.origin,
         clients = %node.config.client_addr,
         "serving"
     );
-    let (stop, stopped) = watch::channel(false);
-    let mut servers = JoinSet::new();
-    mount(&node, listeners, &stopped, &mut servers);
 
     tokio::select! {
-        () = shutdown => Ok(()),
+        () = &mut shutdown => Ok(()),
+        fatal = node.fatal.stopped() => Err(ServeError::Fatal(fatal)),
         error = log_failed(&node) => Err(error),
         error = raft_failed(&node) => Err(error),
         Some(ended) = servers.join_next() => Err(transport_error(ended)),
@@ -116,43 +152,78 @@ pub async fn run(
     Ok(())
 }
 
-fn mount(
-    node: &Arc<Node>,
-    listeners: Listeners,
-    stopped: &watch::Receiver<bool>,
-    servers: &mut JoinSet<Result<(), String>>,
-) {
-    let metrics = Arc::new(Metrics::new());
+/// The three ports, served from the first moment; what is behind them comes later.
+struct Ports {
+    clients: Late,
+    peers: Late,
+    http: Late,
+}
+
+impl Ports {
+    fn mount(
+        listeners: Listeners,
+        starting: &Starting,
+        stopped: &watch::Receiver<bool>,
+        servers: &mut JoinSet<Result<(), String>>,
+    ) -> Ports {
+        let doing = starting.doing();
+        let ports = Ports {
+            clients: Late::clients(doing.clone()),
+            peers: Late::peers(doing.clone()),
+            http: Late::http(doing),
+        };
+        let clients = Server::builder()
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(4 * WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .add_routes(Router::new().fallback_service(ports.clients.clone()).into())
+            .serve_with_incoming_shutdown(incoming(listeners.client), wait(stopped));
+        servers.spawn(async move { clients.await.map_err(|error| error.to_string()) });
+
+        let mending = Routes::new(starting.mending.clone().into_server()).into_axum_router();
+        let peers = Server::builder()
+            .initial_stream_window_size(crate::raft::link::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(2 * crate::raft::link::STREAM_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .add_routes(mending.fallback_service(ports.peers.clone()).into())
+            .serve_with_incoming_shutdown(incoming(listeners.raft), wait(stopped));
+        servers.spawn(async move { peers.await.map_err(|error| error.to_string()) });
+
+        let probes = axum::serve(listeners.http, starting_http(ports.http.clone()))
+            .with_graceful_shutdown(wait(stopped));
+        servers.spawn(async move { probes.await.map_err(|error| error.to_string()) });
+        ports
+    }
+
+    /// Everything goes to the node from now on.
+    fn open(&self, node: &Arc<Node>) {
+        let metrics = Arc::new(Metrics::new());
+        self.peers.open(peer_routes(node).prepare().into_axum_router());
+        self.clients.open(client_routes(node, &metrics).prepare().into_axum_router());
+        self.http.open(http::router(node.clone(), metrics));
+    }
+}
+
+/// What clients may call.
+fn client_routes(node: &Arc<Node>, metrics: &Arc<Metrics>) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors are compiled in");
-    let clients = Server::builder()
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(4 * WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .add_service(health)
+    tokio::spawn(report_health(node.clone(), reporter));
+    Routes::new(health)
         .add_service(reflection)
         .add_service(AuditLogService::new(node.clone(), metrics.clone()).into_server())
         .add_service(ClusterService::new(node.clone()).into_server())
-        .serve_with_incoming_shutdown(incoming(listeners.client), wait(stopped));
-    servers.spawn(async move { clients.await.map_err(|error| error.to_string()) });
+}
 
-    let peers = Server::builder()
-        .initial_stream_window_size(crate::raft::link::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(2 * crate::raft::link::STREAM_WINDOW_BYTES)
-        .add_service(node.raft_service().into_server())
-        .serve_with_incoming_shutdown(incoming(listeners.raft), wait(stopped));
-    servers.spawn(async move { peers.await.map_err(|error| error.to_string()) });
-
-    let router = http::router(node.clone(), metrics);
-    let probes = axum::serve(listeners.http, router).with_graceful_shutdown(wait(stopped));
-    servers.spawn(async move { probes.await.map_err(|error| error.to_string()) });
-
-    tokio::spawn(report_health(node.clone(), reporter));
+/// What peers may call once the node is built.
+fn peer_routes(node: &Arc<Node>) -> Routes {
+    Routes::new(node.raft_service().into_server())
+        .add_service(node.publication_service().into_server())
 }
 
 /// NB: `Server::tcp_nodelay` does nothing for a listener that was bound elsewhere, and without it

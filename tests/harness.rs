@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use indelible::cli::local_cluster::{LocalCluster, LocalOptions};
+use indelible::cli::local_cluster::{LocalCluster, LocalNode, LocalOptions};
 use indelible_client::{Client, Level, Options};
 use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::merkle::Frontier;
-use indelible_core::{Hash, Kind, Leaf, Salt};
+use indelible_core::{Checkpoint, Hash, Kind, Leaf, Note, Policy, Salt};
 use indelible_proto::v1;
 use indelible_proto::v1::audit_log_client::AuditLogClient;
 use indelible_proto::v1::cluster_client::ClusterClient;
@@ -30,6 +30,16 @@ pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> Local
     let options =
         LocalOptions { binary: BINARY.into(), nodes, segment_bytes, config: config.into() };
     LocalCluster::start(options).unwrap()
+}
+
+/// What `init` wrote: whose signatures count.
+pub fn policy_file(cluster: &LocalCluster) -> PathBuf {
+    cluster.policy()
+}
+
+/// The same, read.
+pub fn policy(cluster: &LocalCluster) -> Policy {
+    std::fs::read_to_string(policy_file(cluster)).unwrap().parse().unwrap()
 }
 
 /// A client that does not give up during an election.
@@ -73,6 +83,19 @@ pub async fn view(addr: &str) -> Option<v1::ClusterView> {
     Some(answer.ok()?.into_inner())
 }
 
+/// The newest note of the node at `addr` that covers `size` leaves, as soon as there is one.
+pub async fn note(addr: &str, size: u64) -> String {
+    let ask = || async {
+        let request = v1::GetCheckpointRequest { size_min: size, wait_ms: 5_000, witnessed: false };
+        let note =
+            audit_log(addr).await.get_checkpoint(request).await.ok()?.into_inner().checkpoint;
+        let covers = Note::parse(&note)
+            .is_ok_and(|note| Checkpoint::parse(&note.text).unwrap().size >= size);
+        covers.then_some(note)
+    };
+    eventually("a checkpoint", ask).await
+}
+
 /// Who leads, as a majority of the running nodes says.
 pub async fn leader(cluster: &LocalCluster) -> u64 {
     eventually("a leader that says so itself", || async {
@@ -87,6 +110,16 @@ pub async fn leader(cluster: &LocalCluster) -> u64 {
         None
     })
     .await
+}
+
+/// How a node's process ends by itself.
+pub async fn ended(node: &mut LocalNode) -> ExitStatus {
+    let began = Instant::now();
+    while node.is_running() {
+        assert!(began.elapsed() < PATIENCE, "node {} goes on: {}", node.id, node.log_tail());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    node.wait().unwrap()
 }
 
 /// Runs the command line tool against a cluster.

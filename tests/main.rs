@@ -6,11 +6,21 @@
 #![expect(unreachable_pub, reason = "a test binary has no readers of its interface")]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
 
+mod auditing;
 mod bad_input;
 mod chaos;
 mod commands;
+mod forgery;
+mod full_disk;
 mod harness;
+mod http;
 mod membership;
+mod mending;
+mod provable;
+mod publication;
 mod reads;
+mod tamper;
 mod tidy;
+mod tiles;
 mod wiped;
+mod witness;

@@ -109,7 +109,7 @@ async fn proofs_from_any_node_verify() {
             // Wait until this node has it.
             let level = at(v1::read_level::Level::AtLeast(size));
             direct.tree_head(v1::TreeHeadRequest { level }).await.unwrap();
-            let request = v1::ProveRequest { index: receipt.index, tree_size: size };
+            let request = v1::ProveRequest { index: receipt.index, tree_size: size, to: 0 };
             let proof = direct.prove(request).await.unwrap().into_inner();
             let hash = |bytes: &[u8]| indelible_core::Hash::from_slice(bytes).unwrap();
             let path: Vec<_> = proof.proof.iter().map(|bytes| hash(bytes)).collect();

@@ -1,8 +1,10 @@
 //! `indelible append`: records one event.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use indelible_client::{AppendError, Client, Event, Outcome, Receipt, v1::Target};
+use anyhow::Context;
+use indelible_client::{AckLevel, AppendError, Client, Event, Outcome, Receipt, v1::Target};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -35,6 +37,33 @@ pub(super) struct Args {
     /// Name of the producer that records it
     #[arg(long, default_value = "cli")]
     producer: String,
+    /// What has to be true before the command returns [default: durable; with --proof: proven]
+    #[arg(long, value_enum)]
+    ack: Option<AckArg>,
+    /// Write a file that proves the event to somebody who has only the policy
+    #[arg(long, value_name = "FILE")]
+    proof: Option<PathBuf>,
+}
+
+/// How much has to be true of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum AckArg {
+    /// It is on the disks of a majority
+    Durable,
+    /// ... and a majority has signed for it
+    Proven,
+    /// ... and a witness outside the group has signed for it too
+    Witnessed,
+}
+
+impl From<AckArg> for AckLevel {
+    fn from(ack: AckArg) -> AckLevel {
+        match ack {
+            AckArg::Durable => AckLevel::Durable,
+            AckArg::Proven => AckLevel::Proven,
+            AckArg::Witnessed => AckLevel::Witnessed,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -56,13 +85,62 @@ struct ReceiptView {
     /// Reads at this level see the event.
     tree_size: u64,
     producer: String,
+    /// The level that was reached.
+    ack: &'static str,
+    /// Whether the policy accepts the checkpoint that it was proven against.
+    verified: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint_size: Option<u64>,
+    /// The proof file, if one was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<String>,
 }
 
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
-    let name = args.producer.clone();
+    let default = if args.proof.is_some() { AckArg::Proven } else { AckArg::Durable };
+    let ack = AckLevel::from(args.ack.unwrap_or(default));
+    if ack == AckLevel::Durable && args.proof.is_some() {
+        eprintln!("error: --proof needs a proof, and --ack durable waits for none");
+        eprintln!("hint: leave --ack out, or say --ack proven");
+        return Ok(ExitCode::from(2));
+    }
+    let (name, proof) = (args.producer.clone(), args.proof.clone());
     let event = event(args);
     let client = global.connect().await?;
-    let receipt = append(global, &client, &name, event).await?;
+    let receipt = append(global, &client, &name, event.clone(), ack).await?;
+    let file = match &proof {
+        Some(_) => receipt.proof_file(&event).transpose().context("make the proof file")?,
+        None => None,
+    };
+    let written = file.as_ref().and(proof.as_ref());
+    if let Some((path, file)) = written.zip(file.as_ref()) {
+        output::write_file(path, file.to_string().as_bytes()).await?;
+    }
+    print(global, &name, &receipt, written.map(|path| path.display().to_string()))?;
+    if receipt.ack >= ack {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("note: the event is recorded at index {}, and its proof is pending", receipt.index);
+    eprintln!(
+        "hint: `indelible prove {} -o FILE` writes it as soon as there is one",
+        receipt.index
+    );
+    Ok(ExitCode::from(output::EXIT_PENDING))
+}
+
+fn print(
+    global: &Global,
+    name: &str,
+    receipt: &Receipt,
+    proof: Option<String>,
+) -> anyhow::Result<()> {
+    let checkpoint_size = receipt.proof().map(|proof| proof.checkpoint.checkpoint.size);
+    let verified = receipt.verification.is_verified();
+    let ack = match receipt.ack {
+        AckLevel::Durable => "durable",
+        AckLevel::Proven => "proven",
+        AckLevel::Witnessed => "witnessed",
+    };
     if global.json {
         output::print_json(&ReceiptView {
             index: receipt.index,
@@ -71,7 +149,11 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
             leaf: hex::encode(receipt.leaf.encode()),
             salt: receipt.salt.to_string(),
             tree_size: receipt.tree_size,
-            producer: output::producer_id(&name).to_string(),
+            producer: output::producer_id(name).to_string(),
+            ack,
+            verified,
+            checkpoint_size,
+            proof,
         })?;
     } else {
         let mut table = output::table();
@@ -80,9 +162,17 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
         table.add_row(["producer", &format!("{name} (seq {})", receipt.seq)]);
         table.add_row(["commitment", &receipt.leaf.commitment.to_string()]);
         table.add_row(["salt", &receipt.salt.to_string()]);
+        table.add_row(["acknowledged", ack]);
+        if let Some(size) = checkpoint_size {
+            let believed = if verified { "verified" } else { "not verified: no policy" };
+            table.add_row(["checkpoint", &format!("size {size} ({believed})")]);
+        }
+        if let Some(proof) = &proof {
+            table.add_row(["proof", proof]);
+        }
         output::print(table)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Another `append` may open the same producer between our opening and our append. What is fenced
@@ -92,10 +182,11 @@ async fn append(
     client: &Client,
     name: &str,
     event: Event,
+    ack: AckLevel,
 ) -> anyhow::Result<Receipt> {
     let deadline = Instant::now() + global.timeout_or(30);
     loop {
-        let producer = client.producer(output::producer_id(name), name).open().await?;
+        let producer = client.producer(output::producer_id(name), name).ack(ack).open().await?;
         match producer.append_with_deadline(event.clone(), deadline).await {
             Err(AppendError::Fenced(_)) if Instant::now() < deadline => {}
             outcome => return Ok(outcome?),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::read::parse_level;
 use super::{Global, output};
-use indelible_client::Level;
+use indelible_client::{Level, Prove};
 
 /// Which record.
 #[derive(Debug, clap::Args)]
@@ -14,11 +14,18 @@ pub(super) struct Args {
     /// How fresh: linearizable, at-least:TREE_SIZE or any
     #[arg(long, default_value = "linearizable", value_parser = parse_level)]
     level: Level,
+    /// Prove it against a signed checkpoint; always so with a policy
+    #[arg(long)]
+    prove: bool,
 }
 
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let client = global.connect().await?;
-    let record = client.get(args.index, args.level).await?;
+    let prove = if args.prove { Prove::Always } else { Prove::ByPolicy };
+    let record = client.get_with(args.index, args.level, prove).await?;
     output::print_json(&output::RecordView::new(&record))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(match args.prove {
+        true => output::unverified(&client, record.verification),
+        false => ExitCode::SUCCESS,
+    })
 }

@@ -4,20 +4,23 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use indelible_core::TrailId;
 use indelible_core::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use indelible_core::policy::Witness;
+use indelible_core::{KeyType, Policy, SignerKey, TrailId, VerifierKey, node_key_name};
 
 use super::Global;
-use crate::disk::create_folders;
+use crate::disk::{create_folders, write_text};
 use crate::node::NodeConfig;
 use crate::storage::identity::{Genesis, GenesisNode, Identity};
+use crate::storage::log_key;
 
-/// Makes a trail: its id, its origin, and an identity in the data folder of each of its first
-/// nodes.
+/// Makes a trail: its id, its origin, its log key, an identity in the data folder of each of its
+/// first nodes, and the policy by which others believe its checkpoints.
 ///
 /// The nodes get the ids 1, 2, 3, ... in the order of their configuration files. Run it once, on
 /// one machine, and move each data folder to its node by a safe way: it holds the node's secret
-/// key.
+/// key. Hand the policy file to your auditors by a way that does not lead through the nodes:
+/// whoever believes a node about whose keys count believes that node.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Configuration files of the first nodes, an odd number of them.
@@ -30,6 +33,16 @@ pub(super) struct Args {
     /// Size at which segments close, in bytes. The same for ever, on every node.
     #[arg(long, default_value_t = SEGMENT_BYTES_DEFAULT)]
     segment_bytes: u64,
+    /// Where to write the policy file; beside the first configuration unless said otherwise.
+    #[arg(long, value_name = "FILE")]
+    policy_out: Option<PathBuf>,
+    /// Public key of a witness outside the group (a C2SP vkey) whose signature the policy asks for
+    /// besides a majority of the nodes. Can be given several times.
+    #[arg(long, value_name = "VKEY")]
+    witness: Vec<VerifierKey>,
+    /// How many of these witnesses must have signed.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    witnesses_needed: usize,
 }
 
 /// Refuses, before it writes anything, if one of the folders is taken.
@@ -63,16 +76,57 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     for config in &configs {
         check_unused(&config.data_dir)?;
     }
+    let log_key = SignerKey::new(&origin, KeyType::Log, rand::random())
+        .with_context(|| format!("name the log key after the origin {origin}"))?;
+    let policy = policy(&log_key, &identities, &args.witness, args.witnesses_needed)?;
+    let policy_path =
+        args.policy_out.unwrap_or_else(|| args.configs[0].with_file_name(POLICY_FILE));
+    if policy_path.exists() {
+        bail!(
+            "{} exists: it may be the policy of another trail; hint: move it away, or choose another --policy-out",
+            policy_path.display()
+        );
+    }
     for (identity, config) in identities.iter().zip(&configs) {
         create_folders(&config.data_dir)?;
+        log_key::write_new(&config.data_dir, &log_key)
+            .with_context(|| format!("write the log key in {}", config.data_dir.display()))?;
         Genesis::write_new(&config.data_dir, &genesis)
             .with_context(|| format!("write genesis in {}", config.data_dir.display()))?;
         Identity::write_new(&config.data_dir, identity)
             .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
     }
-    report(global.json, &origin, &identities, &configs);
+    // Not durable: it can be written again from the nodes' public keys.
+    write_text(&policy_path, &policy.to_string())?;
+    let made = Made { origin, identities, log_key: log_key.verifier().clone(), policy_path };
+    made.report(global.json, &configs);
     Ok(ExitCode::SUCCESS)
 }
+
+/// A majority of the nodes, and some of the witnesses if there are any.
+fn policy(
+    log_key: &SignerKey,
+    identities: &[Identity],
+    witnesses: &[VerifierKey],
+    needed: usize,
+) -> anyhow::Result<Policy> {
+    let node_key = |identity: &Identity| {
+        let name = node_key_name(&identity.origin, identity.node_id);
+        VerifierKey::new(name, KeyType::Cosigner, identity.public_key)
+    };
+    let nodes = identities.iter().map(node_key).collect::<Result<Vec<_>, _>>()?;
+    let policy = Policy::majority(log_key.verifier().clone(), nodes).context("make the policy")?;
+    if witnesses.is_empty() {
+        return Ok(policy);
+    }
+    let witness =
+        |key: &VerifierKey| Witness { name: key.name.clone(), key: key.clone(), url: None };
+    let witnesses = witnesses.iter().map(witness).collect();
+    policy.with_witnesses(witnesses, needed).context("put the witnesses into the policy")
+}
+
+/// Name of the policy file unless it is given another one.
+pub(crate) const POLICY_FILE: &str = "policy.txt";
 
 /// A fresh identity with a key from the operating system's random source.
 pub(super) fn new_identity(
@@ -133,25 +187,45 @@ fn genesis_node(identity: &Identity, config: &NodeConfig) -> GenesisNode {
     }
 }
 
-fn report(json: bool, origin: &str, identities: &[Identity], configs: &[NodeConfig]) {
-    if json {
-        let nodes: Vec<_> = identities
-            .iter()
-            .map(|id| serde_json::json!({"id": id.node_id, "public_key": hex::encode(id.public_key)}))
-            .collect();
-        let trail = identities.first().map(|id| id.trail_id.to_string());
-        println!("{}", serde_json::json!({"trail_id": trail, "origin": origin, "nodes": nodes}));
-        return;
-    }
-    println!("trail   {}", identities[0].trail_id);
-    println!("origin  {origin}");
-    for (identity, config) in identities.iter().zip(configs) {
-        println!(
-            "node {}  {}  key {}  in {}",
-            identity.node_id,
-            config.client_addr,
-            hex::encode(identity.public_key),
-            config.data_dir.display()
-        );
+/// A new trail.
+struct Made {
+    origin: String,
+    identities: Vec<Identity>,
+    log_key: VerifierKey,
+    policy_path: PathBuf,
+}
+
+impl Made {
+    fn report(&self, json: bool, configs: &[NodeConfig]) {
+        let trail_id = self.identities[0].trail_id;
+        if json {
+            let node = |id: &Identity| serde_json::json!({"id": id.node_id, "public_key": hex::encode(id.public_key)});
+            let nodes: Vec<_> = self.identities.iter().map(node).collect();
+            println!(
+                "{}",
+                serde_json::json!({
+                    "trail_id": trail_id.to_string(),
+                    "origin": self.origin,
+                    "log_key": self.log_key.to_string(),
+                    "policy": self.policy_path.display().to_string(),
+                    "nodes": nodes,
+                })
+            );
+            return;
+        }
+        println!("trail   {trail_id}");
+        println!("origin  {}", self.origin);
+        println!("log key {}", self.log_key);
+        for (identity, config) in self.identities.iter().zip(configs) {
+            println!(
+                "node {}  {}  key {}  in {}",
+                identity.node_id,
+                config.client_addr,
+                hex::encode(identity.public_key),
+                config.data_dir.display()
+            );
+        }
+        println!("policy  {}", self.policy_path.display());
+        println!("hand the policy to your auditors, by a way that does not lead through the nodes");
     }
 }

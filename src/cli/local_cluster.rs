@@ -80,6 +80,11 @@ impl LocalCluster {
         self.dir.path()
     }
 
+    /// The policy file that `init` has written.
+    pub fn policy(&self) -> PathBuf {
+        self.dir.path().join(super::init::POLICY_FILE)
+    }
+
     /// Client addresses of all nodes.
     pub fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.client_addr.clone()).collect()
@@ -93,7 +98,14 @@ impl LocalCluster {
     /// Writes the configuration of one more node; it has no identity yet.
     pub fn configure(&mut self, id: u64) -> anyhow::Result<&mut LocalNode> {
         let dir = self.dir.path();
-        let ports = free_ports(3)?;
+        // A port that was free when an earlier node got it is still free: that node may not run yet.
+        let ports = loop {
+            let ports = free_ports(3)?;
+            let is_taken = |port: &u16| self.nodes.iter().any(|node| node.has_port(*port));
+            if !ports.iter().any(is_taken) {
+                break ports;
+            }
+        };
         let addr = |port: u16| format!("127.0.0.1:{port}");
         let node = LocalNode {
             id,
@@ -188,6 +200,13 @@ impl LocalNode {
         let text = self.log_text();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        let end = format!(":{port}");
+        [&self.client_addr, &self.raft_addr, &self.http_addr]
+            .iter()
+            .any(|addr| addr.ends_with(&end))
     }
 
     fn take(&mut self) -> anyhow::Result<Child> {

@@ -1,15 +1,20 @@
 //! The command line: one file per subcommand.
 //!
 //! Data goes to stdout, as a table for people or as JSON with `--json`; everything else goes to
-//! stderr. A command exits with 0 if it did what it was asked to, with 1 if not, and with 2 if it
-//! was asked something that makes no sense.
+//! stderr. A command exits with 0 if it did what it was asked to, with 1 if not, with 2 if it was
+//! asked something that makes no sense, with 3 if somebody is not to be believed or what was signed
+//! is gone, and with 4 if the event is recorded and the proof that was asked for is pending.
 
+mod accept_rollback;
 mod add_node;
 mod append;
+mod audit;
 mod bench;
 mod check;
+mod checkpoint;
 mod connect;
 mod demo;
+mod export;
 pub mod generate;
 mod get;
 pub mod import;
@@ -19,6 +24,7 @@ mod init;
 pub mod local_cluster;
 mod node_key;
 pub mod output;
+mod prove;
 mod read;
 mod remove_node;
 mod serve;
@@ -38,7 +44,9 @@ pub use connect::Global;
     name = "indelible",
     version,
     about = "A replicated, tamper-evident audit log.",
-    after_help = "Start here: `indelible demo` shows all of it in one minute.",
+    after_help = "Start here: `indelible demo` shows all of it in one minute.\n\n\
+        Exit codes: 0 done; 1 not done; 2 the command line makes no sense; 3 somebody is not to be believed, or what was \
+        signed is gone; 4 recorded, and the proof that was asked for is pending.",
     propagate_version = true
 )]
 struct Cli {
@@ -58,6 +66,14 @@ enum Command {
     Get(get::Args),
     /// Print a range of records, one JSON object a line
     Read(read::Args),
+    /// Print the newest checkpoint: size and root of the trail, and who signed them
+    Checkpoint(checkpoint::Args),
+    /// Write a file that proves one record to somebody who has only the policy
+    Prove(prove::Args),
+    /// Write records, proofs and keys into one file for an auditor
+    Export(export::Args),
+    /// Watch the cluster from outside: recompute the trail, and compare what the nodes sign
+    Audit(audit::Args),
     /// Show the nodes: who leads, how far each is, and whether they agree
     Status(status::Args),
     /// Hand leadership to another node
@@ -66,6 +82,8 @@ enum Command {
     AddNode(add_node::Args),
     /// Remove a node from the group, for ever
     RemoveNode(remove_node::Args),
+    /// After all disks were rolled back: go on without what came later, for good
+    AcceptRollback(accept_rollback::Args),
     /// Run a node
     Serve(serve::Args),
     /// Make the files of a new cluster
@@ -89,11 +107,15 @@ pub fn run() -> ExitCode {
         eprint!("{}", Cli::command().render_help());
         return ExitCode::from(2);
     };
+    output::end_on_closed_pipe();
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return report(&anyhow::Error::from(error).context("start the runtime")),
     };
-    match runtime.block_on(dispatch(&cli.global, command)) {
+    let ended = runtime.block_on(dispatch(&cli.global, command));
+    // NB: dropping the runtime would wait for a read of standard input that never ends.
+    runtime.shutdown_background();
+    match ended {
         Ok(code) => code,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => report(&error),
@@ -107,6 +129,11 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<ExitCode>
         Command::Import(args) => Box::pin(import_file::run(global, args)).await,
         Command::Get(args) => Box::pin(get::run(global, args)).await,
         Command::Read(args) => Box::pin(read::run(global, args)).await,
+        Command::Checkpoint(args) => Box::pin(checkpoint::run(global, args)).await,
+        Command::Prove(args) => Box::pin(prove::run(global, args)).await,
+        Command::Export(args) => Box::pin(export::run(global, args)).await,
+        Command::Audit(args) => Box::pin(audit::run(global, args)).await,
+        Command::AcceptRollback(args) => Box::pin(accept_rollback::run(global, args)).await,
         Command::Status(args) => Box::pin(status::run(global, args)).await,
         Command::TransferLeader(args) => Box::pin(transfer_leader::run(global, args)).await,
         Command::AddNode(args) => Box::pin(add_node::run(global, args)).await,
@@ -135,7 +162,11 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
-    ExitCode::FAILURE
+    let Some(evidence) = output::alarm(error) else { return ExitCode::FAILURE };
+    if !evidence.is_empty() {
+        eprintln!("evidence:\n{evidence}");
+    }
+    ExitCode::from(output::EXIT_ALARM)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `indelible node-key`: gives a new node its identity.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -9,9 +9,10 @@ use indelible_core::TrailId;
 
 use super::Global;
 use super::init::{check_unused, new_identity};
-use crate::disk::create_folders;
+use crate::disk::{create_folders, read_text};
 use crate::node::NodeConfig;
 use crate::storage::identity::Identity;
+use crate::storage::log_key;
 
 /// Makes the identity of a node that will join a running group, and prints the command that adds
 /// it.
@@ -23,11 +24,16 @@ pub(super) struct Args {
     /// The new node's configuration file.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// The log key of a node that has it (the file `log_key` in its data folder), to be copied.
+    /// Without it the new node cosigns checkpoints, but publishes none while it leads.
+    #[arg(long, value_name = "FILE")]
+    log_key: Option<PathBuf>,
 }
 
 /// Refuses to replace an identity.
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let config = NodeConfig::load(&args.config)?;
+    let log_key = args.log_key.as_deref().map(read_log_key).transpose()?;
     let identity = if config.data_dir.join("identity").exists() {
         Identity::read(&config.data_dir)?
     } else {
@@ -37,8 +43,30 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
             .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
         identity
     };
+    if let Some((path, text)) = log_key {
+        give_log_key(&config, &identity, &path, &text)?;
+    }
     report(global.json, &identity, &config);
     Ok(ExitCode::SUCCESS)
+}
+
+fn read_log_key(path: &Path) -> anyhow::Result<(PathBuf, String)> {
+    Ok((path.to_owned(), read_text(path)?))
+}
+
+/// Copies the log key into the new node's folder, unless it is there.
+fn give_log_key(
+    config: &NodeConfig,
+    identity: &Identity,
+    path: &Path,
+    text: &str,
+) -> anyhow::Result<()> {
+    let key = log_key::parse(text, &identity.origin, path)?;
+    match log_key::read(&config.data_dir, &identity.origin)? {
+        Some(present) if present.verifier() == key.verifier() => Ok(()),
+        Some(_) => bail!("{} has another log key already", config.data_dir.display()),
+        None => Ok(log_key::write_new(&config.data_dir, &key)?),
+    }
 }
 
 async fn make(client: &Client, config: &NodeConfig) -> anyhow::Result<Identity> {

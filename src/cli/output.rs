@@ -1,15 +1,18 @@
 //! What commands print, and how.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets};
-use indelible_client::{ProducerId, Record};
+use indelible_client::{AppendError, CallError, Client, ProducerId, Record, Verification};
 use indelible_proto::event_json;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use sha3::{Digest, Sha3_256};
+use tokio::io::AsyncWriteExt;
 
 /// A record as programs read it. The order of the fields is that of the output.
 #[derive(Debug, Serialize)]
@@ -20,6 +23,11 @@ pub(super) struct RecordView {
     /// The 64 bytes, hexadecimal.
     leaf: String,
     kind: &'static str,
+    /// Whether it is proven to be in the trail, as the policy wants it.
+    verified: bool,
+    /// Size of the checkpoint that it was held against.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint_size: Option<u64>,
     event: Value,
 }
 
@@ -30,6 +38,8 @@ impl RecordView {
             received: time(record.leaf.received),
             leaf: hex::encode(record.leaf.encode()),
             kind: record.leaf.kind.name(),
+            verified: record.verification.is_verified(),
+            checkpoint_size: record.proof().map(|proof| proof.checkpoint.checkpoint.size),
             event: event_json(record.leaf.kind, &record.event),
         }
     }
@@ -72,10 +82,81 @@ pub(super) fn print(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
+/// What is wrong is more than that something did not work: somebody is not to be believed, or what
+/// was signed is gone.
+pub(super) const EXIT_ALARM: u8 = 3;
+/// It is recorded; the proof that was asked for is pending.
+pub(super) const EXIT_PENDING: u8 = 4;
+
+/// Whether an error is an alarm, with what shows it.
+pub(super) fn alarm(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| {
+        if let Some(error) = cause.downcast_ref::<CallError>() {
+            return match error {
+                CallError::NodeLied { evidence, .. } => Some(evidence.to_string()),
+                CallError::Fork(fork) => Some(fork.evidence.to_string()),
+                error => error.is_alarming().then(String::new),
+            };
+        }
+        let error = cause.downcast_ref::<AppendError>()?;
+        let alarms =
+            matches!(error, AppendError::ReceiptBroken { .. } | AppendError::RolledBack(_));
+        alarms.then(String::new)
+    })
+}
+
+/// Says on stderr why something is not called verified. Returns the exit code for it.
+pub(super) fn unverified(client: &Client, verification: Verification) -> ExitCode {
+    match (verification, client.policy()) {
+        (Verification::Verified { .. }, _) => ExitCode::SUCCESS,
+        (_, None) => {
+            eprintln!("note: not verified, as nobody says whom to believe");
+            eprintln!("hint: give the policy file that `indelible init` wrote with --policy FILE");
+            ExitCode::SUCCESS
+        }
+        (_, Some(_)) => {
+            eprintln!("note: not verified yet: no checkpoint that the policy accepts covers it");
+            eprintln!("hint: `indelible status` shows whether a majority of the nodes signs");
+            ExitCode::from(EXIT_PENDING)
+        }
+    }
+}
+
+/// Writes a whole file that nobody sees half of.
+pub(super) async fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let doing = || format!("write {}", path.display());
+    let draft = draft_of(path);
+    let mut file = tokio::fs::File::create(&draft).await.with_context(doing)?;
+    file.write_all(bytes).await.with_context(doing)?;
+    file.sync_all().await.with_context(doing)?;
+    // Crash here: a draft that nobody reads, and what was there before.
+    tokio::fs::rename(&draft, path).await.with_context(doing)
+}
+
+/// Where a file is written before it has its name.
+pub(super) fn draft_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    name.into()
+}
+
 /// Whether whoever read our output went away, as `head` does: no error of ours.
 pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     kinds.into_iter().any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Makes a `println!` into a pipe that was closed (`| head`) end the process quietly, as any Unix
+/// tool does. Its panic has no other mark than its text.
+pub(super) fn end_on_closed_pipe() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to stdout") && text.contains("os error 32") {
+            std::process::exit(0);
+        }
+        print(panic);
+    }));
 }
 
 #[cfg(test)]

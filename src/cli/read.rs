@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
-use indelible_client::{Level, ReadOptions};
+use indelible_client::{Level, Prove, ReadOptions, Verification};
 
 use super::{Global, output};
 
@@ -22,17 +22,25 @@ pub(super) struct Args {
     /// How fresh: linearizable, at-least:TREE_SIZE or any
     #[arg(long, default_value = "linearizable", value_parser = parse_level)]
     level: Level,
+    /// Prove the records against signed checkpoints; always so with a policy
+    #[arg(long)]
+    prove: bool,
 }
 
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let client = global.connect().await?;
-    let options = ReadOptions { level: args.level, follow: args.follow };
+    let prove = if args.prove { Prove::Always } else { Prove::ByPolicy };
+    let options = ReadOptions { level: args.level, follow: args.follow, prove };
     let mut records = match args.to {
         Some(to) => client.read(args.from..to, options).await?,
         None => client.read(args.from.., options).await?,
     };
     let mut out = BufWriter::with_capacity(64 * 1024, std::io::stdout());
+    let mut first_unverified: Option<Verification> = None;
     while let Some(record) = records.next().await.transpose()? {
+        if !record.verification.is_verified() {
+            first_unverified.get_or_insert(record.verification);
+        }
         serde_json::to_writer(&mut out, &output::RecordView::new(&record))?;
         out.write_all(b"\n")?;
         // What may be the newest record for hours must not wait in our buffer.
@@ -41,7 +49,10 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
         }
     }
     out.flush()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(match first_unverified.filter(|_| args.prove) {
+        Some(verification) => output::unverified(&client, verification),
+        None => ExitCode::SUCCESS,
+    })
 }
 
 /// `linearizable`, `at-least:N` or `any`.

@@ -10,12 +10,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::node::NodeConfig;
 use crate::server::{self, Listeners};
 
+/// What the process ends with.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  stopped in order, by SIGTERM or SIGINT
+  1  it cannot go on: the message says why
+  3  entries are damaged here, and every peer has said that it lacks them too
+  4  its trail is not the one that the majority has, or its disk is an older copy";
+
 /// Runs a node until it gets SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Args {
     /// The node's configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// The disks of all nodes were put back to earlier copies together: start although this node
+    /// has signed what its disk does not have. Appends are refused until `accept-rollback`
+    #[arg(long)]
+    all_rolled_back: bool,
     /// Also stop when standard input closes, so that a node does not outlive whoever started it
     #[arg(long, hide = true)]
     until_stdin_closes: bool,
@@ -23,13 +36,19 @@ pub(super) struct Args {
 
 /// Until the node stops.
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = NodeConfig::load(&args.config)?;
+    let mut config = NodeConfig::load(&args.config)?;
+    config.all_rolled_back = args.all_rolled_back;
     log_to_stderr();
     abort_on_panic();
     let listeners = Listeners::bind(&config).await?;
     let shutdown = shutdown(args.until_stdin_closes)?;
-    server::run(config, listeners, shutdown).await?;
-    Ok(ExitCode::SUCCESS)
+    match server::run(config, listeners, shutdown).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("error: {error}");
+            Ok(ExitCode::from(error.exit_code()))
+        }
+    }
 }
 
 /// What `RUST_LOG` asks for; without it, what a person should know. openraft tells far more than

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use indelible_client::NodeStatus;
 use indelible_client::v1::{ClusterView, Role, ServingState};
@@ -16,12 +17,23 @@ pub(super) struct Args {}
 pub(super) async fn run(global: &Global, _args: Args) -> anyhow::Result<ExitCode> {
     let client = global.connect().await?;
     let nodes = client.status().await;
-    let status = Status::new(&nodes);
+    let status = Status::new(&nodes, SystemTime::now());
     if global.json {
         output::print(status.json(&nodes))?;
     } else {
         output::print(status.headline(&nodes))?;
         output::print(status.table(&nodes))?;
+    }
+    for view in nodes.iter().filter_map(|node| node.view.as_ref().ok()) {
+        if view.rolled_back_from != 0 {
+            let (id, size) = (view.node_id, view.rolled_back_from);
+            eprintln!(
+                "error: node {id} has seen a checkpoint of {size} leaves: the trail was rolled back"
+            );
+            eprintln!(
+                "hint: find out what was lost; `indelible accept-rollback` goes on without it"
+            );
+        }
     }
     for (tree_size, roots) in &status.forks {
         eprintln!("error: the nodes disagree: tree size {tree_size} has the roots {roots}");
@@ -40,16 +52,20 @@ struct Status {
     applied_max: u64,
     /// Tree sizes at which two nodes have different roots, with those roots.
     forks: Vec<(u64, String)>,
+    /// Of this machine's clock.
+    now_unix_s: u64,
 }
 
 impl Status {
-    fn new(nodes: &[NodeStatus]) -> Status {
+    fn new(nodes: &[NodeStatus], now: SystemTime) -> Status {
         let views = || nodes.iter().filter_map(|node| node.view.as_ref().ok());
         let term = views().map(|view| view.term).max().unwrap_or(0);
         let newest = views().filter(|view| view.term == term);
         let leader = newest.map(|view| view.leader_id).find(|leader_id| *leader_id != 0);
         let applied_max = views().map(|view| view.applied_index).max().unwrap_or(0);
-        Status { term, leader, applied_max, forks: forks(views()) }
+        let now_unix_s =
+            now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Status { term, leader, applied_max, forks: forks(views()), now_unix_s }
     }
 
     fn headline(&self, nodes: &[NodeStatus]) -> String {
@@ -77,6 +93,7 @@ impl Status {
             "LAG",
             "TREE SIZE",
             "ROOT",
+            "CHECKPOINT",
         ]);
         for node in nodes {
             let id = node.node_id.map_or_else(|| "?".to_owned(), |id| id.to_string());
@@ -93,6 +110,7 @@ impl Status {
                     self.lag(view).to_string(),
                     view.tree_size.to_string(),
                     hex::encode(&view.root).chars().take(16).collect(),
+                    self.checkpoint(view),
                 ],
             });
         }
@@ -117,6 +135,10 @@ impl Status {
                     "lag": self.lag(view),
                     "tree_size": view.tree_size,
                     "root": hex::encode(&view.root),
+                    "checkpoint_size": view.checkpoint_size,
+                    "checkpoint_unix_s": view.checkpoint_unix_s,
+                    "rolled_back_from": (view.rolled_back_from != 0).then_some(view.rolled_back_from),
+                    "mended": view.mended,
                     "boot_count": view.boot_count,
                     "version": view.version,
                 }),
@@ -130,6 +152,20 @@ impl Status {
             "agree": self.forks.is_empty(),
             "nodes": nodes,
         })
+    }
+
+    /// Size and age of the newest checkpoint that a node holds.
+    fn checkpoint(&self, view: &ClusterView) -> String {
+        match view.checkpoint_unix_s {
+            0 => "none".into(),
+            signed => {
+                format!(
+                    "{}, {} s ago",
+                    view.checkpoint_size,
+                    self.now_unix_s.saturating_sub(signed)
+                )
+            }
+        }
     }
 
     /// Entries that another node has applied and this one has not.
@@ -174,6 +210,8 @@ fn state(view: &ClusterView) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn node(id: u64, term: u64, leader_id: u64, tree_size: u64, root: u8) -> NodeStatus {
@@ -185,6 +223,8 @@ mod tests {
             applied_index: tree_size,
             tree_size,
             root: vec![root; 32].into(),
+            checkpoint_size: tree_size - 1,
+            checkpoint_unix_s: 1_000,
             ..Default::default()
         };
         NodeStatus { addr: format!("n{id}:1"), node_id: Some(id), view: Ok(view) }
@@ -194,7 +234,7 @@ mod tests {
     fn the_highest_term_says_who_leads_and_lag_is_against_the_furthest() {
         let mut nodes = vec![node(1, 3, 1, 7, 1), node(2, 4, 2, 9, 2), node(3, 4, 0, 9, 2)];
         nodes.push(NodeStatus { addr: "n4:1".into(), node_id: None, view: Err("refused".into()) });
-        let status = Status::new(&nodes);
+        let status = Status::new(&nodes, SystemTime::UNIX_EPOCH + Duration::from_secs(1_007));
         assert_eq!((status.leader, status.term), (Some(2), 4));
         let lags: Vec<u64> =
             nodes.iter().filter_map(|n| n.view.as_ref().ok()).map(|v| status.lag(v)).collect();
@@ -202,12 +242,13 @@ mod tests {
         assert!(status.forks.is_empty());
         let text = status.table(&nodes).to_string();
         assert!(text.contains("unreachable") && text.contains("refused"), "{text}");
+        assert!(text.contains("8, 7 s ago"), "{text}");
         assert_eq!(status.json(&nodes)["nodes"][1]["role"], "leader");
     }
 
     #[test]
     fn two_roots_for_one_size_are_shouted_about() {
-        let status = Status::new(&[node(1, 3, 1, 7, 1), node(2, 3, 1, 7, 2)]);
+        let status = Status::new(&[node(1, 3, 1, 7, 1), node(2, 3, 1, 7, 2)], SystemTime::now());
         assert_eq!(status.forks.len(), 1);
         assert_eq!(status.forks[0].0, 7);
     }

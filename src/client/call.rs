@@ -110,11 +110,15 @@ where
 {
     let deadline = Instant::now() + limit;
     let mut patience = Patience::new();
-    let mut last = None;
+    let mut last: Option<String> = None;
     loop {
-        let Ok(route) = timeout_at(deadline, leader(table)).await else {
-            let last = last.unwrap_or_else(|| table.why_no_leader());
-            return Err(CallError::TimedOut { waited: limit, last });
+        let route = match timeout_at(deadline, leader(table)).await {
+            // Another attempt without time would only say that it had none.
+            Ok(route) if last.is_none() || Instant::now() < deadline => route,
+            _ => {
+                let last = last.unwrap_or_else(|| table.why_no_leader());
+                return Err(CallError::TimedOut { waited: limit, last });
+            }
         };
         let _in_flight = route.link.begin();
         let attempt_limit = attempt_timeout.min(deadline.duration_since(Instant::now()));

@@ -1,7 +1,7 @@
 //! The group: who is in it, who leads it, and changing that.
 
 use indelible_proto::v1::{
-    AddNodeRequest, ClusterView, GetClusterRequest, Node, RemoveNodeRequest,
+    AcceptRollbackRequest, AddNodeRequest, ClusterView, GetClusterRequest, Node, RemoveNodeRequest,
     TransferLeadershipRequest,
 };
 use tokio::time::timeout;
@@ -41,7 +41,7 @@ impl Client {
     /// Asks every node that is known what it sees; nodes that do not answer are in the list, with
     /// the reason.
     pub async fn status(&self) -> Vec<NodeStatus> {
-        self.settle().await;
+        self.settle_connections().await;
         let members = self.members();
         let asked = self.table().connections().into_iter().map(|(addr, link)| {
             let member = members.iter().find(|member| member.client_addr == addr);
@@ -73,7 +73,7 @@ impl Client {
     }
 
     /// Waits until every address was tried once, or as long as one attempt takes.
-    async fn settle(&self) {
+    pub(crate) async fn settle_connections(&self) {
         let mut changes = self.table().subscribe();
         let settled = async {
             while !self.table().is_settled() {
@@ -130,6 +130,20 @@ impl Client {
             async move {
                 Ok(link.cluster().transfer_leadership(request).await?.into_inner().leader_id)
             }
+        })
+        .await
+    }
+
+    /// Accepts, for good, that what was signed after the trail's present end is lost, so that
+    /// appends are taken again. Recorded in the trail; returns the leaf index of that record.
+    ///
+    /// # Errors
+    /// [`CallError::Unknown`] if the connection broke meanwhile: it may have been accepted.
+    pub async fn accept_rollback(&self, reason: &str) -> Result<u64, CallError> {
+        let limit = self.options().request_timeout;
+        call_leader(self.table(), limit, limit, OnUnknown::Report, |link| {
+            let request = AcceptRollbackRequest { reason: reason.to_owned() };
+            async move { Ok(link.cluster().accept_rollback(request).await?.into_inner().index) }
         })
         .await
     }

@@ -6,6 +6,10 @@ use std::time::Duration;
 use indelible_proto::{Reason, Rejected};
 use tonic::Status;
 
+use crate::table::Link;
+use crate::trust::evidence::{Evidence, Fork, Lie, RolledBack};
+use crate::trust::{FileError, FirstUseError};
+
 /// No connection to the cluster.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ConnectError {
@@ -29,6 +33,25 @@ pub enum ConnectError {
         /// Address and last error of each.
         errors: Vec<(String, String)>,
     },
+    /// The node that answered belongs to another trail than the policy is for.
+    #[error(
+        "the policy is for the trail {expected}, and node {node_id} belongs to {actual}\n\
+         hint: are the endpoints those of the right cluster?"
+    )]
+    OtherTrail {
+        /// Which node.
+        node_id: u64,
+        /// The policy's origin.
+        expected: String,
+        /// The node's.
+        actual: String,
+    },
+    /// The checkpoint file is of no use.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// There is nothing to trust on first use.
+    #[error("{0}")]
+    FirstUse(#[from] FirstUseError),
 }
 
 /// A call that is not an append failed.
@@ -53,8 +76,8 @@ pub enum CallError {
         /// What broke.
         what: String,
     },
-    /// A node's answer failed verification, and no other node gave a better one.
-    #[error("node {node_id} ({addr}) gave an answer that does not verify: {what}")]
+    /// A node's answer makes no sense to this version, and no other node gave a better one.
+    #[error("node {node_id} ({addr}) gave an answer that cannot be read: {what}")]
     Broken {
         /// Which node.
         node_id: u64,
@@ -63,6 +86,61 @@ pub enum CallError {
         /// What does not fit.
         what: String,
     },
+    /// A node's answer contradicts itself or what was signed, and no other node gave a better one.
+    /// This client does not ask that node again.
+    #[error(
+        "node {node_id} ({addr}) is not to be believed: {what}\n\
+         hint: stop that node, and keep its disk as evidence; this client asks the others"
+    )]
+    NodeLied {
+        /// Which node.
+        node_id: u64,
+        /// Where it is.
+        addr: String,
+        /// What does not fit.
+        what: String,
+        /// What shows it.
+        evidence: Box<Evidence>,
+    },
+    /// Two checkpoints that the policy accepts contradict each other. Never tried again.
+    #[error("{0}")]
+    Fork(Box<Fork>),
+    /// What was signed or acknowledged is no longer in the trail.
+    #[error("{0}")]
+    RolledBack(Box<RolledBack>),
+    /// No node has a checkpoint that is fresh enough to say what the trail is now.
+    #[error(
+        "the newest checkpoint (size {size}) was signed {age:.0?} ago, the limit is {age_max:.0?}\n\
+         hint: `indelible status` shows whether a majority of the nodes signs; is this machine's clock right?"
+    )]
+    StaleCheckpoint {
+        /// Leaves of its tree.
+        size: u64,
+        /// How long ago it was signed, by this machine's clock.
+        age: Duration,
+        /// [`crate::Options::checkpoint_age_max`].
+        age_max: Duration,
+    },
+    /// The nodes that answered could not prove what they say. They may only lag.
+    #[error("not proven: {what}\nhint: try again; a node that was just started catches up first")]
+    NotProven {
+        /// What was to be proven, and what came instead.
+        what: String,
+    },
+}
+
+impl CallError {
+    /// Whether it says that somebody broke a rule, rather than that something did not work now.
+    pub fn is_alarming(&self) -> bool {
+        matches!(self, CallError::NodeLied { .. } | CallError::Fork(_) | CallError::RolledBack(_))
+    }
+}
+
+impl From<Lie> for CallError {
+    fn from(lie: Lie) -> CallError {
+        let Lie { node_id, addr, what, evidence } = lie;
+        CallError::NodeLied { node_id, addr, what, evidence: Box::new(evidence) }
+    }
 }
 
 /// An append without a receipt.
@@ -116,6 +194,9 @@ pub enum AppendError {
         /// What does not fit.
         what: String,
     },
+    /// Events that were acknowledged are not in the trail any more.
+    #[error("{0}")]
+    RolledBack(Box<RolledBack>),
     /// An earlier append stopped the producer; this one was not sent.
     #[error("not sent, because the producer stopped earlier: {0}")]
     Stopped(Arc<AppendError>),
@@ -165,5 +246,58 @@ impl From<Status> for Failure {
             source = inner.source();
         }
         Failure::Broken(text)
+    }
+}
+
+/// What is wrong with one node's answer, and so what to do about the node.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// It failed in an honest way.
+    Failure(Failure),
+    /// It cannot be read: another node may be of another version.
+    Broken(String),
+    /// It contradicts itself or what was signed: that node is not asked again.
+    Lie(String, Evidence),
+    /// It may be true, and is not shown to be: another node may do better.
+    Unproven(CallError),
+    /// No node can do better.
+    Final(CallError),
+}
+
+impl Fault {
+    /// As the error of a call to this one node.
+    pub(crate) fn into_error(self, link: &Link, limit: Duration) -> CallError {
+        let (node_id, addr) = (link.node_id, link.addr.to_string());
+        match self {
+            Fault::Failure(Failure::Rejected(rejected)) => CallError::Rejected(Box::new(rejected)),
+            Fault::Failure(failure) => CallError::TimedOut { waited: limit, last: failure.text() },
+            Fault::Broken(what) => CallError::Broken { node_id, addr, what },
+            Fault::Lie(what, evidence) => Lie { node_id, addr, what, evidence }.into(),
+            Fault::Unproven(error) | Fault::Final(error) => error,
+        }
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Fault {
+        Fault::Failure(failure)
+    }
+}
+
+impl From<Status> for Fault {
+    fn from(status: Status) -> Fault {
+        Fault::Failure(status.into())
+    }
+}
+
+impl From<String> for Fault {
+    fn from(what: String) -> Fault {
+        Fault::Broken(what)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(what: &str) -> Fault {
+        Fault::Broken(what.to_owned())
     }
 }

@@ -14,6 +14,36 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Have it proven: a majority of the nodes has signed for it, and the file convinces anybody who
+//! has the policy, with no node at hand:
+//!
+//! ```no_run
+//! # use indelible_client::{AckLevel, Client, Event, Options, ProducerId};
+//! # async fn example(policy: &str, id: ProducerId) -> Result<(), Box<dyn std::error::Error>> {
+//! let options = Options { policy: Some(policy.parse()?), ..Options::new(["127.0.0.1:7101"])? };
+//! let client = Client::connect_with(options).await?;
+//! let producer = client.producer(id, "billing").ack(AckLevel::Proven).open().await?;
+//! let event = Event::new("alice", "invoice.delete", "invoice/4711");
+//! let receipt = producer.append(event.clone()).await?;
+//! match receipt.proof_file(&event) {
+//!     Some(proof) => println!("{}", proof?),
+//!     None => println!("recorded; the proof is pending"),
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! Read it back as verified: its content is what its leaf commits to, the leaf is in the tree of a
+//! checkpoint that the policy accepts, and that checkpoint is of one history with all seen before:
+//!
+//! ```no_run
+//! # use indelible_client::{Client, Level};
+//! # async fn example(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+//! let record = client.get(17, Level::Linearizable).await?;
+//! assert!(record.verification.is_verified());
+//! println!("{}", record.proof_file().expect("it came with a proof")?);
+//! # Ok(()) }
+//! ```
+//!
 //! Read the trail, and go on reading as it grows; every record is checked against its leaf before
 //! it is handed out:
 //!
@@ -30,10 +60,12 @@
 //! One background task per node keeps a connection and listens to who leads (`node.rs`,
 //! `table.rs`). `producer/` sends to the leader, `reader.rs` and `stream.rs` read from the
 //! followers. What to do with which refusal is in `call.rs`, the table of refusals in
-//! `indelible_proto::reason`. Nothing here depends on how the nodes work inside.
+//! `indelible_proto::reason`. `trust/` is whom a client believes, and why. Nothing here depends on
+//! how the nodes work inside.
 
 mod backoff;
 mod call;
+mod checkpoint;
 mod cluster;
 mod error;
 mod leader;
@@ -48,25 +80,37 @@ mod scripted;
 mod stream;
 mod table;
 mod topology;
+mod trust;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use indelible_core::limits::CLIENT_PRODUCERS_MAX;
+use tokio::time::{Instant, timeout, timeout_at};
 
+pub use checkpoint::{CheckpointOptions, NodeCheckpoint};
 pub use cluster::NodeStatus;
 pub use error::{AppendError, CallError, ConnectError};
-pub use indelible_core::{Kind, Leaf, LeafIndex, ProducerId, Salt};
+pub use indelible_core::proof_file::ProofFile;
+pub use indelible_core::{Kind, Leaf, LeafIndex, Policy, ProducerId, RangeProof, Salt};
 pub use indelible_proto::v1::{self, Event, Outcome};
 pub use indelible_proto::{LeaderHint, Reason, Rejected};
 pub use options::{BUFFER_BYTES_DEFAULT, Options, WINDOW_DEFAULT};
-pub use producer::receipt::{Receipt, Receipts, Run};
+pub use producer::receipt::{AckLevel, Receipt, Receipts, Run};
 pub use producer::{Producer, ProducerOptions, Ticket};
-pub use reader::{Consistency, Inclusion, Level, TreeHead};
+pub use reader::{Consistency, Inclusion, Level, Prove, TreeHead};
 pub use record::Record;
 pub use stream::{ReadOptions, RecordStream};
+pub use trust::alarm::{Alarm, Alarms};
+pub use trust::evidence::{BrokenReceipt, Evidence, Fork, Lie, RolledBack, Unsettled};
+pub use trust::proof::Proof;
+pub use trust::signed::SignedCheckpoint;
+pub use trust::{FileError, FirstUseError, TrustMode, Verification};
 
-use table::Table;
+use table::{Link, Table};
 use topology::{AbortOnDrop, Topology};
+use trust::{Trust, settle};
 
 /// A connected cluster. Cloning shares the connections; they close with the last clone, producer
 /// and stream.
@@ -78,7 +122,20 @@ pub struct Client {
 struct Inner {
     options: Options,
     table: Arc<Table>,
+    trust: Trust,
+    /// The last seq of each producer that was acknowledged to this client.
+    acknowledged: Mutex<HashMap<ProducerId, u64>>,
     _topology: AbortOnDrop,
+}
+
+/// A client that does not keep the connections open.
+#[derive(Clone)]
+pub(crate) struct WeakClient(Weak<Inner>);
+
+impl WeakClient {
+    pub(crate) fn upgrade(&self) -> Option<Client> {
+        Some(Client { inner: self.0.upgrade()? })
+    }
 }
 
 impl Client {
@@ -86,7 +143,8 @@ impl Client {
     /// endpoints are written.
     ///
     /// # Errors
-    /// [`ConnectError::NoNode`] if none answered within the `reach_timeout`.
+    /// [`ConnectError::NoNode`] if none answered within the `reach_timeout`; the others if the
+    /// policy or the checkpoint file does not belong to the trail.
     pub async fn connect<E: AsRef<str>>(
         endpoints: impl IntoIterator<Item = E>,
     ) -> Result<Client, ConnectError> {
@@ -95,11 +153,47 @@ impl Client {
 
     /// [`Client::connect`] with other than the default options.
     pub async fn connect_with(options: Options) -> Result<Client, ConnectError> {
+        let trust = Trust::new(&options)?;
         let table = Arc::new(Table::new(options.endpoints.clone()));
-        let topology = Topology::start(table.clone(), options.connect_timeout);
-        let client = Client { inner: Arc::new(Inner { options, table, _topology: topology }) };
+        let _topology = Topology::start(table.clone(), options.connect_timeout);
+        let acknowledged = Mutex::default();
+        let inner = Arc::new(Inner { options, table, trust, acknowledged, _topology });
+        let client = Client { inner };
         client.wait_for_node().await?;
+        if client.options().trust == TrustMode::OnFirstUse {
+            client.trust_on_first_use()?;
+        }
+        client.check_origin()?;
+        if client.trust().policy().is_some() {
+            let weak = WeakClient(Arc::downgrade(&client.inner));
+            let _ = client.trust().settling.set(settle::Handle::start(weak));
+        }
         Ok(client)
+    }
+
+    /// What is wrong with the trail or with a node, whichever call or background task found it.
+    /// Every caller hears all of them, those raised before too.
+    pub fn alarms(&self) -> Alarms {
+        Alarms::new(&self.trust().alarms)
+    }
+
+    /// Who has to have signed: [`Options::policy`], or what was pinned on first use.
+    pub fn policy(&self) -> Option<&Policy> {
+        self.trust().policy()
+    }
+
+    /// Acknowledged events that no checkpoint has covered yet. Always 0 without a policy.
+    pub fn unsettled(&self) -> usize {
+        self.trust().settling.get().map_or(0, settle::Handle::waiting)
+    }
+
+    /// Waits until all acknowledged events are covered by a checkpoint, or have raised an alarm,
+    /// but not longer than this. Returns whether they are.
+    pub async fn settled(&self, limit: Duration) -> bool {
+        match self.trust().settling.get() {
+            Some(settling) => timeout(limit, settling.settled()).await.is_ok(),
+            None => true,
+        }
     }
 
     /// A producer to be opened. The id is its identity for ever; the name is for people, at most
@@ -121,6 +215,50 @@ impl Client {
 
     pub(crate) fn table(&self) -> &Table {
         &self.inner.table
+    }
+
+    pub(crate) fn trust(&self) -> &Trust {
+        &self.inner.trust
+    }
+
+    /// A node is not to be believed: from now on it is not asked any more.
+    pub(crate) fn accuse(&self, link: &Link, what: String, evidence: Evidence) -> CallError {
+        let (node_id, addr) = (link.node_id, link.addr.to_string());
+        let lie = Lie { node_id, addr, what, evidence };
+        self.table().ban(&lie);
+        self.trust().alarms.raise(Alarm::NodeLied(lie.clone()));
+        lie.into()
+    }
+
+    /// The last seq of a producer that was acknowledged to this client; 0 if none.
+    pub(crate) fn last_acknowledged(&self, producer: ProducerId) -> u64 {
+        self.acknowledged().get(&producer).copied().unwrap_or(0)
+    }
+
+    /// Remembers it, for as many producers as the limit allows.
+    pub(crate) fn note_acknowledged(&self, producer: ProducerId, seq: u64) {
+        let mut acknowledged = self.acknowledged();
+        if acknowledged.len() >= CLIENT_PRODUCERS_MAX && !acknowledged.contains_key(&producer) {
+            return;
+        }
+        let last = acknowledged.entry(producer).or_default();
+        *last = seq.max(*last);
+    }
+
+    fn acknowledged(&self) -> MutexGuard<'_, HashMap<ProducerId, u64>> {
+        self.inner.acknowledged.lock().expect("nothing panics while it holds this lock")
+    }
+
+    /// Refuses a policy of another trail before anything is asked.
+    fn check_origin(&self) -> Result<(), ConnectError> {
+        let Some((policy, view)) = self.policy().zip(self.table().first_view()) else {
+            return Ok(());
+        };
+        if view.origin == policy.origin() {
+            return Ok(());
+        }
+        let (expected, actual) = (policy.origin().to_owned(), view.origin);
+        Err(ConnectError::OtherTrail { node_id: view.node_id, expected, actual })
     }
 
     async fn wait_for_node(&self) -> Result<(), ConnectError> {

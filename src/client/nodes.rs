@@ -7,9 +7,9 @@ use indelible_proto::Reason;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backoff::Backoff;
-use crate::error::Failure;
+use crate::error::{Failure, Fault};
 use crate::table::{Link, Table};
-use crate::{CallError, Options};
+use crate::{CallError, Client, Options};
 
 /// The attempts of one read: followers first, least busy first, and each node once a round.
 pub(crate) struct Nodes {
@@ -22,6 +22,8 @@ pub(crate) struct Nodes {
     backoff: Backoff,
     /// Before the next attempt.
     delay: Duration,
+    /// What is asked for is known to exist: a node that lacks it lags.
+    exists: bool,
     last: Option<CallError>,
 }
 
@@ -35,14 +37,32 @@ impl Nodes {
             tried: Vec::new(),
             backoff: Backoff::request(),
             delay: Duration::ZERO,
+            exists: false,
             last: None,
         }
+    }
+
+    /// For what exists: a node that has not found it is passed over.
+    pub(crate) fn for_what_exists(mut self) -> Nodes {
+        self.exists = true;
+        self
+    }
+
+    /// With this much more time for each attempt and for all, because nodes are asked to wait.
+    pub(crate) fn waiting(mut self, wait: Duration) -> Nodes {
+        self.attempt_timeout += wait;
+        self.limit += wait;
+        self.deadline += wait;
+        self
     }
 
     /// The node to ask now. Waits while none is connected.
     pub(crate) async fn next(&mut self, table: &Table) -> Result<Link, CallError> {
         if self.attempts_left == 0 {
             return Err(self.give_up(table));
+        }
+        if let Some(lie) = table.only_liars() {
+            return Err(lie.into());
         }
         self.attempts_left -= 1;
         if !self.delay.is_zero() {
@@ -66,12 +86,27 @@ impl Nodes {
         self.attempt_timeout.min(self.deadline.duration_since(Instant::now()))
     }
 
-    /// The node's answer does not verify. Its word is not taken; another may do better.
-    pub(crate) fn broken(&mut self, link: &Link, what: String) {
-        let (node_id, addr) = (link.node_id, link.addr.to_string());
-        tracing::error!(node_id, addr, what, "an answer does not verify");
+    /// The node's answer is of no use. An error if no other node would do better.
+    pub(crate) fn fault(
+        &mut self,
+        client: &Client,
+        link: &Link,
+        fault: Fault,
+    ) -> Result<(), CallError> {
+        let error = match fault {
+            Fault::Failure(failure) => return self.failed(link, failure),
+            Fault::Final(error) => return Err(error),
+            Fault::Broken(what) => {
+                let (node_id, addr) = (link.node_id, link.addr.to_string());
+                tracing::warn!(node_id, addr, what, "an answer cannot be read");
+                CallError::Broken { node_id, addr, what }
+            }
+            Fault::Lie(what, evidence) => client.accuse(link, what, evidence),
+            Fault::Unproven(error) => error,
+        };
         self.tried.push(link.generation);
-        self.last = Some(CallError::Broken { node_id, addr, what });
+        self.last = Some(error);
+        Ok(())
     }
 
     /// The node did not answer, or refused. An error if no other node would do better.
@@ -90,6 +125,7 @@ impl Nodes {
                     | Reason::NotLeader
                     | Reason::CommitUnknown => self.hold(),
                     Reason::StaleReplica | Reason::Damaged | Reason::Stopping => {}
+                    Reason::NotFound if self.exists => {}
                     _ => return Err(boxed()),
                 }
                 self.last = Some(boxed());

@@ -1,8 +1,11 @@
 //! What a client can be told, with defaults that suit a cluster in one data centre.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::ConnectError;
+use indelible_core::Policy;
+
+use crate::{ConnectError, TrustMode};
 
 /// Bytes of events that a producer holds at most, unless told otherwise.
 pub const BUFFER_BYTES_DEFAULT: usize = 32 * 1024 * 1024;
@@ -27,6 +30,23 @@ pub struct Options {
     /// Nodes that one read asks at most, one after the other, before it fails. Default 6: each of
     /// three nodes twice.
     pub read_attempts_max: u32,
+    /// Who has to have signed before this client believes something; `indelible init` writes the
+    /// file, and it travels by a way that an attacker of the cluster does not control. Without one
+    /// every answer says that it is unverified. Default: none.
+    pub policy: Option<Policy>,
+    /// Whether that is what counts. Default: it is.
+    pub trust: TrustMode,
+    /// Where to keep the newest checkpoint from one run to the next, so that a trail that was
+    /// rolled back or forked meanwhile is noticed. Default: nowhere.
+    pub checkpoint_file: Option<PathBuf>,
+    /// How old a checkpoint may be that something is proven against. Nodes sign one every ten
+    /// seconds even if nothing happens. Default 60 s.
+    pub checkpoint_age_max: Duration,
+    /// With a policy: how often receipts are held against a checkpoint, many together. Default 1 s.
+    pub settle_every: Duration,
+    /// With a policy: how long a receipt may wait for a checkpoint that covers it before there is
+    /// an alarm. Default 60 s.
+    pub unsettled_max: Duration,
 }
 
 impl Options {
@@ -43,6 +63,12 @@ impl Options {
             attempt_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             read_attempts_max: 6,
+            policy: None,
+            trust: TrustMode::Policy,
+            checkpoint_file: None,
+            checkpoint_age_max: Duration::from_secs(60),
+            settle_every: Duration::from_secs(1),
+            unsettled_max: Duration::from_secs(60),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::RangeBounds;
+use std::sync::Arc;
 
 use futures_util::Stream;
 use indelible_core::LeafIndex;
@@ -9,11 +10,11 @@ use indelible_proto::v1::{ReadRequest, ReadResponse};
 use indelible_proto::{Reason, Rejected};
 use tonic::{Status, Streaming};
 
-use crate::error::Failure;
+use crate::error::{Failure, Fault};
 use crate::nodes::Nodes;
-use crate::reader::{Level, invalid};
+use crate::reader::{Level, Prove, invalid};
 use crate::table::{InFlight, Link, Table};
-use crate::{CallError, Client, Record};
+use crate::{CallError, Client, Record, SignedCheckpoint};
 
 /// How a range is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,6 +24,8 @@ pub struct ReadOptions {
     /// Whether to wait for records that do not exist yet, instead of ending at the tree size at the
     /// beginning.
     pub follow: bool,
+    /// Whether the records are proven against a checkpoint.
+    pub prove: Prove,
 }
 
 /// Verified records in order, without gaps. When a node fails, another one goes on from the next
@@ -30,6 +33,8 @@ pub struct ReadOptions {
 pub struct RecordStream {
     client: Client,
     follow: bool,
+    /// Whether proofs are asked for.
+    prove: bool,
     /// The next index.
     next: LeafIndex,
     /// One past the last index. `None`: no end.
@@ -47,6 +52,8 @@ pub struct RecordStream {
 struct Open {
     link: Link,
     messages: Streaming<ReadResponse>,
+    /// Of the last message that brought one: messages leave out what has not changed.
+    checkpoint: Option<Arc<SignedCheckpoint>>,
     _in_flight: InFlight,
 }
 
@@ -87,6 +94,7 @@ impl Client {
         Ok(RecordStream {
             client: self.clone(),
             follow: options.follow,
+            prove: self.proves(options.prove),
             next,
             end,
             level,
@@ -142,7 +150,7 @@ impl RecordStream {
                 let link = self.nodes.next(table).await?;
                 match self.request(&link).await {
                     Ok(open) => open,
-                    Err(failure) => return self.nodes.failed(&link, failure),
+                    Err(failure) => return self.nodes.fault(&self.client, &link, failure.into()),
                 }
             }
         };
@@ -150,23 +158,22 @@ impl RecordStream {
             message = open.messages.message() => message,
             () = gone(table, &open.link) => Err(Status::unavailable("the connection is gone")),
         };
-        match message {
-            Ok(Some(message)) => match self.take(message) {
+        let link = open.link.clone();
+        let fault = match message {
+            Ok(Some(message)) => match self.take(&mut open, message).await {
                 Ok(()) => {
                     self.open = Some(open);
-                    Ok(())
+                    return Ok(());
                 }
-                Err(what) => {
-                    self.nodes.broken(&open.link, what);
-                    Ok(())
-                }
+                Err(fault) => fault,
             },
             Ok(None) => {
                 let early = Rejected::new(Reason::StaleReplica, "the stream ended early");
-                self.nodes.failed(&open.link, Failure::Rejected(early))
+                Failure::Rejected(early).into()
             }
-            Err(status) => self.nodes.failed(&open.link, status.into()),
-        }
+            Err(status) => status.into(),
+        };
+        self.nodes.fault(&self.client, &link, fault)
     }
 
     async fn request(&self, link: &Link) -> Result<Open, Failure> {
@@ -175,31 +182,39 @@ impl RecordStream {
             to: self.end.unwrap_or(0),
             follow: self.follow,
             level: Some(self.level.into()),
-            ..Default::default()
+            prove: self.prove,
         };
         let in_flight = link.begin();
         let limit = self.nodes.attempt_limit();
         let opened = tokio::time::timeout(limit, link.audit().read(request)).await;
         let messages = opened.map_err(|_| Failure::TimedOut(limit))??.into_inner();
-        Ok(Open { link: link.clone(), messages, _in_flight: in_flight })
+        Ok(Open { link: link.clone(), messages, checkpoint: None, _in_flight: in_flight })
     }
 
     /// Verifies a message and keeps its records. Nothing of a message that does not verify is kept.
-    fn take(&mut self, message: ReadResponse) -> Result<(), String> {
+    async fn take(&mut self, open: &mut Open, message: ReadResponse) -> Result<(), Fault> {
         let mut next = self.next;
-        let mut records = VecDeque::with_capacity(message.records.len());
+        let mut records = Vec::with_capacity(message.records.len());
         for record in message.records {
             if self.end.is_some_and(|end| next >= end) {
-                return Err(format!("record {} is past the end of the range", record.index));
+                let what = format!("record {} is past the end of the range", record.index);
+                return Err(what.into());
             }
-            records.push_back(Record::verify(record, next)?);
+            records.push(Record::verify(record, next)?);
             next += 1;
+        }
+        if self.prove {
+            if let Some(checkpoint) = self.client.checkpoint_in(&message.checkpoint)? {
+                open.checkpoint = Some(checkpoint);
+            }
+            let (client, checkpoint) = (&self.client, open.checkpoint.clone());
+            client.prove_records(&open.link, &mut records, checkpoint, message.proof).await?;
         }
         if let Some(meta) = message.meta {
             self.client.table().saw_tree_size(meta.tree_size);
         }
         self.next = next;
-        self.ready = records;
+        self.ready = records.into();
         // What was seen once is not unseen on the next node.
         self.level = match self.level {
             Level::Any => Level::Any,

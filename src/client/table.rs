@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 
 use crate::leader::LeaderView;
+use crate::trust::evidence::Lie;
 
 /// The shared table.
 pub(crate) struct Table {
@@ -42,6 +43,11 @@ struct State {
     trail_id: Option<Bytes>,
     /// Connections made so far.
     links: u64,
+    /// Nodes that are not asked again, by id, and why. They stay connected: what they say of who
+    /// leads harms nobody, as the leader has to prove what it says too.
+    liars: BTreeMap<u64, Lie>,
+    /// Who answered first.
+    first_view: Option<ClusterView>,
 }
 
 /// One address.
@@ -218,7 +224,46 @@ impl Table {
         let state = self.state();
         let id = state.leader.leader?;
         let link = state.links().find(|link| link.node_id == id)?;
+        if state.liars.contains_key(&id) {
+            return None;
+        }
         Some(Route { term: state.leader.term, link: link.clone() })
+    }
+
+    /// A node is not asked again by this client.
+    pub(crate) fn ban(&self, lie: &Lie) {
+        self.state().liars.entry(lie.node_id).or_insert_with(|| lie.clone());
+        self.wake();
+    }
+
+    /// If nodes are connected, and none of them is to be believed: why.
+    pub(crate) fn only_liars(&self) -> Option<Lie> {
+        let state = self.state();
+        let mut links = state.links();
+        let first = links.next()?;
+        let lie = state.liars.get(&first.node_id)?;
+        links.all(|link| state.liars.contains_key(&link.node_id)).then(|| lie.clone())
+    }
+
+    /// One connection for each node that is to be believed, in order of id.
+    pub(crate) fn links(&self) -> Vec<Link> {
+        let liars: Vec<u64> = self.state().liars.keys().copied().collect();
+        let mut links = self.links_of_all();
+        links.retain(|link| !liars.contains(&link.node_id));
+        links
+    }
+
+    /// One connection for each node, in order of id.
+    pub(crate) fn links_of_all(&self) -> Vec<Link> {
+        let mut links: Vec<Link> = self.state().links().cloned().collect();
+        links.sort_by_key(|link| link.node_id);
+        links.dedup_by_key(|link| link.node_id);
+        links
+    }
+
+    /// What the first node that answered said.
+    pub(crate) fn first_view(&self) -> Option<ClusterView> {
+        self.state().first_view.clone()
     }
 
     /// One connection per node, and whether the node leads; nodes that are not ready to serve reads
@@ -233,6 +278,7 @@ impl Table {
         let mut pick = |all: bool| -> Vec<(Link, bool)> {
             let nodes = state.nodes.values().filter(|node| all || serves(node));
             let links = nodes.filter_map(|node| node.link.as_ref());
+            let links = links.filter(|link| !state.liars.contains_key(&link.node_id));
             let links = links.filter(|link| seen.insert(link.node_id));
             links.map(|link| (link.clone(), state.leader.leader == Some(link.node_id))).collect()
         };
@@ -278,9 +324,10 @@ impl Table {
         match (state.leader.leader, state.links().count()) {
             (_, 0) => "no node is connected".to_owned(),
             (None, _) => format!("no leader is known (term {})", state.leader.term),
-            (Some(id), _) => {
-                format!("node {id} leads term {} but is not connected", state.leader.term)
-            }
+            (Some(id), _) => match state.liars.get(&id) {
+                Some(lie) => format!("{lie}; it leads term {}", state.leader.term),
+                None => format!("node {id} leads term {} but is not connected", state.leader.term),
+            },
         }
     }
 
@@ -319,6 +366,9 @@ impl State {
             ));
         }
         self.leader.observe(&view);
+        if self.first_view.is_none() {
+            self.first_view = Some(view.clone());
+        }
         if !view.nodes.is_empty() && view.applied_index >= self.members_applied {
             self.members_applied = view.applied_index;
             self.members.clone_from(&view.nodes);

@@ -1,6 +1,8 @@
 //! The payload of a batch entry (docs/FORMAT.md, "Batch"): leaves in the head, salts and events in
 //! the body.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::leaf::{LEAF_SIZE, commit};
@@ -77,7 +79,7 @@ pub struct Batch {
 impl Batch {
     /// From head and body. Refuses versions, rules, kinds and flags that this build does not know.
     pub fn decode(head: &Bytes, body: &Bytes) -> Result<Batch, FormatError> {
-        let (rules, count) = decode_header(head)?;
+        let (rules, count) = decode_header(head, head.len())?;
         let leaves = head[BATCH_HEADER_SIZE..]
             .chunks_exact(LEAF_SIZE)
             .map(Leaf::decode)
@@ -135,10 +137,56 @@ impl Batch {
     }
 }
 
-/// Rules and count of a head whose length fits them.
-fn decode_header(head: &[u8]) -> Result<(u8, usize), FormatError> {
-    let length =
-        |expected| FormatError::Length { what: "batch head", expected, actual: head.len() };
+/// Where one record of a batch is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordPlace {
+    /// The 64 bytes of its leaf.
+    pub leaf: [u8; LEAF_SIZE],
+    /// Its salt in the body.
+    pub salt: Range<usize>,
+    /// Its event in the body.
+    pub event: Range<usize>,
+}
+
+impl RecordPlace {
+    /// Bytes that [`RecordPlace::find`] needs of a head.
+    pub fn head_bytes(position: usize) -> usize {
+        BATCH_HEADER_SIZE + (position + 1) * LEAF_SIZE
+    }
+
+    /// Finds a record from the first bytes of a head of `head_size` bytes, up to its leaf: where an
+    /// event is follows from the sizes of those before it. Nothing is checked but the header and
+    /// lengths; the caller compares leaf and event with what it trusts.
+    pub fn find(
+        head: &[u8],
+        head_size: usize,
+        position: usize,
+    ) -> Result<RecordPlace, FormatError> {
+        let (_, count) = decode_header(head, head_size)?;
+        let (what, actual) = ("batch head", head.len());
+        let wanted = RecordPlace::head_bytes(position);
+        if position >= count || actual < wanted {
+            return Err(FormatError::Length { what, expected: wanted, actual });
+        }
+        let (leaves, rest) = head[BATCH_HEADER_SIZE..wanted].as_chunks::<LEAF_SIZE>();
+        assert!(rest.is_empty(), "a whole number of leaves");
+        let (leaf, before) = leaves.split_last().expect("the leaf is one of them");
+        let size = |leaf: &[u8; LEAF_SIZE]| {
+            u32::from_le_bytes(leaf[4..8].try_into().expect("four bytes")) as usize
+        };
+        // No overflow: a count is below 2^26, as a head is shorter than 2^32 bytes.
+        let start = count * Salt::SIZE + before.iter().map(size).sum::<usize>();
+        Ok(RecordPlace {
+            leaf: *leaf,
+            salt: position * Salt::SIZE..(position + 1) * Salt::SIZE,
+            event: start..start + size(leaf),
+        })
+    }
+}
+
+/// Rules and count of a head that has `size` bytes and whose first ones are these.
+fn decode_header(head: &[u8], size: usize) -> Result<(u8, usize), FormatError> {
+    let length = |expected| FormatError::Length { what: "batch head", expected, actual: size };
     let header: &[u8; BATCH_HEADER_SIZE] =
         head.first_chunk().ok_or_else(|| length(BATCH_HEADER_SIZE))?;
     if header[0] != BATCH_VERSION {
@@ -152,7 +200,7 @@ fn decode_header(head: &[u8]) -> Result<(u8, usize), FormatError> {
     }
     let count = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
     let expected = BATCH_HEADER_SIZE + count * LEAF_SIZE;
-    if head.len() != expected {
+    if size != expected {
         return Err(length(expected));
     }
     Ok((header[1], count))

@@ -40,12 +40,32 @@ pub const SEGMENT_BYTES_MIN: u64 = 4 * 1024;
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 /// Largest segment size, in bytes: offsets stay far below 2^32.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The file of notes, in bytes, before it is written anew without the older ones.
+pub const NOTES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Notes that are kept then, besides those that count.
+pub const NOTES_KEPT: usize = 1024;
 /// Records of one message of a read stream, in bytes; one record is always sent.
 pub const READ_BYTES_MAX: usize = 256 * 1024;
 /// Records of one message of a read stream.
 pub const READ_RECORDS_MAX: usize = 1024;
 /// Read streams of one node that are open at once.
 pub const READ_STREAMS_MAX: usize = 256;
+/// Entries of one message of a mending stream, in bytes; one entry is always sent.
+pub const MENDING_BYTES_MAX: usize = 1024 * 1024;
+/// Mending streams that one node serves at once: a peer that is refused comes again.
+pub const MENDING_STREAMS_MAX: usize = 8;
+/// Segments in one answer about segments.
+pub const MENDING_SEGMENTS_MAX: usize = 4096;
+/// Damaged places that wait in a node to be mended; more are found again by the next scrub.
+pub const DAMAGES_MAX: usize = 256;
+/// Findings that wait in a node until they are in the trail; the newest are dropped past it.
+pub const FINDINGS_MAX: usize = 256;
+/// One finding, encoded, in bytes.
+pub const FINDING_BYTES_MAX: usize = 8 * 1024;
+/// Records and proofs of one key history, in bytes: some 1,000 changes of the membership.
+pub const KEY_HISTORY_BYTES_MAX: usize = 960 * 1024;
+/// Tiles and entry bundles that one node reads at once for the public log.
+pub const TILE_READS_MAX: usize = 64;
 /// A signed note: text and signatures, in bytes.
 pub const NOTE_BYTES_MAX: usize = 64 * 1024;
 /// Signatures of one note. C2SP wants room for 16.
@@ -60,10 +80,28 @@ pub const BUNDLE_OLDER_MAX: usize = 256;
 pub const BUNDLE_KEYS_MAX: usize = 16 * 1024;
 /// Events of the key history in one bundle together, in bytes.
 pub const BUNDLE_KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Checkpoints to sign, or notes to keep, that wait for the thread that does it.
+pub const PUBLICATION_QUEUE_MAX: usize = 256;
+/// Witnesses of one node's configuration: all of them fit a note beside every member.
+pub const WITNESSES_MAX: usize = 16;
 /// A policy file, in bytes.
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Logs, witnesses and groups of one policy together. C2SP wants room for 96.
 pub const POLICY_NAMES_MAX: usize = 256;
+/// Leaves of one range proof that is asked for by itself. Their hashes come with it.
+pub const PROVE_LEAVES_MAX: u64 = 4096;
+/// How long a request may wait for a checkpoint, in milliseconds.
+pub const PROOF_WAIT_MS_MAX: u32 = 60_000;
+/// Alarms that a client keeps for whoever listens late.
+pub const CLIENT_ALARMS_MAX: usize = 256;
+/// Trees that a client remembers to be of one history with the newest checkpoint that it has seen.
+pub const CLIENT_LINKED_MAX: usize = 64;
+/// Receipts that a client keeps until a checkpoint covers them.
+pub const CLIENT_RECEIPTS_MAX: usize = 262_144;
+/// Appends and checkpoints that wait for a client's settling task.
+pub const CLIENT_SETTLE_QUEUE_MAX: usize = 1024;
+/// Producers whose last acknowledged seq a client remembers.
+pub const CLIENT_PRODUCERS_MAX: usize = 4096;
 
 const _: () = {
     assert!(
@@ -73,6 +111,7 @@ const _: () = {
     assert!(EVENT_BYTES_MAX + 128 <= BUNDLE_BLOCK_BYTES_MAX);
     // Every member and as many witnesses can sign a note.
     assert!(NOTE_SIGNATURES_MAX > 2 * MEMBERS_MAX);
+    assert!(NOTE_SIGNATURES_MAX > 1 + MEMBERS_MAX + WITNESSES_MAX);
     // A lone event of the largest size fits an entry, a request and a message.
     assert!(EVENT_BYTES_MAX + 1024 <= ENTRY_BYTES_MAX);
     assert!(EVENT_BYTES_MAX <= APPEND_BYTES_MAX);
@@ -84,6 +123,17 @@ const _: () = {
     assert!(APPEND_BYTES_MAX + APPEND_EVENTS_MAX * 8 + 4096 <= CLIENT_MESSAGE_BYTES_MAX);
     // One entry past the cap still fits the raft port.
     assert!(REPLICATION_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
-    assert!(READ_BYTES_MAX + EVENT_BYTES_MAX + 64 * 1024 <= CLIENT_MESSAGE_BYTES_MAX);
+    assert!(MENDING_BYTES_MAX + ENTRY_BYTES_MAX + 64 * 1024 <= RAFT_MESSAGE_BYTES_MAX);
+    // A segment in an answer has less than 128 bytes.
+    assert!(MENDING_SEGMENTS_MAX * 128 <= RAFT_MESSAGE_BYTES_MAX);
+    assert!(FINDING_BYTES_MAX <= EVENT_BYTES_MAX);
+    // Records of a read message, 100 bytes each besides its event, a note and a range proof.
+    assert!(
+        READ_BYTES_MAX + EVENT_BYTES_MAX + READ_RECORDS_MAX * 100 + NOTE_BYTES_MAX + 8 * 1024
+            <= CLIENT_MESSAGE_BYTES_MAX
+    );
+    // The hashes of a range fit a message.
+    assert!(PROVE_LEAVES_MAX as usize * 32 + 8192 <= CLIENT_MESSAGE_BYTES_MAX);
+    assert!(KEY_HISTORY_BYTES_MAX + 1024 <= CLIENT_MESSAGE_BYTES_MAX);
     assert!(PROPOSALS_IN_FLIGHT_MAX * ENTRY_BYTES_MAX <= LOG_CACHE_BYTES_MIN);
 };

@@ -142,6 +142,26 @@ impl Dir {
             .at("create", &target)
     }
 
+    /// Gives a file a second name in another directory of the same tree; where the file system
+    /// knows no links, its bytes are copied. An error if the name is taken. Durable on return.
+    pub fn keep_in(&self, name: &str, other: &Dir, to: &str) -> Result<(), DiskError> {
+        let (path, target) = (self.path.join(name), other.path.join(to));
+        self.tap
+            .before("link", &path, || Op::Link { name: name.into(), to: other.tap.name(to) })?;
+        match std::fs::hard_link(&path, &target) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(DiskError::new("create", &target, error));
+            }
+            Err(_) => {
+                let bytes = std::fs::read(&path).at("read", &path)?;
+                return other.write_new(to, 0o600, &bytes);
+            }
+        }
+        // Crash before: the second name is gone, and whoever needs it makes it again.
+        other.sync()
+    }
+
     /// Removes a file. Not durable before [`Self::sync`].
     pub fn remove(&self, name: &str) -> Result<(), DiskError> {
         let path = self.path.join(name);

@@ -66,6 +66,14 @@ impl File {
         Ok(filled)
     }
 
+    /// Tells the system that these bytes need not stay in its memory: they are read from the disk
+    /// next time. Advice only.
+    pub fn forget(&self, offset: u64, length: u64) {
+        // Not every file system takes advice, and none has to.
+        let length = std::num::NonZeroU64::new(length);
+        let _ = rustix::fs::fadvise(&self.file, offset, length, rustix::fs::Advice::DontNeed);
+    }
+
     /// Writes all of `bytes` at `offset`. Not durable before a sync.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
         self.tap.before("write", &self.path, || Op::write(&[IoSlice::new(bytes)], offset))?;

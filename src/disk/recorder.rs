@@ -59,6 +59,13 @@ pub enum Op {
         /// The new one.
         to: String,
     },
+    /// A file in the directory got a second name.
+    Link {
+        /// Its name in the directory.
+        name: String,
+        /// The other one, below the recorded directory.
+        to: String,
+    },
     /// A file was removed from the directory.
     Remove {
         /// Its name.
@@ -139,12 +146,16 @@ impl Tap {
 
     /// The tap of `name` in this directory.
     pub(super) fn of(&self, name: &str) -> Tap {
-        let name = match &self.recorder {
+        Tap { recorder: self.recorder.clone(), name: self.name(name) }
+    }
+
+    /// Path of `name` in this directory, below the recorded one.
+    pub(super) fn name(&self, name: &str) -> String {
+        match &self.recorder {
             Some(_) if self.name.is_empty() => name.to_owned(),
             Some(_) => format!("{}/{name}", self.name),
             None => String::new(),
-        };
-        Tap { recorder: self.recorder.clone(), name }
+        }
     }
 
     /// Reports an operation that is about to happen; an error if it is to fail.

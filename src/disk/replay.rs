@@ -94,6 +94,10 @@ impl Model {
                 let node = self.names.remove(&path(from)).unwrap();
                 self.names.insert(path(to), node);
             }
+            Op::Link { name, to } => {
+                let node = self.names[&path(name)];
+                self.names.insert(to.clone(), node);
+            }
             Op::Remove { name } => {
                 self.names.remove(&path(name)).unwrap();
             }

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use indelible_core::limits;
+use indelible_core::key::KeyError;
+use indelible_core::{KeyType, VerifierKey, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::RaftTimeouts;
@@ -18,7 +19,7 @@ pub struct NodeConfig {
     pub client_addr: String,
     /// gRPC for peers: listened on and advertised, host:port.
     pub raft_addr: String,
-    /// HTTP for probes and metrics: listened on and advertised, host:port.
+    /// HTTP for probes, metrics and the public log: listened on and advertised, host:port.
     pub http_addr: String,
     /// Election timeouts.
     #[serde(default)]
@@ -26,6 +27,44 @@ pub struct NodeConfig {
     /// Disk and memory.
     #[serde(default)]
     pub storage: StorageConfig,
+    /// The public log.
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// Witnesses outside the group that are asked to sign checkpoints; the same on every node.
+    #[serde(default)]
+    pub witness: Vec<WitnessConfig>,
+    /// Between two requests to a witness, in milliseconds.
+    #[serde(default = "default_witness_interval_ms")]
+    pub witness_interval_ms: u64,
+    /// Said on the command line, for one start: the disks of all nodes were put back together, so
+    /// this one may be older than its own signatures.
+    #[serde(skip)]
+    pub all_rolled_back: bool,
+}
+
+/// A witness: C2SP tlog-witness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessConfig {
+    /// For people and metrics.
+    pub name: String,
+    /// Its public key, a C2SP vkey of type 0x04.
+    pub key: String,
+    /// Where it takes checkpoints: what stands before `/add-checkpoint`.
+    pub url: String,
+}
+
+fn default_witness_interval_ms() -> u64 {
+    10_000
+}
+
+/// What everybody may fetch over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Whether entry bundles are served. They hold the leaves: no content, but who recorded
+    /// something when, under pseudonyms.
+    pub public_entries: bool,
 }
 
 /// Disk and memory.
@@ -36,6 +75,10 @@ pub struct StorageConfig {
     pub disk_reserve_bytes: u64,
     /// Entries kept in memory, in bytes.
     pub log_cache_bytes: usize,
+    /// How fast sealed segments are re-read in search of damage, in bytes a second; 0 = not at all.
+    pub scrub_bytes_per_s: u64,
+    /// A pass over all of them begins at least this many seconds after the one before.
+    pub scrub_every_s: u64,
 }
 
 impl Default for StorageConfig {
@@ -43,6 +86,10 @@ impl Default for StorageConfig {
         StorageConfig {
             disk_reserve_bytes: 256 * 1024 * 1024,
             log_cache_bytes: limits::LOG_CACHE_BYTES_MAX,
+            // A twentieth of what a cheap disk reads, and a tenth of a core: appends do not notice.
+            // 1.7 TB a day.
+            scrub_bytes_per_s: 20_000_000,
+            scrub_every_s: 600,
         }
     }
 }
@@ -102,6 +149,10 @@ impl NodeConfig {
         for (name, value) in addresses {
             check_address(value).map_err(|what| format!("{name} = {value:?}: {what}"))?;
         }
+        self.witnesses()?;
+        if self.witness_interval_ms == 0 {
+            return Err("witness_interval_ms = 0, at least 1 is needed".into());
+        }
         let cache = self.storage.log_cache_bytes;
         if cache < limits::LOG_CACHE_BYTES_MIN {
             return Err(format!(
@@ -121,6 +172,35 @@ impl NodeConfig {
             ));
         }
         Ok(())
+    }
+}
+
+impl NodeConfig {
+    /// Name, key and address of each witness; says which one makes no sense.
+    pub fn witnesses(&self) -> Result<Vec<(String, VerifierKey, String)>, String> {
+        let mut witnesses: Vec<(String, VerifierKey, String)> = Vec::new();
+        if self.witness.len() > limits::WITNESSES_MAX {
+            let count = self.witness.len();
+            return Err(format!("{count} witnesses, the limit is {}", limits::WITNESSES_MAX));
+        }
+        for WitnessConfig { name, key, url } in &self.witness {
+            let wrong = |what: String| format!("witness {name:?}: {what}");
+            let key: VerifierKey =
+                key.parse().map_err(|error: KeyError| wrong(error.to_string()))?;
+            if key.key_type != KeyType::Cosigner {
+                return Err(wrong("its key is a log's, not a cosigner's".into()));
+            }
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                return Err(wrong(format!(
+                    "url = {url:?} begins neither with http:// nor https://"
+                )));
+            }
+            if witnesses.iter().any(|(other, known, _)| other == name || *known == key) {
+                return Err(wrong("its name or key is there twice".into()));
+            }
+            witnesses.push((name.clone(), key, url.clone()));
+        }
+        Ok(witnesses)
     }
 }
 

@@ -123,15 +123,16 @@ impl MembershipChanges {
             Err(rejected) if rejected.reason == Reason::ReadOnly => {
                 tracing::warn!("disk nearly full: the transfer is not recorded");
             }
-            recorded => recorded?,
+            recorded => drop(recorded?),
         }
         self.hand_over(to).await
     }
 
-    /// Hands leadership over without a record: for a leader that cannot take any.
-    pub async fn hand_over_to_any(&self) -> Result<u64, Rejected> {
+    /// Hands leadership over without a record: for a leader that cannot take any, or is about to
+    /// stop. `accept` says to whom.
+    pub async fn hand_over_to(&self, accept: impl Fn(u64) -> bool) -> Result<u64, Rejected> {
         self.leader()?;
-        self.hand_over(self.target(0)?).await
+        self.hand_over(self.furthest(accept)?).await
     }
 
     /// The id that the next node gets.
@@ -264,13 +265,15 @@ impl MembershipChanges {
     }
 
     fn target(&self, to: u64) -> Result<u64, Rejected> {
-        let membership = self.membership();
-        if to != 0 {
-            return match is_voter(&membership, to) {
-                true => Ok(to),
-                false => Err(Rejected::new(Reason::NotFound, format!("node {to} is no voter"))),
-            };
+        match to {
+            0 => self.furthest(|_| true),
+            to if is_voter(&self.membership(), to) => Ok(to),
+            to => Err(Rejected::new(Reason::NotFound, format!("node {to} is no voter"))),
         }
+    }
+
+    /// The voter besides this node that has most of the log, of those that `accept` accepts.
+    fn furthest(&self, accept: impl Fn(u64) -> bool) -> Result<u64, Rejected> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let matched: BTreeMap<u64, Option<u64>> = metrics
@@ -279,11 +282,11 @@ impl MembershipChanges {
             .flatten()
             .map(|(id, matched)| (*id, matched.as_ref().map(|matched| matched.index)))
             .collect();
-        voters(&membership)
+        voters(&self.membership())
             .into_iter()
-            .filter(|id| id != self.raft.node_id())
+            .filter(|id| id != self.raft.node_id() && accept(*id))
             .max_by_key(|id| matched.get(id).copied().flatten())
-            .ok_or_else(|| refused("there is no other voter".into()))
+            .ok_or_else(|| refused("there is no other voter that could lead".into()))
     }
 
     /// A hand-over to a node that lags leaves the group without a leader for seconds: first wait

@@ -1,4 +1,6 @@
-//! Records of what operators did (kind 15), written by the node that was asked, before it does it.
+//! Records of this node's own producer: what operators did (kind 15), written by the node that was
+//! asked, before it does it; and findings (kind 8), written by the leader for whoever has found
+//! something.
 
 use bytes::Bytes;
 use indelible_core::{Kind, ProducerId};
@@ -42,8 +44,8 @@ impl Operations {
         Operations { node_id, producer, batcher, opened: Mutex::new(None) }
     }
 
-    /// Records an operation. Returns when it is in the trail.
-    pub async fn record(&self, action: &str, detail: String, why: &Why) -> Result<(), Rejected> {
+    /// Records an operation. Returns its leaf, when it is in the trail.
+    pub async fn record(&self, action: &str, detail: String, why: &Why) -> Result<u64, Rejected> {
         let operation = v1::Operation {
             action: action.into(),
             principal: why.principal.clone(),
@@ -51,7 +53,15 @@ impl Operations {
             reason: why.reason.clone(),
             node_id: self.node_id,
         };
-        let event = Bytes::from(operation.encode_to_vec());
+        self.write(Kind::Operation, operation.encode_to_vec().into()).await
+    }
+
+    /// Records a finding, encoded. Returns when it is in the trail.
+    pub async fn record_finding(&self, finding: Bytes) -> Result<(), Rejected> {
+        self.write(Kind::Finding, finding).await.map(drop)
+    }
+
+    async fn write(&self, kind: Kind, event: Bytes) -> Result<u64, Rejected> {
         let mut opened = self.opened.lock().await;
         let mut last = Rejected::new(Reason::Busy, "the operation could not be recorded");
         for _ in 0..TRIES {
@@ -60,10 +70,10 @@ impl Operations {
                 None => self.open().await?,
             };
             *opened = Some((epoch, seq));
-            match self.append(epoch, seq, event.clone()).await {
-                Ok(()) => {
+            match self.append(kind, epoch, seq, event.clone()).await {
+                Ok(index) => {
                     *opened = Some((epoch, seq + 1));
-                    return Ok(());
+                    return Ok(index);
                 }
                 Err(rejected) => {
                     *opened = None;
@@ -79,16 +89,23 @@ impl Operations {
         Err(last)
     }
 
-    async fn append(&self, epoch: u64, seq: u64, event: Bytes) -> Result<(), Rejected> {
+    async fn append(
+        &self,
+        kind: Kind,
+        epoch: u64,
+        seq: u64,
+        event: Bytes,
+    ) -> Result<u64, Rejected> {
         let append = Append {
             producer: self.producer,
             epoch,
             first_seq: seq,
-            kind: Kind::Operation,
+            kind,
             retention_class: 0,
             events: vec![event],
         };
-        self.batcher.append(append).await.map(drop)
+        let appended = self.batcher.append(append).await?;
+        Ok(appended.runs.first().expect("one event gives one run").first_leaf)
     }
 
     async fn open(&self) -> Result<(u64, u64), Rejected> {

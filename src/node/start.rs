@@ -4,27 +4,35 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use indelible_proto::raft::StandingResponse;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::batcher::{self, Batcher};
+use super::fatal::{Fatal, Stop};
+use super::findings::{self, Findings};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
+use super::mend::{self, Numbers, Starting, Suspect, Suspects, Whole};
 use super::operations::Operations;
+use super::publish::{self, OpenOptions, Opened, Publication};
 use super::reads::{ReadIndexer, Reads};
+use super::scrub::Scrub;
 use super::{NodeConfig, bootstrap, space};
 use crate::raft::config::openraft_config;
 use crate::raft::log_store::LogStore;
 use crate::raft::membership as payload;
+use crate::raft::mending::{Digests, Source, Standing};
 use crate::raft::network::Network;
 use crate::raft::peers::{Introduction, Known, Peers};
+use crate::raft::publication::PublicationService;
 use crate::raft::service::RaftService;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{Peer, Raft};
 use crate::storage::identity::Identity;
 use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
-use crate::storage::{Storage, StorageError, StorageOptions};
+use crate::storage::{Storage, StorageError};
 
 /// Between two attempts of a leader with a full disk to hand over.
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
@@ -46,6 +54,15 @@ pub enum StartError {
     /// The system refused a thread.
     #[error("start a thread: {0}")]
     Thread(#[from] std::io::Error),
+    /// Entries are damaged here, and every peer has said that it lacks them too.
+    #[error("{0}")]
+    Damaged(String),
+    /// Its keys or its notes.
+    #[error(transparent)]
+    Publication(#[from] publish::OpenError),
+    /// Its trail is not the one that the majority has.
+    #[error("{0}")]
+    Diverged(String),
 }
 
 /// One running node, without sockets.
@@ -72,23 +89,41 @@ pub struct Node {
     pub leadership: watch::Receiver<Leadership>,
     /// Whether the disk is nearly full.
     pub read_only: watch::Receiver<bool>,
+    /// What was found, on its way into the trail.
+    pub findings: Findings,
+    /// What was scrubbed and mended.
+    pub mend_numbers: Arc<Numbers>,
+    /// Stops the node when it must not go on.
+    pub fatal: Stop,
+    operations: Arc<Operations>,
+    /// Checkpoints.
+    pub publication: Publication,
+    publication_service: PublicationService,
     draining: watch::Sender<bool>,
     /// Ended when the node is dropped.
     _tasks: JoinSet<()>,
+    _scrub: Scrub,
 }
 
 impl Node {
-    /// Opens the data directory and starts everything but the sockets. Recovery happens in here.
-    pub async fn start(config: NodeConfig) -> Result<Arc<Node>, StartError> {
-        let options = StorageOptions {
-            cache_bytes_max: config.storage.log_cache_bytes,
-            ..StorageOptions::default()
-        };
-        let dir = config.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Storage::open(&dir, &options));
-        let storage = opened.await.map_err(|error| StartError::Raft(error.to_string()))??;
+    /// Opens the data directory, mends it if it is damaged, and starts everything but the sockets.
+    /// Recovery happens in here. Dropping the future leaves a disk that the next start understands.
+    pub async fn start(config: NodeConfig, starting: Starting) -> Result<Arc<Node>, StartError> {
+        let Whole { storage, findings, numbers, members } =
+            mend::open_whole(&config, &starting).await?;
         let Storage { identity, genesis, log, ledger, recovered } = storage;
         tracing::info!(?recovered, "storage opened");
+        // Before openraft is built: it may vote from its first moment on.
+        mend::compare_at_start(&log, &config, &starting, &members).await?;
+        let fatal = Stop::default();
+        let initial = genesis_peers(&identity, genesis);
+        let storage = (&identity, &initial, &log, &ledger);
+        let opened = open_publication(&config, storage, &fatal, &findings, &starting).await?;
+        mend::raise_vote(&log).await?;
+        let (suspects, reported) = Suspects::new();
+        let met = suspects.clone();
+        log.on_damage(Box::new(move |segment| met.report(Suspect::of(segment))));
+        let digests = Arc::new(Digests::default());
         let (known_tx, known) = watch::channel(known_at_start(&ledger));
         let me = Introduction {
             node_id: identity.node_id,
@@ -96,15 +131,17 @@ impl Node {
             public_key: identity.public_key,
             segment_bytes: identity.segment_bytes,
         };
-        let initial = genesis_peers(&identity, genesis);
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
         let answer_timeout = (lease * 2).max(Duration::from_secs(2));
         let network = Network::new(peers.clone(), log.clone(), answer_timeout);
+        let (leadership_tx, leadership) = watch::channel(Leadership::NoLeader);
+        // Before openraft takes the first entry: what peers are told of this log must not be older
+        // than what it has acknowledged.
+        serve_mending(&starting, &log, &leadership, &digests);
         let raft = build_raft(&identity, &config, &network, &log, &ledger).await?;
 
         let mut tasks = JoinSet::new();
-        let (leadership_tx, leadership) = watch::channel(Leadership::NoLeader);
         tasks.spawn(leadership::watch(raft.clone(), ledger.clone(), known_tx, leadership_tx));
         let reserve = config.storage.disk_reserve_bytes;
         let short = space::is_short(&config.data_dir, reserve, false);
@@ -135,10 +172,50 @@ impl Node {
             raft.clone(),
             ledger.clone(),
             leadership.clone(),
-            operations,
+            operations.clone(),
         ));
+        let parts = publish::Parts {
+            network: network.clone(),
+            known: known.clone(),
+            leadership: leadership.clone(),
+            reads: reads.clone(),
+            operations: operations.clone(),
+            witness_every: Duration::from_millis(config.witness_interval_ms),
+        };
+        let (publication, handlers) = opened.start(parts, &mut tasks)?;
+        let publication_service = PublicationService::new(peers.clone(), handlers);
+        tasks.spawn(findings::run(
+            findings.clone(),
+            findings::Options {
+                node_id: identity.node_id,
+                operations: operations.clone(),
+                network: network.clone(),
+                leadership: leadership.clone(),
+                known: known.clone(),
+            },
+        ));
+        let scrub = mend::online::start(
+            mend::online::Options {
+                config: config.clone(),
+                log: log.clone(),
+                asker: starting.asker(),
+                known: known.clone(),
+                leadership: leadership.clone(),
+                findings: findings.clone(),
+                numbers: numbers.clone(),
+                stop: fatal.clone(),
+                digests: digests.clone(),
+                suspects: suspects.clone(),
+            },
+            reported,
+            &mut tasks,
+        )?;
         tasks.spawn(membership_changes.clone().finish_joint());
-        tasks.spawn(hand_over_when_full(membership_changes.clone(), read_only.clone()));
+        tasks.spawn(hand_over_when_full(
+            membership_changes.clone(),
+            peers.clone(),
+            read_only.clone(),
+        ));
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
         tasks.spawn(bootstrap::initialize(
             identity.node_id,
@@ -159,8 +236,15 @@ impl Node {
             peers,
             leadership,
             read_only,
+            findings,
+            mend_numbers: numbers,
+            fatal,
+            operations,
+            publication,
+            publication_service,
             draining: watch::Sender::new(false),
             _tasks: tasks,
+            _scrub: scrub,
         }))
     }
 
@@ -175,7 +259,13 @@ impl Node {
             self.read_only.clone(),
             self.draining(),
             timeout,
+            findings::of_peers(self.operations.clone(), self.leadership.clone()),
         )
+    }
+
+    /// The service for the raft port that checkpoints travel by.
+    pub fn publication_service(&self) -> PublicationService {
+        self.publication_service.clone()
     }
 
     /// Whether the node is on its way out.
@@ -192,7 +282,7 @@ impl Node {
     /// election.
     pub async fn hand_over(&self) {
         if let Ok(Ok(leader)) =
-            tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to_any()).await
+            tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to(|_| true)).await
         {
             tracing::info!(leader, "handed over");
         }
@@ -215,14 +305,84 @@ impl Node {
     }
 }
 
-/// A leader that cannot take events makes room for one that can. Followers with full disks refuse
-/// entries themselves.
+/// From now on peers are answered from the open log.
+fn serve_mending(
+    starting: &Starting,
+    log: &Log,
+    leadership: &watch::Receiver<Leadership>,
+    digests: &Arc<Digests>,
+) {
+    let (own, leadership) = (log.clone(), leadership.clone());
+    let standing = move || {
+        // NB: what was promised is read before the end of the log: an entry that comes in between
+        // is then in it.
+        let term = own.vote().map_or(0, |vote| vote.term);
+        let led_term = match &*leadership.borrow() {
+            Leadership::Ready(leader) | Leadership::Preparing(leader) => leader.term,
+            Leadership::Follower(_) | Leadership::NoLeader => 0,
+        };
+        Standing {
+            open: true,
+            term,
+            led_term,
+            committed: own.committed(),
+            last: own.last(),
+            boot_count: own.boot_count(),
+            ..Standing::default()
+        }
+    };
+    let (log, digests) = (log.clone(), digests.clone());
+    let source = Source::Open { log, digests, standing: Arc::new(standing) };
+    starting.mending.set_source(source);
+}
+
+/// Notes, keys, and what was signed, compared with what the peers hold.
+async fn open_publication(
+    config: &NodeConfig,
+    (identity, genesis, log, ledger): (&Identity, &BTreeMap<u64, Peer>, &Log, &Ledger),
+    stop: &Stop,
+    findings: &Findings,
+    starting: &Starting,
+) -> Result<Opened, StartError> {
+    let findings = findings.clone();
+    let options = OpenOptions {
+        data_dir: config.data_dir.clone(),
+        identity: identity.clone(),
+        genesis: genesis.clone(),
+        log: log.clone(),
+        ledger: ledger.clone(),
+        witnesses: config.witnesses().expect("the configuration was checked when it was loaded"),
+        stop: stop.clone(),
+        finder: Arc::new(move |finding| findings.record(finding)),
+    };
+    let opened = tokio::task::spawn_blocking(move || Opened::open(options)).await;
+    let mut opened = opened.map_err(|error| StartError::Raft(error.to_string()))??;
+    // Before the comparison: the peers may be starting too, and wait for this node's notes.
+    let standing = opened.standing();
+    starting.mending.set_note(Arc::new(move |asker, answer: &mut StandingResponse| {
+        standing.standing(asker).fill(answer);
+    }));
+    let asker = starting.asker();
+    let ask = |id: u64, peer: Peer| async move {
+        asker.standing_and_notes(id, &peer.raft_addr).await.ok()
+    };
+    match opened.compare(config.all_rolled_back, ask).await {
+        Ok(()) => Ok(opened),
+        Err(Fatal::Diverged(why)) => Err(StartError::Diverged(why)),
+        Err(Fatal::Failed(why)) => Err(StartError::Raft(why)),
+    }
+}
+
+/// A leader that cannot take events makes room for one that can. Not for one whose disk is full
+/// too: every hand-over is a record, and they would fill what is left. Followers with full disks
+/// refuse entries themselves.
 async fn hand_over_when_full(
     changes: Arc<MembershipChanges>,
+    peers: Arc<Peers>,
     mut read_only: watch::Receiver<bool>,
 ) {
     while read_only.wait_for(|short| *short).await.is_ok() {
-        match changes.hand_over_to_any().await {
+        match changes.hand_over_to(|id| !peers.is_read_only(id)).await {
             Ok(leader) => tracing::info!(leader, "disk nearly full: handed over"),
             Err(error) => tracing::debug!(%error, "disk nearly full, but no hand-over"),
         }

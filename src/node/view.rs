@@ -22,6 +22,7 @@ impl Node {
             .last_quorum_acked
             .as_ref()
             .map(|acked| u32::try_from(acked.elapsed().as_millis()).unwrap_or(u32::MAX));
+        let checkpoint = self.publication.newest();
         v1::ClusterView {
             trail_id: Bytes::copy_from_slice(&self.identity.trail_id.0),
             origin: self.identity.origin.clone(),
@@ -41,8 +42,12 @@ impl Node {
             next_node_id: self.membership_changes.next_node_id(),
             segment_bytes: self.identity.segment_bytes,
             version: env!("CARGO_PKG_VERSION").into(),
+            mended: self.mend_numbers.mended.get(),
             joint: metrics.membership_config.membership().get_joint_config().len() > 1,
-            ..Default::default()
+            checkpoint_size: checkpoint.as_ref().map_or(0, |newest| newest.checkpoint.size),
+            checkpoint_unix_s: checkpoint.as_ref().map_or(0, |newest| newest.unix_s),
+            rolled_back_from: self.publication.rolled_back().unwrap_or(0),
+            log_key: self.publication.log_key().map(ToString::to_string).unwrap_or_default(),
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
 use indelible_proto::raft as pb;
+use indelible_proto::raft::publication_client::PublicationClient;
 use indelible_proto::raft::raft_client::RaftClient;
 use tokio::sync::Mutex;
 use tonic::metadata::{BinaryMetadataValue, MetadataMap};
@@ -57,6 +58,7 @@ pub struct Link {
 #[derive(Clone)]
 pub struct Open {
     client: RaftClient<Channel>,
+    publication: PublicationClient<Channel>,
     session: BinaryMetadataValue,
     /// What the peer said of itself.
     pub welcome: pb::Welcome,
@@ -65,9 +67,18 @@ pub struct Open {
 impl Open {
     /// The client, and a request that carries the session.
     pub fn request<T>(&self, message: T) -> (RaftClient<Channel>, Request<T>) {
+        (self.client.clone(), self.with_session(message))
+    }
+
+    /// As [`Self::request`], for the service that checkpoints travel by.
+    pub fn publication<T>(&self, message: T) -> (PublicationClient<Channel>, Request<T>) {
+        (self.publication.clone(), self.with_session(message))
+    }
+
+    fn with_session<T>(&self, message: T) -> Request<T> {
         let mut metadata = MetadataMap::new();
         metadata.insert_bin(SESSION_KEY, self.session.clone());
-        (self.client.clone(), Request::from_parts(metadata, Default::default(), message))
+        Request::from_parts(metadata, Default::default(), message)
     }
 }
 
@@ -119,6 +130,8 @@ impl Link {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             self.unreachable(cause.unwrap_or_else(|| error.to_string()))
         })?;
+        let publication = PublicationClient::new(channel.clone())
+            .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX);
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
@@ -138,7 +151,7 @@ impl Link {
             return Err(self.refused(refusal.to_string()));
         }
         let session = session_value(&welcome.session);
-        Ok(Open { client, session, welcome })
+        Ok(Open { client, publication, session, welcome })
     }
 
     fn refused(&self, reason: String) -> LinkError {

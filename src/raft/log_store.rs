@@ -4,14 +4,22 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use indelible_core::Entry as LogEntry;
 use indelible_core::limits::REPLICATION_BYTES_MAX;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_id, log_id, raft_vote, stored_vote};
-use crate::storage::log::Log;
+use crate::storage::log::{Log, LogError};
+
+/// How long a damaged entry may take to be mended before openraft is told, which stops the node.
+const MENDING: Duration = Duration::from_secs(60);
+/// Between two looks whether it is.
+const MENDING_AGAIN: Duration = Duration::from_millis(100);
 
 /// A handle to the log. Every reader that openraft takes is a clone.
 #[derive(Clone)]
@@ -33,15 +41,27 @@ impl LogStore {
         }
         let entries = match self.log.read_cached(start..end, bytes_max) {
             Some(entries) => entries,
-            None => {
-                let log = self.log.clone();
-                tokio::task::spawn_blocking(move || log.read(start..end, bytes_max))
-                    .await
-                    .map_err(io::Error::other)?
-                    .map_err(io::Error::other)?
-            }
+            None => self.read_disk(start, end, bytes_max).await?,
         };
         entries.into_iter().map(|entry| Entry::from_log(entry).map_err(io::Error::other)).collect()
+    }
+
+    /// Reads the disk. What is damaged there is being mended from peers as soon as a read has met
+    /// it: openraft would stop for good, so it is not told before that has had its time.
+    async fn read_disk(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
+        let until = Instant::now() + MENDING;
+        loop {
+            let log = self.log.clone();
+            let read = tokio::task::spawn_blocking(move || log.read(start..end, bytes_max));
+            match read.await.map_err(io::Error::other)? {
+                Ok(entries) => return Ok(entries),
+                Err(error @ LogError::Corrupt { .. }) if Instant::now() < until => {
+                    tracing::warn!(%error, "an entry is damaged: waiting until it is mended");
+                    tokio::time::sleep(MENDING_AGAIN).await;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
     }
 
     /// The part of a range that the log has.

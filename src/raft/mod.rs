@@ -3,7 +3,7 @@
 //! Reading order: [`types`] fixes what an entry, a peer and a result are; [`membership`] is the one
 //! payload that openraft makes itself; [`log_store`] and [`state_machine`] put openraft on top of
 //! [`crate::storage`]; [`peers`] decides who may speak; [`network`] is the calling side of the wire
-//! and [`service`] the answering side.
+//! and [`service`] the answering side; [`publication`] is both, for checkpoints.
 //!
 //! Invariants: nothing is ever purged and no snapshot exists (docs/adr/0001). An entry is applied
 //! only when it is durable here. openraft's types do not leave this folder and [`crate::node`], and
@@ -13,8 +13,10 @@ pub mod config;
 pub mod link;
 pub mod log_store;
 pub mod membership;
+pub mod mending;
 pub mod network;
 pub mod peers;
+pub mod publication;
 pub mod service;
 pub mod state_machine;
 #[cfg(test)]

@@ -380,7 +380,9 @@ impl<'s> Answers<'s> {
         answer: pb::AppendResponse,
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
         self.window.answered();
-        self.client.network.peers.observe_clock(self.client.node, answer.clock_unix_ns, unix_ns());
+        let (peers, node) = (&self.client.network.peers, self.client.node);
+        peers.observe_clock(node, answer.clock_unix_ns, unix_ns());
+        peers.observe_read_only(node, answer.read_only);
         let result = wire::result_from_pb(answer.result);
         if let Ok(Ok(Some(matched))) = &result {
             let committed = self.client.network.log.committed().saturating_sub(1);

@@ -6,7 +6,7 @@
 //! running node, or a node of another trail gives itself away before it can vote or acknowledge
 //! anything. The key is compared, not proven: that comes with TLS.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -161,6 +161,8 @@ struct State {
     session_order: std::collections::VecDeque<Bytes>,
     /// Peer's clock minus ours in nanoseconds, as of its last answer.
     clock_offsets: HashMap<u64, i64>,
+    /// Peers whose disk was nearly full as of their last answer.
+    read_only: BTreeSet<u64>,
     /// Peers that refuse this node, and why: for /readyz.
     refused_by: BTreeMap<u64, String>,
     /// Peers that this node refuses, with the boot for which that was logged.
@@ -256,6 +258,20 @@ impl Peers {
     pub fn observe_clock(&self, node: u64, theirs: u64, ours: u64) {
         let offset = i64::try_from(i128::from(theirs) - i128::from(ours)).unwrap_or(0);
         self.lock().clock_offsets.insert(node, offset);
+    }
+
+    /// Notes whether a peer's disk is nearly full.
+    pub fn observe_read_only(&self, node: u64, read_only: bool) {
+        let mut state = self.lock();
+        match read_only {
+            true => state.read_only.insert(node),
+            false => state.read_only.remove(&node),
+        };
+    }
+
+    /// Whether a peer's disk was nearly full when it last answered.
+    pub fn is_read_only(&self, node: u64) -> bool {
+        self.lock().read_only.contains(&node)
     }
 
     /// Median of the voters' clocks, this node's included, relative to this node's, in nanoseconds.

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
 use indelible_core::{Chain, Entry as LogEntry, EntryKind};
@@ -27,6 +29,10 @@ use crate::storage::log::{Log, LogError};
 /// Entries of a request from which on they are verified off the runtime's threads, in bytes.
 const INLINE_BYTES_MAX: usize = 16 * 1024;
 
+/// Records an encoded finding that a peer sends, if this node leads: the peer's id, the bytes.
+pub type FindingSink =
+    Arc<dyn Fn(u64, Bytes) -> BoxFuture<'static, Result<(), Status>> + Send + Sync>;
+
 /// Answers peers.
 #[derive(Clone)]
 pub struct RaftService {
@@ -42,10 +48,13 @@ pub struct RaftService {
     draining: watch::Receiver<bool>,
     /// How long a read index may take.
     read_index_timeout: Duration,
+    /// Where findings of peers go.
+    findings: FindingSink,
 }
 
 impl RaftService {
     /// Serves `raft`, whose log is `log`.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the node that answers")]
     pub fn new(
         raft: Raft,
         log: Log,
@@ -54,8 +63,18 @@ impl RaftService {
         read_only: watch::Receiver<bool>,
         draining: watch::Receiver<bool>,
         read_index_timeout: Duration,
+        findings: FindingSink,
     ) -> Self {
-        RaftService { raft, log, data_dir, peers, read_only, draining, read_index_timeout }
+        RaftService {
+            raft,
+            log,
+            data_dir,
+            peers,
+            read_only,
+            draining,
+            read_index_timeout,
+            findings,
+        }
     }
 
     /// As a tonic service, with the raft port's limits.
@@ -65,14 +84,8 @@ impl RaftService {
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
     }
 
-    /// The peer that sent a request, by the session of its handshake.
     fn peer<T>(&self, request: &Request<T>) -> Result<u64, Status> {
-        request
-            .metadata()
-            .get_bin(SESSION_KEY)
-            .and_then(|value| value.to_bytes().ok())
-            .and_then(|session| self.peers.session(&session))
-            .ok_or_else(|| Status::unauthenticated("no session; hint: handshake first"))
+        sender(&self.peers, request)
     }
 
     /// A request of `peer` as openraft takes it, with every entry verified.
@@ -115,6 +128,16 @@ impl RaftService {
         };
         Ok((request, prev_chain))
     }
+}
+
+/// The peer that sent a request, by the session of its handshake.
+pub(super) fn sender<T>(peers: &Peers, request: &Request<T>) -> Result<u64, Status> {
+    request
+        .metadata()
+        .get_bin(SESSION_KEY)
+        .and_then(|value| value.to_bytes().ok())
+        .and_then(|session| peers.session(&session))
+        .ok_or_else(|| Status::unauthenticated("no session; hint: handshake first"))
 }
 
 /// Entries must follow each other, the first one `prev`, under terms that do not fall and are not
@@ -280,15 +303,18 @@ fn incoming(
 
 /// openraft's answer as a message, once the chain agrees.
 async fn answer(
-    log: &Log,
-    data_dir: &Path,
+    service: &RaftService,
     shared: &AppendStream,
     result: StreamAppendResult<TypeConfig>,
 ) -> Result<pb::AppendResponse, Status> {
     if let (Some(chain), Ok(_)) = (shared.pop(), &result) {
-        check_chain(log, data_dir, chain).await?;
+        check_chain(&service.log, &service.data_dir, chain).await?;
     }
-    Ok(pb::AppendResponse { result: Some(wire::result_to_pb(&result)), clock_unix_ns: unix_ns() })
+    Ok(pb::AppendResponse {
+        result: Some(wire::result_to_pb(&result)),
+        clock_unix_ns: unix_ns(),
+        read_only: *service.read_only.borrow(),
+    })
 }
 
 #[tonic::async_trait]
@@ -317,13 +343,13 @@ impl pb::raft_server::Raft for RaftService {
         let shared = Arc::new(AppendStream::default());
         let requests = incoming(self.clone(), peer, request.into_inner(), shared.clone());
         let results = Box::pin(self.raft.stream_append(requests));
-        let (log, data_dir) = (self.log.clone(), self.data_dir.clone());
+        let service = self.clone();
         let answers = futures_util::stream::unfold(Some(results), move |results| {
-            let (shared, log, dir) = (shared.clone(), log.clone(), data_dir.clone());
+            let (shared, service) = (shared.clone(), service.clone());
             async move {
                 let mut results = results?;
                 let answer = match results.next().await {
-                    Some(Ok(result)) => answer(&log, &dir, &shared, result).await,
+                    Some(Ok(result)) => answer(&service, &shared, result).await,
                     Some(Err(fatal)) => Err(Status::unavailable(fatal.to_string())),
                     None => Err(shared.take_failure()?),
                 };
@@ -380,6 +406,15 @@ impl pb::raft_server::Raft for RaftService {
             .await
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(pb::ReadIndexResponse { log_id: Some(wire::log_id_to_pb(&log_id)) }))
+    }
+
+    async fn record_finding(
+        &self,
+        request: Request<pb::RecordFindingRequest>,
+    ) -> Result<Response<pb::RecordFindingResponse>, Status> {
+        let peer = self.peer(&request)?;
+        (self.findings)(peer, request.into_inner().finding).await?;
+        Ok(Response::new(pb::RecordFindingResponse {}))
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use indelible_core::Hash;
 use indelible_core::limits::{CLIENT_MESSAGE_BYTES_MAX, READ_STREAMS_MAX};
 use indelible_proto::reason::{Reason, Rejected};
 use indelible_proto::v1;
@@ -16,12 +15,16 @@ use tonic::{Request, Response, Status};
 
 use super::caller::Caller;
 use super::edge;
+use super::key_history::key_history;
 use super::metrics::Metrics;
 use super::oversize::Oversize;
+use super::proofs::{self, PROOF_WAIT, bytes, range_proof};
+use super::proven::{self, Proof, Wanted};
 use super::read_stream::{ReadStream, record};
 use crate::node::Node;
 use crate::node::batcher::Appended;
 use crate::node::duplicates::failed;
+use crate::node::publish::Published;
 use crate::storage::ledger::{Head, Ledger, LedgerError};
 
 /// Serves one node.
@@ -58,20 +61,53 @@ impl AuditLogService {
             .map_err(|error| failed(&error))
     }
 
-    async fn try_append(&self, request: v1::AppendRequest) -> Result<Appended, Rejected> {
-        let append = edge::append(request)?;
-        self.node.batcher.append(append).await
+    async fn try_append(&self, request: v1::AppendRequest) -> Result<(Appended, Proof), Rejected> {
+        let began = Instant::now();
+        self.node.publication.check_appendable()?;
+        let wanted = Wanted::of(&request)?;
+        let appended = self.node.batcher.append(edge::append(request)?).await?;
+        let events = appended.runs.iter().map(|run| u64::from(run.count)).sum();
+        self.metrics.appended(events, began.elapsed());
+        let proof = match wanted {
+            None => Proof::none(),
+            Some(wanted) => {
+                let proof = proven::prove(&self.node, &appended, wanted).await;
+                self.metrics.proven(proof.ack, began.elapsed());
+                proof
+            }
+        };
+        Ok((appended, proof))
     }
 
     async fn try_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Rejected> {
         let head = self.node.reads.barrier(edge::level(request.level)?).await?;
         let index = request.index;
-        let found = self.ledger(move |ledger| ledger.record(index)).await?;
-        let found = found.ok_or_else(|| not_found(index, &head))?;
+        if index >= head.tree_size {
+            return Err(not_found(index, &head));
+        }
+        let checkpoint = match request.prove {
+            true => self.node.publication.wait(index + 1, false, PROOF_WAIT).await,
+            false => None,
+        };
+        let against = checkpoint.clone();
+        let found = self.ledger(move |ledger| {
+            let Some(found) = ledger.record(index)? else { return Ok(None) };
+            let prove = |newest: Arc<Published>| {
+                let records = std::slice::from_ref(&found);
+                ledger.prove_records(records, newest.checkpoint.size, &newest.checkpoint.root)
+            };
+            let proof = against.map(prove).transpose()?;
+            Ok(Some((found, proof)))
+        });
+        let (found, proof) = found.await?.ok_or_else(|| not_found(index, &head))?;
         Ok(v1::GetResponse {
             record: Some(record(found)),
             meta: Some(self.meta(&head)),
-            ..Default::default()
+            checkpoint: checkpoint.map(|newest| newest.note.clone()).unwrap_or_default(),
+            proof: proof.map(|proof| {
+                self.metrics.proved();
+                range_proof(proof)
+            }),
         })
     }
 
@@ -94,16 +130,72 @@ impl AuditLogService {
             draining: self.node.draining(),
             next: request.from,
             end,
+            publication: request.prove.then(|| self.node.publication.clone()),
+            sent: None,
+            metrics: self.metrics.clone(),
             _permit: permit,
         })
+    }
+
+    async fn try_get_checkpoint(
+        &self,
+        request: v1::GetCheckpointRequest,
+    ) -> Result<v1::GetCheckpointResponse, Rejected> {
+        let publication = &self.node.publication;
+        let wait = edge::checkpoint_wait(request.wait_ms)?;
+        let mut draining = self.node.draining();
+        let found = tokio::select! {
+            found = publication.wait(request.size_min, request.witnessed, wait) => found,
+            _ = draining.wait_for(|draining| *draining) => None,
+        };
+        // Too small is more than nothing: it shows how far the group is, and when it last signed.
+        let found = found.or_else(|| match request.witnessed {
+            true => publication.newest_witnessed(),
+            false => publication.newest(),
+        });
+        Ok(v1::GetCheckpointResponse {
+            checkpoint: found.map(|found| found.note.clone()).unwrap_or_default(),
+            node_id: self.node.identity.node_id,
+        })
+    }
+
+    async fn try_key_history(
+        &self,
+        request: v1::KeyHistoryRequest,
+    ) -> Result<v1::KeyHistoryResponse, Rejected> {
+        let head = *self.node.ledger.head().borrow();
+        let newest = self.node.publication.newest().map(|newest| newest.checkpoint.clone());
+        let known = match request.tree_size {
+            0 if newest.is_none() => {
+                let message = "this node has no checkpoint yet; hint: name a tree_size";
+                return Err(Rejected::new(Reason::NotFound, message));
+            }
+            0 => newest,
+            size => newest.filter(|newest| newest.size == size),
+        };
+        let size = match &known {
+            Some(known) => known.size,
+            None => size_or_current(request.tree_size, &head)?,
+        };
+        let ledger = self.node.ledger.clone();
+        let history = tokio::task::spawn_blocking(move || {
+            let root = known.map_or_else(|| ledger.root_at(size), |known| Ok(known.root));
+            key_history(&ledger, size, &root.map_err(|error| failed(&error))?)
+        });
+        history.await.map_err(|_| Rejected::new(Reason::Stopping, "the node is stopping"))?
     }
 
     async fn try_prove(&self, request: v1::ProveRequest) -> Result<v1::ProveResponse, Rejected> {
         let head = *self.node.ledger.head().borrow();
         let tree_size = size_or_current(request.tree_size, &head)?;
+        let leaves = edge::prove_range(&request)?;
+        if leaves.end > tree_size {
+            return Err(not_found(leaves.end - 1, &head));
+        }
         let index = request.index;
-        if index >= tree_size {
-            return Err(not_found(index, &head));
+        if request.to != 0 {
+            let proved = self.ledger(move |ledger| ledger.prove_range(leaves, tree_size)).await?;
+            return Ok(proofs::proved_range(proved));
         }
         let (root, proof, stored) = self
             .ledger(move |ledger| {
@@ -118,6 +210,7 @@ impl AuditLogService {
             root: bytes(&root),
             leaf: Bytes::copy_from_slice(&stored.leaf),
             proof: proof.iter().map(bytes).collect(),
+            ..Default::default()
         })
     }
 
@@ -158,10 +251,6 @@ impl AuditLogService {
     }
 }
 
-fn bytes(hash: &Hash) -> Bytes {
-    Bytes::copy_from_slice(&hash.0)
-}
-
 fn size_or_current(size: u64, head: &Head) -> Result<u64, Rejected> {
     match size {
         0 => Ok(head.tree_size),
@@ -188,6 +277,7 @@ impl AuditLog for AuditLogService {
     ) -> Result<Response<v1::OpenProducerResponse>, Status> {
         let caller = Caller::of(&request);
         let open = edge::open(request.into_inner(), caller).map_err(|why| self.refuse(why))?;
+        self.node.publication.check_appendable().map_err(|why| self.refuse(why))?;
         let opened = self.node.batcher.open(open).await.map_err(|why| self.refuse(why))?;
         Ok(Response::new(v1::OpenProducerResponse {
             epoch: opened.epoch,
@@ -201,11 +291,8 @@ impl AuditLog for AuditLogService {
         &self,
         request: Request<v1::AppendRequest>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
-        let began = Instant::now();
-        let appended =
+        let (appended, proof) =
             self.try_append(request.into_inner()).await.map_err(|why| self.refuse(why))?;
-        let events = appended.runs.iter().map(|run| u64::from(run.count)).sum();
-        self.metrics.appended(events, began.elapsed());
         let runs = appended
             .runs
             .iter()
@@ -221,7 +308,9 @@ impl AuditLog for AuditLogService {
             leaves: appended.leaves,
             salts: appended.salts,
             tree_size: appended.tree_size,
-            ..Default::default()
+            ack: proof.ack.into(),
+            checkpoint: proof.checkpoint,
+            proofs: proof.proofs,
         }))
     }
 
@@ -277,22 +366,26 @@ impl AuditLog for AuditLogService {
 
     async fn get_checkpoint(
         &self,
-        _request: Request<v1::GetCheckpointRequest>,
+        request: Request<v1::GetCheckpointRequest>,
     ) -> Result<Response<v1::GetCheckpointResponse>, Status> {
-        Err(Status::unimplemented("get_checkpoint"))
+        let response = self.try_get_checkpoint(request.into_inner()).await;
+        response.map(Response::new).map_err(|why| self.refuse(why))
     }
 
     async fn report_checkpoint(
         &self,
-        _request: Request<v1::ReportCheckpointRequest>,
+        request: Request<v1::ReportCheckpointRequest>,
     ) -> Result<Response<v1::ReportCheckpointResponse>, Status> {
-        Err(Status::unimplemented("report_checkpoint"))
+        let reported = self.node.publication.report(&request.get_ref().checkpoint).await;
+        let rolled_back = reported.map_err(|why| self.refuse(why))?;
+        Ok(Response::new(v1::ReportCheckpointResponse { rolled_back }))
     }
 
     async fn key_history(
         &self,
-        _request: Request<v1::KeyHistoryRequest>,
+        request: Request<v1::KeyHistoryRequest>,
     ) -> Result<Response<v1::KeyHistoryResponse>, Status> {
-        Err(Status::unimplemented("key_history"))
+        let response = self.try_key_history(request.into_inner()).await;
+        response.map(Response::new).map_err(|why| self.refuse(why))
     }
 }

@@ -139,8 +139,11 @@ impl Cluster for ClusterService {
 
     async fn accept_rollback(
         &self,
-        _request: Request<v1::AcceptRollbackRequest>,
+        request: Request<v1::AcceptRollbackRequest>,
     ) -> Result<Response<v1::AcceptRollbackResponse>, Status> {
-        Err(Status::unimplemented("accept_rollback"))
+        let caller = Caller::of(&request);
+        let why = edge::why(request.into_inner().reason, caller)?;
+        let index = self.node.publication.accept_rollback(why).await?;
+        Ok(Response::new(v1::AcceptRollbackResponse { index }))
     }
 }

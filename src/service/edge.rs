@@ -1,9 +1,13 @@
 //! Limits and shapes of requests. What is refused here was never stored, and the message says which
 //! limit it hit.
 
+use std::ops::Range;
+use std::time::Duration;
+
 use bytes::Bytes;
 use indelible_core::limits::{
-    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, EVENT_BYTES_MAX, NAME_BYTES_MAX,
+    APPEND_BYTES_MAX, APPEND_EVENTS_MAX, EVENT_BYTES_MAX, NAME_BYTES_MAX, PROOF_WAIT_MS_MAX,
+    PROVE_LEAVES_MAX,
 };
 use indelible_core::{Kind, ProducerId};
 use indelible_proto::reason::{Reason, Rejected, key};
@@ -97,6 +101,31 @@ pub fn level(level: Option<v1::ReadLevel>) -> Result<Level, Rejected> {
         Some(Pb::Linearizable(false) | Pb::Any(false)) => {
             Err(invalid("a read level that is set to false; hint: leave it out"))
         }
+    }
+}
+
+/// How long a caller wants to wait for a checkpoint.
+pub fn checkpoint_wait(wait_ms: u32) -> Result<Duration, Rejected> {
+    match wait_ms {
+        ms if ms > PROOF_WAIT_MS_MAX => Err(invalid(format!(
+            "wait_ms {ms}, the limit is {PROOF_WAIT_MS_MAX}; hint: ask again instead"
+        ))),
+        ms => Ok(Duration::from_millis(ms.into())),
+    }
+}
+
+/// The leaves that a proof is asked for; one, unless the request names a range.
+pub fn prove_range(request: &v1::ProveRequest) -> Result<Range<u64>, Rejected> {
+    let end = match request.to {
+        0 => request.index.saturating_add(1),
+        to => to,
+    };
+    match end.checked_sub(request.index) {
+        None | Some(0) => Err(invalid(format!("no leaf is in {}..{end}", request.index))),
+        Some(leaves) if leaves > PROVE_LEAVES_MAX => {
+            Err(too_large("leaves in a range", leaves as usize, PROVE_LEAVES_MAX as usize))
+        }
+        Some(_) => Ok(request.index..end),
     }
 }
 

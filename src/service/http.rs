@@ -1,4 +1,4 @@
-//! Probes for load balancers and orchestrators, and metrics.
+//! The HTTP port: probes for load balancers and orchestrators, metrics, and the public log.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use indelible_proto::v1;
 use serde_json::{Value, json};
 
 use super::metrics::Metrics;
+use super::tlog;
 use crate::node::Node;
 
 /// What the handlers share.
@@ -23,6 +24,7 @@ struct Shared {
 
 /// All paths of the HTTP port.
 pub fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
+    let public = tlog::router(node.clone(), metrics.clone());
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -30,6 +32,7 @@ pub fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
         .route("/replica", get(replica))
         .route("/metrics", get(metrics_text))
         .with_state(Shared { node, metrics })
+        .merge(public)
 }
 
 type Probe = (StatusCode, [(axum::http::HeaderName, &'static str); 1], String);

@@ -1,6 +1,6 @@
 //! What a node counts, in the Prometheus text format.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indelible_proto::reason::Reason;
@@ -12,9 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::checkpoint_metrics::CheckpointMetrics;
 use crate::node::Node;
 
-type Level = Gauge<u64, AtomicU64>;
+pub(super) type Level = Gauge<u64, AtomicU64>;
 
 /// Counters, and gauges that are read off the node when somebody asks.
 pub struct Metrics {
@@ -23,7 +24,61 @@ pub struct Metrics {
     append_seconds: Histogram,
     rejections: Family<Vec<(&'static str, &'static str)>, Counter>,
     reads: Counter,
+    proofs: Counter,
+    tiles: Counter,
+    proven_seconds: Histogram,
+    unproven: Counter,
+    witness: Family<Vec<(&'static str, String)>, Level>,
     gauges: Gauges,
+    checkpoints: CheckpointMetrics,
+    mending: Mending,
+}
+
+/// What the node counts of scrubbing and mending, as of the last look.
+#[derive(Default)]
+struct Mending {
+    scrub_bytes: Counter,
+    scrub_passes: Counter,
+    damages_found: Counter,
+    mended: Counter,
+    last_pass: Level,
+    pending: Level,
+    findings_waiting: Level,
+}
+
+impl Mending {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, counter) in [
+            ("scrub_bytes", "Bytes of segments re-read by the scrub", &self.scrub_bytes),
+            ("scrub_passes", "Passes of the scrub over all sealed segments", &self.scrub_passes),
+            ("damages_found", "Damaged places found", &self.damages_found),
+            ("mended", "Damaged places mended from peers", &self.mended),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        for (name, help, level) in [
+            ("scrub_last_pass_unix_seconds", "When the scrub last ended a pass", &self.last_pass),
+            ("damages_pending", "Damaged places that wait to be mended", &self.pending),
+            ("findings_waiting", "Findings not in the trail yet", &self.findings_waiting),
+        ] {
+            registry.register(name, help, level.clone());
+        }
+    }
+
+    fn look(&self, node: &Node) {
+        let numbers = &node.mend_numbers;
+        for (counter, value) in [
+            (&self.scrub_bytes, &numbers.scrubbed_bytes),
+            (&self.scrub_passes, &numbers.scrub_passes),
+            (&self.damages_found, &numbers.damages_found),
+            (&self.mended, &numbers.mended),
+        ] {
+            counter.inner().store(value.get(), Ordering::Relaxed);
+        }
+        self.last_pass.set(numbers.last_pass_unix_s.get());
+        self.pending.set(numbers.pending.get());
+        self.findings_waiting.set(node.findings.waiting_count() as u64);
+    }
 }
 
 #[derive(Default)]
@@ -39,6 +94,14 @@ struct Gauges {
     cache_bytes: Level,
     waiting_bytes: Level,
     read_only: Level,
+    checkpoint_size: Level,
+    checkpoint_unix_s: Level,
+    checkpoints_composed: Level,
+    cosigned: Level,
+    other_roots_asked: Level,
+    other_roots_answered: Level,
+    contradictions: Level,
+    rolled_back_from: Level,
 }
 
 impl Default for Metrics {
@@ -55,6 +118,9 @@ impl Metrics {
         let append_seconds = Histogram::new(exponential_buckets(0.000_25, 2.0, 14));
         let rejections = Family::default();
         let reads = Counter::default();
+        let (proofs, tiles) = (Counter::default(), Counter::default());
+        let proven_seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 14));
+        let (unproven, witness) = (Counter::default(), Family::default());
         let gauges = Gauges::default();
         registry.register(
             "append_events",
@@ -69,6 +135,20 @@ impl Metrics {
         );
         registry.register("rejections", "Requests refused, by reason", rejections.clone());
         registry.register("reads", "Reads begun", reads.clone());
+        registry.register("proofs", "Range proofs sent", proofs.clone());
+        registry.register("tiles", "Tiles and entry bundles sent", tiles.clone());
+        registry.register_with_unit(
+            "append_proven",
+            "Time from request to acknowledgement with a proof",
+            Unit::Seconds,
+            proven_seconds.clone(),
+        );
+        registry.register("append_unproven", "Appends whose proof was late", unproven.clone());
+        registry.register(
+            "witness",
+            "Of each witness: size and time of its last signature, and failures",
+            witness.clone(),
+        );
         let levels = [
             ("leader", "1 if this node leads", &gauges.leader),
             ("term", "Raft term", &gauges.term),
@@ -81,17 +161,76 @@ impl Metrics {
             ("log_cache_bytes", "Entries in memory, in bytes", &gauges.cache_bytes),
             ("append_waiting_bytes", "Appends waiting, in bytes", &gauges.waiting_bytes),
             ("read_only", "1 if the disk is nearly full", &gauges.read_only),
+            ("checkpoint_size", "Tree size of the newest checkpoint", &gauges.checkpoint_size),
+            (
+                "checkpoint_unix_seconds",
+                "When a majority had signed the newest checkpoint",
+                &gauges.checkpoint_unix_s,
+            ),
+            (
+                "checkpoints_composed",
+                "Checkpoints composed as the leader since the start",
+                &gauges.checkpoints_composed,
+            ),
+            ("cosigned", "Checkpoints cosigned since the start", &gauges.cosigned),
+            (
+                "other_roots_asked",
+                "Requests to sign a root that is not this node's, since the start",
+                &gauges.other_roots_asked,
+            ),
+            (
+                "other_roots_answered",
+                "Answers of nodes with another root to this leader, since the start",
+                &gauges.other_roots_answered,
+            ),
+            (
+                "contradictions",
+                "Checkpoints that are not in this trail, since the start",
+                &gauges.contradictions,
+            ),
+            (
+                "rolled_back_from",
+                "Tree size that the group has lost; 0 if it has not, or if that was accepted",
+                &gauges.rolled_back_from,
+            ),
         ];
         for (name, help, level) in levels {
             registry.register(name, help, level.clone());
         }
-        Metrics { registry, append_events, append_seconds, rejections, reads, gauges }
+        let mending = Mending::default();
+        mending.register(&mut registry);
+        let checkpoints = CheckpointMetrics::register(&mut registry);
+        Metrics {
+            registry,
+            append_events,
+            append_seconds,
+            rejections,
+            reads,
+            proofs,
+            tiles,
+            proven_seconds,
+            unproven,
+            witness,
+            gauges,
+            mending,
+            checkpoints,
+        }
     }
 
     /// Notes an acknowledged request.
     pub fn appended(&self, events: u64, took: Duration) {
         self.append_events.inc_by(events);
         self.append_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Notes how an append ended that asked for a proof.
+    pub fn proven(&self, ack: v1::AckLevel, took: Duration) {
+        match ack {
+            v1::AckLevel::Proven | v1::AckLevel::Witnessed => {
+                self.proven_seconds.observe(took.as_secs_f64());
+            }
+            v1::AckLevel::Unspecified | v1::AckLevel::Durable => drop(self.unproven.inc()),
+        }
     }
 
     /// Notes a refused request.
@@ -102,6 +241,16 @@ impl Metrics {
     /// Notes a read.
     pub fn read(&self) {
         self.reads.inc();
+    }
+
+    /// Notes a range proof.
+    pub fn proved(&self) {
+        self.proofs.inc();
+    }
+
+    /// Notes a tile or an entry bundle.
+    pub fn tile(&self) {
+        self.tiles.inc();
     }
 
     /// Everything, as text.
@@ -120,6 +269,32 @@ impl Metrics {
         gauges.cache_bytes.set(sizes.cache_bytes as u64);
         gauges.waiting_bytes.set(node.batcher.waiting_bytes() as u64);
         gauges.read_only.set(u64::from(*node.read_only.borrow()));
+        self.mending.look(node);
+        gauges.checkpoint_size.set(view.checkpoint_size);
+        gauges.checkpoint_unix_s.set(view.checkpoint_unix_s);
+        gauges.rolled_back_from.set(view.rolled_back_from);
+        let counters = node.publication.counters();
+        for (gauge, counter) in [
+            (&gauges.checkpoints_composed, &counters.composed),
+            (&gauges.cosigned, &counters.cosigned),
+            (&gauges.other_roots_asked, &counters.other_roots_asked),
+            (&gauges.other_roots_answered, &counters.other_roots_answered),
+            (&gauges.contradictions, &counters.contradictions),
+        ] {
+            gauge.set(counter.load(Ordering::Relaxed));
+        }
+        for witness in node.publication.witnesses() {
+            let figures = [
+                ("size", &witness.size),
+                ("signed_unix_seconds", &witness.signed_unix_s),
+                ("failures", &witness.failures),
+            ];
+            for (what, value) in figures {
+                let labels = vec![("witness", witness.name.clone()), ("what", what.to_owned())];
+                self.witness.get_or_create(&labels).set(value.load(Ordering::Relaxed));
+            }
+        }
+        self.checkpoints.read(&node.publication, view.tree_size);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text

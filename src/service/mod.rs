@@ -6,12 +6,18 @@
 
 pub mod audit_log;
 pub mod caller;
+mod checkpoint_metrics;
 pub mod cluster;
 pub mod edge;
 pub mod http;
+mod key_history;
 pub mod metrics;
 pub mod oversize;
+mod proofs;
+mod proven;
 mod read_stream;
+pub mod starting;
+mod tlog;
 
 pub use audit_log::AuditLogService;
 pub use cluster::ClusterService;

@@ -75,6 +75,12 @@ pub enum FrameFault {
     /// The chain does not lead from the entry before to this one.
     #[error("the frame's chain does not follow from the entry before")]
     Chain,
+    /// The body is not what the leaves in the head commit to.
+    #[error("the frame's events are not those that its leaves commit to")]
+    Commitment,
+    /// The disk cannot read it, or the file is gone.
+    #[error("the frame cannot be read")]
+    Unreadable,
     /// Zeros where an entry belongs.
     #[error("zeros where an entry belongs")]
     Missing,

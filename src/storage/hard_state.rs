@@ -69,7 +69,7 @@ impl HardState {
             out[16..24].copy_from_slice(&vote.node_id.to_le_bytes());
         }
         out[24..32].copy_from_slice(&self.boot_count.to_le_bytes());
-        // 32..80 is kept for the last signed size and root.
+        // 32..80 is reserved: the last signed size and root have a file of their own (`signed`).
         out[80..84].copy_from_slice(&(self.peer_boots.len() as u32).to_le_bytes());
         for (slot, (id, boot)) in
             out[PEERS_OFFSET..].chunks_exact_mut(PEER_SIZE).zip(&self.peer_boots)

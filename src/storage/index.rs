@@ -169,6 +169,19 @@ impl Index {
         self.db.scan_prefix([BLOCK]).map(|row| decode(row, decode_block))
     }
 
+    /// Blocks in order, beginning with the one that has this entry, which comes after `leaf`
+    /// leaves.
+    pub fn blocks_from(
+        &self,
+        leaf: LeafIndex,
+        entry: u64,
+    ) -> Result<impl Iterator<Item = Result<Vec<EntryRow>, IndexError>> + use<>, IndexError> {
+        let at = key2(BLOCK, leaf, entry);
+        let first = self.db.range(&[BLOCK][..]..=&at[..]).next_back().transpose()?;
+        let from = first.map_or(at.to_vec(), |(key, _)| key.to_vec());
+        Ok(self.db.range(from..vec![BLOCK + 1]).map(|row| decode(row, decode_block)))
+    }
+
     /// Where a producer stands.
     pub fn producer(&self, id: &ProducerId) -> Result<Option<ProducerRow>, IndexError> {
         let key = [&[PRODUCER][..], &id.0].concat();

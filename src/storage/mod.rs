@@ -1,9 +1,11 @@
 //! One node's durable state: what is on its disk, without Raft, network, clock or randomness.
 //!
 //! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]),
-//! how far all of it is durable ([`synced`]), and what a start makes of it ([`recovery`]).
+//! how far all of it is durable ([`synced`]), what a start makes of it ([`recovery`]), and how
+//! damage is turned back into what was written ([`mend`]).
 //! [`ledger`] is what follows from it and can be rebuilt: the [`tree`], the [`index`]. [`identity`]
-//! says whose disk it is, and [`check`] reads everything again.
+//! says whose disk it is, and [`check`] reads everything again. [`signed`] and [`notes`] remember
+//! what the node has vouched for.
 pub mod check;
 pub mod evidence;
 pub mod frame;
@@ -12,18 +14,27 @@ pub mod identity;
 pub mod index;
 pub mod ledger;
 pub mod log;
+pub mod log_key;
+pub mod mend;
+pub mod notes;
 pub mod recovery;
 pub mod rows;
 pub mod segment;
+pub mod signed;
 pub mod synced;
 pub mod tree;
 
 use std::path::Path;
 
+use crate::disk::{Dir, DirLock, DiskError};
+use hard_state::HARD_STATE_FILE;
 use identity::{Genesis, Identity, IdentityError};
 use ledger::{Ledger, LedgerError};
 use log::{Log, LogOptions, Recovered, SyncPolicy};
-use recovery::OpenError;
+use notes::Notes;
+use recovery::{OpenError, SEGMENTS_DIR};
+use signed::SignedMarker;
+use synced::SYNCED_FILE;
 
 /// All that a node has on its disk.
 #[derive(Debug)]
@@ -84,6 +95,18 @@ pub enum StorageError {
 impl Storage {
     /// Opens a data directory that `indelible init` or `indelible node-key` has made.
     pub fn open(dir: &Path, options: &StorageOptions) -> Result<Storage, StorageError> {
+        // Before a lock file is made where no node has ever been.
+        Identity::read(dir)?;
+        let lock = DirLock::acquire(dir).map_err(OpenError::from)?;
+        Self::open_locked(dir, options, lock)
+    }
+
+    /// As [`Self::open`], for the one who has locked the directory already, to mend it.
+    pub fn open_locked(
+        dir: &Path,
+        options: &StorageOptions,
+        lock: DirLock,
+    ) -> Result<Storage, StorageError> {
         let identity = Identity::read(dir)?;
         let genesis = Genesis::read(dir)?;
         if let Some(genesis) = &genesis
@@ -92,6 +115,7 @@ impl Storage {
             let (identity, genesis) = (identity.trail_id, genesis.trail_id);
             return Err(StorageError::Trail { identity, genesis });
         }
+        prepare(dir).map_err(OpenError::from)?;
         let log_options = LogOptions {
             segment_bytes: identity.segment_bytes,
             trail_id: identity.trail_id,
@@ -99,8 +123,23 @@ impl Storage {
             first_index_any: false,
             sync: options.sync,
         };
-        let (log, recovered) = Log::open(dir, log_options)?;
+        let (log, recovered) = Log::open_locked(dir, log_options, lock)?;
         let ledger = Ledger::open(log.clone(), dir, identity.trail_id)?;
         Ok(Storage { identity, genesis, log, ledger, recovered })
     }
+}
+
+/// Before the very first start: makes the files that say what this node has vouched for. Later they
+/// are missed if they are missing.
+fn prepare(dir: &Path) -> Result<(), DiskError> {
+    let data = Dir::open(dir, true)?;
+    let started = data.exists(HARD_STATE_FILE)? || data.exists(SYNCED_FILE)?;
+    // A survey makes the folder of segments; only what is in it says that there was a log.
+    let has_segments = data.exists(SEGMENTS_DIR)? && !data.subdir(SEGMENTS_DIR)?.list()?.is_empty();
+    if started || has_segments {
+        return Ok(());
+    }
+    // Crash before or after: the log has never been opened, so the next start makes both again.
+    SignedMarker::create(&data, None)?;
+    Notes::create(&data)
 }

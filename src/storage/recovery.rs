@@ -107,6 +107,15 @@ pub enum OpenError {
     },
 }
 
+impl From<LockError> for OpenError {
+    fn from(error: LockError) -> OpenError {
+        match error {
+            LockError::Disk(error) => OpenError::Disk(error),
+            held @ LockError::Held { .. } => OpenError::Locked(held),
+        }
+    }
+}
+
 /// What must be known to judge segments.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected {
@@ -217,8 +226,8 @@ pub fn damaged_marker(file: PathBuf) -> OpenError {
 }
 
 /// One segment, judged.
-struct Judged {
-    summary: Summary,
+pub(super) struct Judged {
+    pub(super) summary: Summary,
     sealed: bool,
     scanned: bool,
     tear: Option<Tear>,
@@ -226,7 +235,7 @@ struct Judged {
 
 /// Judges the segment that starts with entry `first`. `before` is the end of the one before it
 /// (next entry, chain), and `successor` the first entry of the one after it.
-fn judge(
+pub(super) fn judge(
     segments: &Dir,
     expected: &Expected,
     marker: &Synced,
@@ -280,7 +289,7 @@ fn judge(
 }
 
 /// The header of a segment file; none if it is damaged.
-fn read_header(
+pub(super) fn read_header(
     file: &File,
     first: u64,
     expected: &Expected,
@@ -300,7 +309,7 @@ fn read_header(
 }
 
 /// The summary in the footer of a sealed segment; none if the file does not end with a valid one.
-fn read_footer(
+pub(super) fn read_footer(
     reader: &mut Reader<'_>,
     header: &SegmentHeader,
 ) -> Result<Option<Summary>, DiskError> {
@@ -387,7 +396,7 @@ pub fn judge_footer(reader: &mut Reader<'_>, summary: &Summary) -> Result<Option
 
 /// Judges what follows the last good frame of the last segment, above the marker: nothing, a tear,
 /// or ambiguous.
-fn judge_tail(
+pub(super) fn judge_tail(
     reader: &mut Reader<'_>,
     summary: &Summary,
     fault: FrameFault,
@@ -464,6 +473,8 @@ pub struct Reader<'a> {
     start: u64,
     /// Bytes that one read asks for.
     read_bytes: usize,
+    /// Whether what the disk cannot read is taken for zeros, a page at a time.
+    lenient: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -475,12 +486,19 @@ impl<'a> Reader<'a> {
             buffer: Vec::new(),
             start: 0,
             read_bytes: READ_BYTES,
+            lenient: false,
         })
     }
 
     /// The same reader, asking for this many bytes at once.
     pub fn reading(mut self, read_bytes: usize) -> Reader<'a> {
         self.read_bytes = read_bytes;
+        self
+    }
+
+    /// The same reader, for files whose sectors may be lost: they read as zeros.
+    pub fn lenient(mut self) -> Reader<'a> {
+        self.lenient = true;
         self
     }
 
@@ -491,7 +509,17 @@ impl<'a> Reader<'a> {
         let end = self.start + self.buffer.len() as u64;
         if offset < self.start || offset + size as u64 > end {
             self.buffer.resize(size.max(left.min(self.read_bytes as u64) as usize), 0);
-            let count = self.file.read_at(&mut self.buffer, offset)?;
+            let count = match self.file.read_at(&mut self.buffer, offset) {
+                Ok(count) => count,
+                Err(_) if self.lenient => {
+                    self.read_pages(offset);
+                    self.buffer.len()
+                }
+                Err(error) => {
+                    self.buffer.clear();
+                    return Err(error);
+                }
+            };
             self.buffer.truncate(count);
             self.start = offset;
         }
@@ -499,8 +527,21 @@ impl<'a> Reader<'a> {
         Ok(&self.buffer[from..self.buffer.len().min(from + size)])
     }
 
+    /// Fills the buffer page by page, with zeros where that fails.
+    fn read_pages(&mut self, offset: u64) {
+        for (page, at) in self.buffer.chunks_mut(ZEROS.len()).zip((offset..).step_by(ZEROS.len())) {
+            page.fill(0);
+            if self.file.read_at(page, at).is_err() {
+                page.fill(0);
+            }
+        }
+    }
+
     /// The frame at this place, if its checksums are right.
-    fn frame(&mut self, location: Location) -> Result<Result<Scanned<'_>, FrameFault>, DiskError> {
+    pub(super) fn frame(
+        &mut self,
+        location: Location,
+    ) -> Result<Result<Scanned<'_>, FrameFault>, DiskError> {
         let bytes = self.bytes(location.offset, FRAME_HEADER_SIZE)?;
         if bytes.iter().all(|byte| *byte == 0) {
             return Ok(Err(FrameFault::Missing));
@@ -518,7 +559,7 @@ impl<'a> Reader<'a> {
     }
 
     /// One past the last byte from `from` on that is not zero; `from` if there is none.
-    fn nonzero_end(&mut self, from: u64) -> Result<u64, DiskError> {
+    pub(super) fn nonzero_end(&mut self, from: u64) -> Result<u64, DiskError> {
         let mut end = self.length;
         while end > from {
             let start = end.saturating_sub(READ_BYTES as u64).max(from);

@@ -20,6 +20,8 @@ pub const SAMPLE_STRIDE: u64 = 256 * 1024;
 /// Bytes of a footer without its tables.
 pub const FOOTER_SIZE_MIN: usize = FOOTER_HEADER_SIZE + FOOTER_TAIL_SIZE;
 
+/// Space reserved past the size that closes a segment, for the entry that closes it, in bytes.
+const SLACK_MAX: u64 = 64 * 1024;
 const SEGMENT_MAGIC: [u8; 8] = *b"INDSEGMT";
 const SEGMENT_VERSION: u32 = 1;
 const FOOTER_MAGIC: [u8; 8] = *b"INDSEALD";
@@ -37,10 +39,34 @@ const _: () = {
     assert!(SEGMENT_BYTES_MAX + FRAME_BYTES_MAX < u32::MAX as u64);
 };
 
+/// A segment, as others need to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Index of its first entry.
+    pub first: u64,
+    /// One past the index of its last entry.
+    pub next: u64,
+    /// Size of its file in bytes, once sealed.
+    pub bytes: u64,
+    /// The chain's link of its last entry.
+    pub chain: Chain,
+    /// Whether it is sealed: it never changes any more.
+    pub sealed: bool,
+}
+
 /// Whether a segment whose frames end at `frames_end` takes no more entries: the one that took it
 /// this far was its last.
 pub fn is_closed(frames_end: u64, segment_bytes: u64) -> bool {
     frames_end >= segment_bytes
+}
+
+/// Length in bytes of the file of a segment that is not sealed and whose frames end at
+/// `frames_end`. Not a multiple of eight, so that it is never that of a sealed one.
+pub fn reserved(frames_end: u64, segment_bytes: u64) -> u64 {
+    let usual = (segment_bytes + segment_bytes.min(SLACK_MAX)).next_multiple_of(4096) + 4;
+    // Only the entry that closes a segment can get past it. The file stays longer than its frames,
+    // so that a sealed segment is the only one that ends with something.
+    if frames_end < usual { usual } else { frames_end.next_multiple_of(4096) + 4096 + 4 }
 }
 
 /// Name of the segment that starts with entry `first`: names sort like indexes.
@@ -177,10 +203,24 @@ impl Summary {
         }
     }
 
+    /// What others need to know.
+    pub fn info(&self, sealed: bool) -> SegmentInfo {
+        let Summary { first, next, chain_after: chain, .. } = *self;
+        SegmentInfo { first, next, bytes: self.sealed_bytes(), chain, sealed }
+    }
+
+    /// Size in bytes of the file once it is sealed.
+    pub fn sealed_bytes(&self) -> u64 {
+        self.frames_end + self.footer_bytes() as u64
+    }
+
+    fn footer_bytes(&self) -> usize {
+        FOOTER_SIZE_MIN + self.leaders.len() * LEADER_SIZE + self.samples.len() * SAMPLE_SIZE
+    }
+
     /// The bytes that seal the segment.
     pub fn encode_footer(&self) -> Vec<u8> {
-        let size =
-            FOOTER_SIZE_MIN + self.leaders.len() * LEADER_SIZE + self.samples.len() * SAMPLE_SIZE;
+        let size = self.footer_bytes();
         let mut out = Vec::with_capacity(size);
         out.extend_from_slice(&FOOTER_MAGIC);
         out.extend_from_slice(&(self.leaders.len() as u32).to_le_bytes());

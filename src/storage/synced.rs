@@ -60,6 +60,12 @@ impl SyncedFile {
         Ok(SyncedFile { slots })
     }
 
+    /// Makes the marker anew, for a log of which the caller knows that it is durable so far.
+    pub fn create_as(dir: &Dir, synced: &Synced) -> Result<(), DiskError> {
+        assert!(synced.committed <= synced.next, "committed past the durable end: {synced:?}");
+        SlotFile::create(dir, SYNCED_FILE, MAGIC, &synced.encode()).map(|_| ())
+    }
+
     /// Opens the marker and reads it.
     pub fn open(dir: &Dir) -> Result<(SyncedFile, Synced), SlotsError> {
         let (slots, payload) = SlotFile::open(dir, SYNCED_FILE, MAGIC)?;

@@ -143,10 +143,15 @@ impl Tree {
         Ok(part.nodes()?[0])
     }
 
+    /// Hashes of consecutive complete nodes. The caller knows that the tree has them.
+    pub fn nodes(&self, level: u8, nodes: Range<u64>) -> Result<Vec<Hash>, DiskError> {
+        let part = self.read().part(level, nodes);
+        part.nodes()
+    }
+
     /// Hashes of consecutive leaves. The caller knows that the tree has them.
     pub fn leaf_hashes(&self, leaves: Range<LeafIndex>) -> Result<Vec<Hash>, DiskError> {
-        let part = self.read().part(0, leaves);
-        part.nodes()
+        self.nodes(0, leaves)
     }
 
     /// Root of the first `size` leaves. The caller knows that there are so many.

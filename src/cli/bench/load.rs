@@ -43,7 +43,9 @@ impl Load {
         let mut opened = Vec::with_capacity(producers);
         for number in 0..producers {
             let id = ProducerId(rand::random());
-            opened.push(client.producer(id, format!("bench-{number}")).open().await?);
+            opened.push(
+                client.producer(id, format!("bench-{number}")).ack(bench.ack.into()).open().await?,
+            );
         }
         let encode = |number| Bytes::from(event_of_size(number, bench.event_bytes).encode_to_vec());
         let events = Arc::new((0..EVENTS).map(encode).collect::<Vec<_>>());

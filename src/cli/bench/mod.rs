@@ -13,6 +13,7 @@ use indelible_client::Client;
 use serde::Serialize;
 
 use super::Global;
+use super::append::AckArg;
 use super::local_cluster::{LocalCluster, LocalOptions};
 use processes::Processes;
 
@@ -34,6 +35,9 @@ pub(super) struct Args {
     /// What the callers do.
     #[arg(long, value_enum, default_value_t = Mode::Sdk)]
     mode: Mode,
+    /// What the callers of `unary` and `sdk` wait for.
+    #[arg(long, value_enum, default_value_t = AckArg::Durable)]
+    ack: AckArg,
     /// How long to measure, after a warm-up of two seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -112,8 +116,8 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     if args.events.is_some() && args.mode != Mode::Bulk {
         bail!("--events goes with --mode bulk");
     }
-    if args.events.is_some() && args.mode != Mode::Bulk {
-        bail!("--events goes with --mode bulk");
+    if args.ack != AckArg::Durable && !matches!(args.mode, Mode::Unary | Mode::Sdk) {
+        bail!("--ack goes with --mode unary and --mode sdk");
     }
     let cluster = match args.spawn {
         true => Some(LocalCluster::start(LocalOptions::three()?)?),

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 use bytes::Bytes;
-use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX};
+use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, PROOF_WAIT_MS_MAX};
 use indelible_core::{LeafIndex, ProducerId};
 use indelible_proto::v1::{Event, OpenProducerRequest};
 use prost::Message;
@@ -24,16 +24,18 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::call::{OnUnknown, call_leader};
 use crate::options::{BUFFER_BYTES_DEFAULT, WINDOW_DEFAULT};
-use crate::{AppendError, CallError, Client};
-use receipt::{Receipt, Receipts};
+use crate::{Alarm, AppendError, CallError, Client, RolledBack};
+use receipt::{AckLevel, Receipt, Receipts};
 use request::{check_request, chunks};
-use ring::Item;
+use ring::{Item, Ring};
 use task::{ProducerTask, Progress};
 
 /// What an event costs in the buffer besides its bytes.
 const EVENT_OVERHEAD_BYTES: usize = 128;
 /// Smallest buffer: two requests of the largest size.
 const BUFFER_BYTES_MIN: usize = 2 * (APPEND_BYTES_MAX + APPEND_EVENTS_MAX * EVENT_OVERHEAD_BYTES);
+/// How long the proof of an append may take, unless told otherwise.
+const PROOF_WAIT_DEFAULT: Duration = Duration::from_secs(5);
 /// Items that wait for the task. The buffer's bytes are the real limit.
 const ITEMS_MAX: usize = 4096;
 
@@ -46,13 +48,56 @@ pub struct ProducerOptions {
     window: usize,
     buffer_bytes_max: usize,
     timeout: Duration,
+    known_last_seq: u64,
+    ask: Ask,
+}
+
+/// What is asked of every append.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask {
+    pub(crate) ack: AckLevel,
+    /// How long the proof may take.
+    pub(crate) proof_wait: Duration,
 }
 
 impl ProducerOptions {
     pub(crate) fn new(client: Client, id: ProducerId, name: String) -> ProducerOptions {
-        let timeout = client.options().request_timeout;
-        let (window, buffer_bytes_max) = (WINDOW_DEFAULT, BUFFER_BYTES_DEFAULT);
-        ProducerOptions { client, id, name, window, buffer_bytes_max, timeout }
+        ProducerOptions {
+            id,
+            name,
+            window: WINDOW_DEFAULT,
+            buffer_bytes_max: BUFFER_BYTES_DEFAULT,
+            timeout: client.options().request_timeout,
+            known_last_seq: 0,
+            ask: Ask { ack: AckLevel::Durable, proof_wait: PROOF_WAIT_DEFAULT },
+            client,
+        }
+    }
+
+    /// How much has to be true of an event before its append returns. If there is no proof within
+    /// [`ProducerOptions::proof_wait`], it returns all the same, as the event is recorded: the
+    /// receipt says which level was reached. Default: durable.
+    #[must_use]
+    pub fn ack(mut self, ack: AckLevel) -> Self {
+        self.ask.ack = ack;
+        self
+    }
+
+    /// Beyond durable: how long to wait for the proof. Default 5 s, at most a minute.
+    #[must_use]
+    pub fn proof_wait(mut self, wait: Duration) -> Self {
+        let longest = Duration::from_millis(PROOF_WAIT_MS_MAX.into());
+        self.ask.proof_wait = wait.clamp(Duration::from_millis(1), longest);
+        self
+    }
+
+    /// The last seq of this producer that is known to have been acknowledged, from a spool or an
+    /// earlier run. If the trail lacks it, opening fails: it was rolled back. What was acknowledged
+    /// to this very client is known anyway.
+    #[must_use]
+    pub fn known_last_seq(mut self, seq: u64) -> Self {
+        self.known_last_seq = seq;
+        self
     }
 
     /// Requests in flight at most, from 1. More than one are sent only while large ones are
@@ -80,6 +125,9 @@ impl ProducerOptions {
 
     /// Opens the producer under a new epoch, which fences every older instance. Recorded in the
     /// trail.
+    ///
+    /// # Errors
+    /// [`CallError::RolledBack`] if the trail lacks events that were acknowledged.
     pub async fn open(self) -> Result<Producer, CallError> {
         let request = OpenProducerRequest {
             producer_id: Bytes::copy_from_slice(&self.id.0),
@@ -95,14 +143,21 @@ impl ProducerOptions {
             async move { Ok(link.audit().open_producer(request).await?.into_inner()) }
         })
         .await?;
+        let known = self.known_last_seq.max(self.client.last_acknowledged(self.id));
+        if opened.last_seq < known {
+            let (producer, last_seq) = (self.id, opened.last_seq);
+            let rolled_back = RolledBack::Producer { producer, known, last_seq };
+            self.client.trust().alarms.raise(Alarm::RolledBack(rolled_back.clone()));
+            return Err(CallError::RolledBack(Box::new(rolled_back)));
+        }
         let space = Arc::new(Semaphore::new(self.buffer_bytes_max));
         let (items, inbox) = mpsc::channel(ITEMS_MAX);
         let progress = Progress::default();
         let task = ProducerTask::new(
             self.client,
             task::Opened { id: self.id, epoch: opened.epoch, opened: opened.opened },
-            opened.last_seq + 1,
-            self.window,
+            self.ask,
+            Ring::new(opened.last_seq + 1, self.window, self.ask.ack),
             inbox,
             progress.clone(),
         );

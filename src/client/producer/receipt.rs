@@ -5,11 +5,48 @@
 //! ones that were asked for.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use indelible_core::leaf::{LEAF_SIZE, commit};
-use indelible_core::{Kind, Leaf, LeafIndex, Salt};
-use indelible_proto::v1::AppendResponse;
+use indelible_core::leaf::{LEAF_SIZE, commit, leaf_hash};
+use indelible_core::merkle::ProofError;
+use indelible_core::proof_file::{Extra, ProofFile};
+use indelible_core::{Hash, Kind, Leaf, LeafIndex, Salt};
+use indelible_proto::v1::{self, AppendResponse, Event};
+use prost::Message;
+
+use crate::trust::proof::Unbelieved;
+use crate::{Client, Proof, Verification};
+
+/// How much is true of an event when its append returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum AckLevel {
+    /// It is on the disks of a majority.
+    #[default]
+    Durable,
+    /// ... and in the tree of a checkpoint that a majority has signed; the proof comes with it.
+    Proven,
+    /// ... and a witness outside the group has signed that checkpoint too.
+    Witnessed,
+}
+
+impl AckLevel {
+    pub(crate) fn to_wire(self) -> v1::AckLevel {
+        match self {
+            AckLevel::Durable => v1::AckLevel::Durable,
+            AckLevel::Proven => v1::AckLevel::Proven,
+            AckLevel::Witnessed => v1::AckLevel::Witnessed,
+        }
+    }
+
+    fn from_wire(level: v1::AckLevel) -> AckLevel {
+        match level {
+            v1::AckLevel::Proven => AckLevel::Proven,
+            v1::AckLevel::Witnessed => AckLevel::Witnessed,
+            v1::AckLevel::Unspecified | v1::AckLevel::Durable => AckLevel::Durable,
+        }
+    }
+}
 
 /// That one event is in the trail, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +63,35 @@ pub struct Receipt {
     pub duplicate: bool,
     /// A tree size that covers the event: reads at this level see it.
     pub tree_size: u64,
+    /// The level that was reached. Below the one that was asked for: the event is recorded, and its
+    /// proof is pending.
+    pub ack: AckLevel,
+    /// Whether the policy accepts the checkpoint that it was proven against.
+    pub verification: Verification,
+    proof: Option<Arc<Proof>>,
+}
+
+impl Receipt {
+    /// The checkpoint whose tree the event is in, and the proof. `None` while that is pending.
+    pub fn proof(&self) -> Option<&Proof> {
+        self.proof.as_deref()
+    }
+
+    /// A file that proves the event, this one, to anybody who has the policy, with no node at hand.
+    /// `None` while the proof is pending.
+    ///
+    /// NB: the event must be the one that was appended, encoded by the same version of the schema:
+    /// whoever verifies the file finds out otherwise. [`Receipt::proof_file_of`] takes its bytes.
+    pub fn proof_file(&self, event: &Event) -> Option<Result<ProofFile, ProofError>> {
+        self.proof_file_of(&event.encode_to_vec())
+    }
+
+    /// [`Receipt::proof_file`] for an event as it was encoded.
+    pub fn proof_file_of(&self, event: &[u8]) -> Option<Result<ProofFile, ProofError>> {
+        let content = Some((self.salt, event.to_vec()));
+        let extra = Extra { leaf: self.leaf.encode(), content };
+        Some(self.proof.as_ref()?.file(self.index, &extra))
+    }
 }
 
 /// Consecutive seqs at consecutive leaf indexes.
@@ -50,6 +116,10 @@ pub struct Receipts {
     /// 16 bytes an event.
     salts: Bytes,
     tree_size: u64,
+    ack: AckLevel,
+    verification: Verification,
+    /// One for each run that the response had, in order; none while they are pending.
+    proofs: Vec<Arc<Proof>>,
 }
 
 impl Receipts {
@@ -73,6 +143,26 @@ impl Receipts {
         self.tree_size
     }
 
+    /// The level that all of them have reached.
+    pub fn ack(&self) -> AckLevel {
+        self.ack
+    }
+
+    /// How far all of them were verified.
+    pub fn verification(&self) -> Verification {
+        self.verification
+    }
+
+    /// The leaves, 64 bytes each, in order.
+    pub(crate) fn leaves(&self) -> &[u8] {
+        &self.leaves
+    }
+
+    /// What they were proven against.
+    pub(crate) fn proofs(&self) -> &[Arc<Proof>] {
+        &self.proofs
+    }
+
     /// The receipt of the event at this position of the append.
     pub fn get(&self, position: usize) -> Option<Receipt> {
         if position >= self.count() {
@@ -87,13 +177,17 @@ impl Receipts {
             inside
         })?;
         let leaf = &self.leaves[position * LEAF_SIZE..][..LEAF_SIZE];
+        let index = run.first_index + before;
         Some(Receipt {
-            index: run.first_index + before,
+            index,
             seq: run.first_seq + before,
             leaf: Leaf::decode(leaf).ok()?,
             salt: Salt::from_slice(&self.salts[position * Salt::SIZE..][..Salt::SIZE])?,
             duplicate: run.duplicate,
             tree_size: self.tree_size,
+            ack: self.ack,
+            verification: self.verification,
+            proof: self.proofs.iter().find(|proof| proof.range().contains(&index)).cloned(),
         })
     }
 
@@ -125,6 +219,9 @@ impl Receipts {
             leaves: self.leaves.slice(range.start * LEAF_SIZE..range.end * LEAF_SIZE),
             salts: self.salts.slice(range.start * Salt::SIZE..range.end * Salt::SIZE),
             tree_size: self.tree_size,
+            ack: self.ack,
+            verification: self.verification,
+            proofs: self.proofs.clone(),
         }
     }
 
@@ -140,6 +237,13 @@ impl Receipts {
             leaves: join(|part| &part.leaves),
             salts: join(|part| &part.salts),
             tree_size: parts.iter().map(|part| part.tree_size).max().unwrap_or(0),
+            ack: parts.iter().map(|part| part.ack).min().unwrap_or_default(),
+            verification: parts
+                .iter()
+                .map(|part| part.verification)
+                .reduce(Verification::weaker)
+                .unwrap_or_default(),
+            proofs: parts.iter().flat_map(|part| part.proofs.iter().cloned()).collect(),
             runs: parts.into_iter().flat_map(|part| part.runs).collect(),
         }
     }
@@ -154,8 +258,63 @@ pub(super) struct Sent<'a> {
     pub(super) opened: LeafIndex,
 }
 
+/// The receipts in a response, with the proofs that it has for them; or the first seq that does not
+/// fit, and why.
+pub(super) fn verify_proven(
+    client: &Client,
+    sent: &Sent,
+    mut response: AppendResponse,
+) -> Result<Receipts, (u64, String)> {
+    let ack = AckLevel::from_wire(response.ack());
+    let (note, proofs) =
+        (std::mem::take(&mut response.checkpoint), std::mem::take(&mut response.proofs));
+    let mut receipts = verify(sent, response)?;
+    if client.policy().is_some() {
+        receipts.verification = Verification::Pending;
+    }
+    if ack > AckLevel::Durable {
+        receipts.prove(client, &note, proofs).map_err(|what| (sent.first_seq, what))?;
+        receipts.ack = ack;
+    }
+    Ok(receipts)
+}
+
+impl Receipts {
+    /// Holds every run against its proof, and the checkpoint against the policy. That the
+    /// checkpoint is of one history with others is not waited for here: it is looked after in the
+    /// background.
+    fn prove(
+        &mut self,
+        client: &Client,
+        note: &str,
+        proofs: Vec<v1::RangeProof>,
+    ) -> Result<(), String> {
+        if proofs.len() != self.runs.len() {
+            return Err(format!("{} proofs for {} runs", proofs.len(), self.runs.len()));
+        }
+        let checkpoint = client.trust().check(note)?;
+        let verification = match client.trust().one_history() {
+            Ok(()) => checkpoint.verification,
+            Err(_) => Verification::Pending,
+        };
+        let mut leaves = self.leaves.chunks_exact(LEAF_SIZE);
+        for (run, proof) in self.runs.iter().zip(proofs) {
+            let hashes: Vec<Hash> =
+                leaves.by_ref().take(run.count as usize).filter_map(hash_of).collect();
+            let proven = Unbelieved::new(checkpoint.clone(), proof, run.first_index, hashes)?;
+            self.proofs.push(proven.believed(verification));
+        }
+        self.verification = verification;
+        Ok(())
+    }
+}
+
+fn hash_of(leaf: &[u8]) -> Option<Hash> {
+    Some(leaf_hash(leaf.try_into().ok()?))
+}
+
 /// The receipts in a response, or the first seq that does not fit and why.
-pub(super) fn verify(sent: &Sent, response: AppendResponse) -> Result<Receipts, (u64, String)> {
+fn verify(sent: &Sent, response: AppendResponse) -> Result<Receipts, (u64, String)> {
     let count = sent.events.len();
     let lengths = [
         ("leaves", response.leaves.len(), count * LEAF_SIZE),
@@ -171,6 +330,7 @@ pub(super) fn verify(sent: &Sent, response: AppendResponse) -> Result<Receipts, 
         leaves: response.leaves,
         salts: response.salts,
         tree_size: response.tree_size,
+        ..Receipts::default()
     };
     for (position, event) in sent.events.iter().enumerate() {
         let seq = sent.first_seq + position as u64;
@@ -229,9 +389,8 @@ fn check(sent: &Sent, seq: u64, receipt: &Receipt, event: &[u8]) -> Result<(), &
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use indelible_proto::v1;
 
     const OPENED: u64 = 4;
 
@@ -275,6 +434,17 @@ mod tests {
             tree_size: 1000,
             ..Default::default()
         }
+    }
+
+    /// Receipts of runs at these leaf indexes, of these lengths.
+    pub(crate) fn receipts_at(runs: &[(u64, u32)]) -> Receipts {
+        let count: u32 = runs.iter().map(|(_, count)| count).sum();
+        let runs: Vec<_> = runs.iter().map(|(first, count)| (*count, *first, false)).collect();
+        let events = events(count.into());
+        let mut response = honest(7, &events, &runs);
+        response.tree_size = u64::MAX;
+        let sent = Sent { first_seq: 7, events: &events, kind: Kind::Event, opened: OPENED };
+        verify(&sent, response).expect("honest")
     }
 
     fn check_response(response: AppendResponse, events: &[Bytes]) -> Result<Receipts, u64> {

@@ -10,7 +10,7 @@ use futures_util::future::AbortHandle;
 use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::receipt::Receipts;
+use super::receipt::{AckLevel, Receipts};
 use crate::AppendError;
 
 /// Bytes that must be waiting before a batch is sent while another is in flight. Less waits for the
@@ -115,6 +115,8 @@ pub(super) struct Ring {
     /// In order of first sending; at most `window`.
     pub(super) batches: VecDeque<Batch>,
     window: usize,
+    /// Bytes that must be waiting before a batch is sent while another is in flight.
+    pipeline_bytes_min: usize,
     /// What the next event that has no number gets.
     next_seq: u64,
     /// Batches made so far.
@@ -122,9 +124,11 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(next_seq: u64, window: usize) -> Ring {
+    pub(super) fn new(next_seq: u64, window: usize, ack: AckLevel) -> Ring {
         let (queue, batches) = (VecDeque::new(), VecDeque::new());
-        Ring { queue, queue_bytes: 0, batches, window, next_seq, made: 0 }
+        // An answer with a proof is not on its way before the next checkpoint is signed.
+        let pipeline_bytes_min = if ack == AckLevel::Durable { PIPELINE_BYTES_MIN } else { 1 };
+        Ring { queue, queue_bytes: 0, batches, window, pipeline_bytes_min, next_seq, made: 0 }
     }
 
     pub(super) fn push(&mut self, item: Item) {
@@ -140,7 +144,7 @@ impl Ring {
     /// otherwise when enough has gathered and the window allows it. Returns whether it did.
     pub(super) fn form_batch(&mut self) -> bool {
         let in_flight = self.batches.len();
-        let hold = in_flight > 0 && self.queue_bytes < PIPELINE_BYTES_MIN;
+        let hold = in_flight > 0 && self.queue_bytes < self.pipeline_bytes_min;
         if in_flight >= self.window || hold {
             return false;
         }
@@ -230,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_idle_producer_sends_at_once_and_a_busy_one_gathers() {
-        let mut ring = Ring::new(1, 4);
+        let mut ring = Ring::new(1, 4, AckLevel::Durable);
         let mut outcomes = Vec::new();
         let mut push = |ring: &mut Ring, sizes: &[usize]| {
             let (item, outcome) = item(None, sizes);
@@ -254,7 +258,7 @@ mod tests {
 
     #[test]
     fn own_numbers_may_repeat_but_not_leave_gaps() {
-        let mut ring = Ring::new(10, 8);
+        let mut ring = Ring::new(10, 8, AckLevel::Durable);
         let (replay, _replayed) = item(Some(4), &[1, 1]);
         let (next, _next) = item(Some(10), &[1]);
         let (counted, _counted) = item(None, &[1]);
@@ -275,7 +279,7 @@ mod tests {
 
     #[test]
     fn what_nobody_waits_for_any_more_is_not_sent_and_takes_no_number() {
-        let mut ring = Ring::new(1, 1);
+        let mut ring = Ring::new(1, 1, AckLevel::Durable);
         let (gone, outcome) = item(None, &[1]);
         drop(outcome);
         let (here, _outcome) = item(None, &[1]);

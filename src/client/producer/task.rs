@@ -22,12 +22,13 @@ use indelible_proto::{Reason, Rejected};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::receipt::{Receipts, Sent, verify};
+use super::Ask;
+use super::receipt::{AckLevel, Receipts, Sent, verify_proven};
 use super::ring::{Item, Ring};
 use crate::call::Patience;
 use crate::error::Failure;
 use crate::table::{Link, Route};
-use crate::{AppendError, Client};
+use crate::{Alarm, AppendError, Client, Evidence, RolledBack};
 
 /// Items taken from the inbox at once.
 const INBOX_MAX: usize = 1024;
@@ -66,6 +67,7 @@ impl Progress {
 pub(super) struct ProducerTask {
     client: Client,
     opened: Opened,
+    ask: Ask,
     inbox: mpsc::Receiver<Item>,
     /// Every handle is gone; nothing new comes.
     closed: bool,
@@ -107,17 +109,18 @@ impl ProducerTask {
     pub(super) fn new(
         client: Client,
         opened: Opened,
-        next_seq: u64,
-        window: usize,
+        ask: Ask,
+        ring: Ring,
         inbox: mpsc::Receiver<Item>,
         progress: Progress,
     ) -> ProducerTask {
         ProducerTask {
             client,
             opened,
+            ask,
             inbox,
             closed: false,
-            ring: Ring::new(next_seq, window),
+            ring,
             attempts: FuturesUnordered::new(),
             leadership: None,
             pause: None,
@@ -209,11 +212,11 @@ impl ProducerTask {
         batch.waiting = false;
         batch.attempts += 1;
         let attempt = request(
+            self.client.clone(),
             route.clone(),
-            self.opened,
+            (self.opened, self.ask),
             (batch.id, batch.attempts),
             (batch.first_seq, batch.events.clone()),
-            self.client.options().attempt_timeout,
         );
         let (attempt, handle) = abortable(attempt);
         batch.under_way.push(handle);
@@ -233,11 +236,14 @@ impl ProducerTask {
                 self.impossible = 0;
                 self.progress.set(None);
                 let batch = self.ring.batches.remove(position).expect("the position was found");
+                self.client.note_acknowledged(self.opened.id, batch.end_seq() - 1);
+                self.look_after(&receipts, &attempt.link);
                 batch.resolve(&receipts);
             }
             Err(Error::Receipt(seq, what)) => {
                 let (node_id, addr) = (attempt.link.node_id, attempt.link.addr.to_string());
-                tracing::error!(node_id, addr, seq, what, "a receipt does not verify");
+                let evidence = Evidence::new([], format!("the receipt for seq {seq}"));
+                self.client.accuse(&attempt.link, format!("its receipt: {what}"), evidence);
                 self.stop(position, &AppendError::ReceiptBroken { node_id, addr, seq, what });
             }
             // While a newer attempt is under way, only that one's failure counts.
@@ -246,6 +252,16 @@ impl ProducerTask {
                 self.progress.set(Some(failure.text()));
                 self.on_failure(position, &failure, &attempt.link, attempt.leadership);
             }
+        }
+    }
+
+    /// With a policy: receipts are settled in the background, and their checkpoints linked.
+    fn look_after(&self, receipts: &Receipts, link: &Link) {
+        let Some(settling) = self.client.trust().settling.get() else { return };
+        if !receipts.verification().is_verified() {
+            settling.keep(receipts, self.opened.id, link);
+        } else if let Some(proof) = receipts.proofs().first() {
+            settling.link(&proof.checkpoint);
         }
     }
 
@@ -295,10 +311,28 @@ impl ProducerTask {
         self.impossible += 1;
         if self.impossible > IMPOSSIBLE_MAX {
             let first_seq = self.ring.batches[position].first_seq;
-            tracing::error!(first_seq, %rejected, "the trail lacks what it acknowledged");
-            return self.stop(position, &AppendError::Rejected(Box::new(rejected.clone())));
+            tracing::error!(first_seq, %rejected, "refused for what cannot be");
+            let error = self.rolled_back(rejected);
+            let refused = || AppendError::Rejected(Box::new(rejected.clone()));
+            return self.stop(position, &error.unwrap_or_else(refused));
         }
         self.pause = Some(Instant::now() + self.patience.tick());
+    }
+
+    /// Whether the trail lacks what it had acknowledged to this client.
+    fn rolled_back(&self, rejected: &Rejected) -> Option<AppendError> {
+        let (producer, known) = (self.opened.id, self.client.last_acknowledged(self.opened.id));
+        let last_seq = match rejected.reason {
+            Reason::SeqGap => rejected.expected()?.saturating_sub(1),
+            // It does not know the producer at all.
+            _ => 0,
+        };
+        if last_seq >= known {
+            return None;
+        }
+        let rolled_back = RolledBack::Producer { producer, known, last_seq };
+        self.client.trust().alarms.raise(Alarm::RolledBack(rolled_back.clone()));
+        Some(AppendError::RolledBack(Box::new(rolled_back)))
     }
 
     /// Fails one batch for good. What is behind it cannot keep its seq, so the producer stops; what
@@ -318,18 +352,23 @@ impl ProducerTask {
 
 /// One request, to its verified end.
 async fn request(
+    client: Client,
     route: Route,
-    opened: Opened,
+    (opened, ask): (Opened, Ask),
     (batch, number): (u64, u32),
     (first_seq, events): (u64, Vec<Bytes>),
-    limit: Duration,
 ) -> Attempt {
+    let is_proven = ask.ack > AckLevel::Durable;
+    let proof_wait = if is_proven { ask.proof_wait } else { Duration::ZERO };
+    let limit = client.options().attempt_timeout + proof_wait;
     let request = AppendRequest {
         producer_id: Bytes::copy_from_slice(&opened.id.0),
         epoch: opened.epoch,
         first_seq,
         events: events.clone(),
         kind: indelible_proto::v1::Kind::Event.into(),
+        ack: ask.ack.to_wire().into(),
+        proof_wait_ms: proof_wait.as_millis() as u32,
         ..Default::default()
     };
     let (leadership, link) = (route.leadership(), route.link);
@@ -340,7 +379,8 @@ async fn request(
         Ok(Ok(response)) => {
             let (kind, opened) = (Kind::Event, opened.opened);
             let sent = Sent { first_seq, events: &events, kind, opened };
-            verify(&sent, response.into_inner()).map_err(|(seq, what)| Error::Receipt(seq, what))
+            verify_proven(&client, &sent, response.into_inner())
+                .map_err(|(seq, what)| Error::Receipt(seq, what))
         }
     };
     drop(in_flight);

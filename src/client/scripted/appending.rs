@@ -8,7 +8,11 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::fake::{Act, Fake};
-use crate::{AppendError, Client, Event, Level, Producer, ProducerId, Reason, Rejected};
+use super::trail::{now_s, policy, sign};
+use crate::{
+    AckLevel, Alarm, AppendError, CallError, Client, Event, Level, Options, Producer, ProducerId,
+    Reason, Rejected, RolledBack, Verification,
+};
 
 const ID: ProducerId = ProducerId([5; 16]);
 
@@ -144,8 +148,9 @@ async fn a_gap_that_cannot_be_stops_the_producer_in_the_end() {
     producer.append(Event::new("a", "b", "c")).await.expect("recorded");
     fake.node(1).script((0..100).map(|_| Act::Refuse(gap())));
     let error = producer.append(Event::new("a", "b", "c")).await.expect_err("lost events");
-    let AppendError::Rejected(rejected) = error else { panic!("{error}") };
-    assert_eq!(rejected.expected(), Some(1));
+    let AppendError::RolledBack(lost) = error else { panic!("{error}") };
+    assert_eq!(*lost, RolledBack::Producer { producer: ID, known: 2, last_seq: 0 });
+    assert_eq!(client.alarms().try_next(), Some(Alarm::RolledBack(*lost)));
 }
 
 #[tokio::test]
@@ -233,4 +238,133 @@ async fn a_refusal_stops_only_what_cannot_go_on() {
     assert_eq!(rejected.metadata.get(key::LIMIT), Some(&7));
     let error = producer.append(Event::new("a", "b", "c")).await.expect_err("stopped");
     assert!(matches!(error, AppendError::Stopped(_)), "{error}");
+}
+
+/// The AckLevel and Verification of one append by a client with the policy.
+async fn proven(fake: &Fake, ack: AckLevel) -> (Client, Producer) {
+    let client = fake.verifier().await;
+    let producer = client.producer(ID, "test").ack(ack).open().await.expect("opens");
+    (client, producer)
+}
+
+#[tokio::test]
+async fn a_proven_append_brings_a_file_that_stands_alone() {
+    let fake = Fake::start(3).await;
+    for ack in [AckLevel::Proven, AckLevel::Witnessed] {
+        let (_client, producer) = proven(&fake, ack).await;
+        let event = Event::new("alice", "delete", "invoice/7");
+        let receipt = producer.append(event.clone()).await.expect("recorded");
+        assert_eq!(receipt.ack, ack);
+        assert_eq!(receipt.verification.checkpoint_size(), Some(receipt.index + 1));
+        let file = receipt.proof_file(&event).expect("a proof").expect("fits");
+        let parsed = crate::ProofFile::parse(&file.to_string()).expect("parses");
+        let record = parsed.verify(&policy()).expect("verifies");
+        assert_eq!((record.index, record.leaf), (receipt.index, receipt.leaf));
+        let other = receipt.proof_file(&Event::new("bob", "did", "it")).expect("a proof");
+        other.expect("is made").verify(&policy()).expect_err("another event");
+    }
+}
+
+#[tokio::test]
+async fn many_proven_receipts_share_proofs() {
+    let fake = Fake::start(3).await;
+    let (_client, producer) = proven(&fake, AckLevel::Proven).await;
+    let events = encoded(1500, 900);
+    let receipts = producer.append_encoded(events.clone()).await.expect("recorded");
+    assert_eq!((receipts.count(), receipts.ack()), (1500, AckLevel::Proven));
+    assert!(receipts.verification().is_verified());
+    for position in [0, 1, 700, 1499] {
+        let receipt = receipts.get(position).expect("there");
+        let file = receipt.proof_file_of(&events[position]).expect("a proof").expect("fits");
+        file.verify(&policy()).expect("verifies");
+    }
+    // Recorded before, and proven all the same.
+    let again = producer.append_at(1, events[..3].to_vec()).await.expect("recorded");
+    assert_eq!((again.duplicates(), again.ack()), (3, AckLevel::Proven));
+    let file = again.get(2).expect("there").proof_file_of(&events[2]).expect("a proof");
+    file.expect("fits").verify(&policy()).expect("verifies");
+}
+
+#[tokio::test]
+async fn without_a_checkpoint_in_time_the_proof_is_pending_and_nothing_has_failed() {
+    let fake = Fake::start(3).await;
+    fake.trail().signs = false;
+    let (client, producer) = proven(&fake, AckLevel::Proven).await;
+    let event = Event::new("a", "b", "c");
+    let receipt = producer.append(event.clone()).await.expect("recorded");
+    assert_eq!((receipt.ack, receipt.verification), (AckLevel::Durable, Verification::Pending));
+    assert!(receipt.proof().is_none() && receipt.proof_file(&event).is_none());
+    assert_eq!(client.unsettled(), 1, "it is settled later");
+    fake.trail().publish();
+    assert!(client.settled(Duration::from_secs(10)).await);
+}
+
+#[tokio::test]
+async fn without_a_policy_a_proof_is_kept_but_not_believed() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = client.producer(ID, "test").ack(AckLevel::Proven).open().await.expect("opens");
+    let event = Event::new("a", "b", "c");
+    let receipt = producer.append(event.clone()).await.expect("recorded");
+    assert_eq!((receipt.ack, receipt.verification), (AckLevel::Proven, Verification::Unverified));
+    let file = receipt.proof_file(&event).expect("a proof").expect("fits");
+    file.verify(&policy()).expect("another can verify it");
+    assert_eq!(client.unsettled(), 0, "nothing to settle it with");
+}
+
+#[tokio::test]
+async fn a_proof_that_proves_nothing_is_no_receipt() {
+    let lies: [fn(&mut indelible_proto::v1::AppendResponse); 4] = [
+        |response| response.proofs.clear(),
+        |response| response.checkpoint.clear(),
+        |response| response.proofs[0].left[0] = Bytes::from_static(&[7; 32]),
+        // Signed by one node, and by somebody with the log's key.
+        |response| {
+            let forged = indelible_core::Hash([7; 32]);
+            response.checkpoint = sign(response.tree_size, forged, &[2], now_s(), false);
+        },
+    ];
+    for lie in lies {
+        let fake = Fake::start(3).await;
+        let (client, producer) = proven(&fake, AckLevel::Proven).await;
+        fake.node(1).script([Act::Lie(lie)]);
+        let error = producer.append(Event::new("a", "b", "c")).await.expect_err("a lie");
+        assert!(matches!(error, AppendError::ReceiptBroken { node_id: 1, .. }), "{error}");
+        let Some(Alarm::NodeLied(lie)) = client.alarms().try_next() else { panic!("no alarm") };
+        assert_eq!(lie.node_id, 1);
+        assert_eq!(client.leader(), None, "a liar does not lead this client");
+    }
+}
+
+#[tokio::test]
+async fn acknowledged_seqs_that_are_gone_are_noticed_when_a_producer_is_opened() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let producer = open(&client).await;
+    producer.append_bulk((0..5).map(|_| Event::new("a", "b", "c"))).await.expect("recorded");
+    // From a spool of its own, a caller knows more than this client.
+    let known = client.producer(ID, "test").known_last_seq(5).open().await;
+    assert_eq!(known.expect("all are there").last_seq(), 5);
+    let missing = client.producer(ID, "test").known_last_seq(6).open().await;
+    let Err(CallError::RolledBack(lost)) = missing else { panic!("it opened") };
+    assert_eq!(*lost, RolledBack::Producer { producer: ID, known: 6, last_seq: 5 });
+    // The client knows what was acknowledged to it.
+    fake.trail().records.truncate(4);
+    let last = fake.trail().producers.values_mut().next().map(|known| known.2 = 2);
+    assert_eq!(last, Some(()));
+    let Err(CallError::RolledBack(lost)) = client.producer(ID, "test").open().await else {
+        panic!("it opened")
+    };
+    assert_eq!(*lost, RolledBack::Producer { producer: ID, known: 5, last_seq: 2 });
+}
+
+#[tokio::test]
+async fn the_policy_is_refused_for_another_trail() {
+    let fake = Fake::start(1).await;
+    let policy = policy().to_string().replace("example.com/trail+", "example.com/other+");
+    assert!(policy.parse::<crate::Policy>().is_err(), "names are part of the key ids");
+    let other = super::trail::policy_of("example.com/other");
+    let options = Options { policy: Some(other), ..fake.options() };
+    let Err(error) = Client::connect_with(options).await else { panic!("it connected") };
+    assert!(error.to_string().contains("example.com/other"), "{error}");
 }

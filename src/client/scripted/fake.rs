@@ -1,23 +1,20 @@
 //! Nodes that answer as they are told: real sockets and real gRPC around a trail in memory.
 
-use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use indelible_core::leaf::commit;
-use indelible_core::merkle;
-use indelible_core::{Hash, Kind, Leaf, Salt};
-use indelible_proto::v1::audit_log_server::{AuditLog, AuditLogServer};
-use indelible_proto::v1::cluster_server::{Cluster, ClusterServer};
+use indelible_core::{Kind, Leaf, Salt};
+use indelible_proto::v1::audit_log_server::AuditLogServer;
+use indelible_proto::v1::cluster_server::ClusterServer;
 use indelible_proto::v1::*;
-use indelible_proto::{LeaderHint, Reason, Rejected, reason::key};
+use indelible_proto::{LeaderHint, Reason, Rejected};
 use tokio::sync::watch;
-use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::TcpListenerStream;
 
+use super::services::Handle;
+use super::trail::{ORIGIN, Trail, log_signer, node_signer, policy};
 use crate::{Client, Options};
 
 /// What a node does with one append or read instead of answering honestly.
@@ -37,15 +34,30 @@ pub(crate) enum Act {
 /// A cluster of scripted nodes with one trail.
 pub(crate) struct Fake {
     pub(crate) nodes: Vec<Arc<Node>>,
-    pub(crate) trail: Arc<Mutex<Trail>>,
+    pub(crate) trail: SharedTrail,
+}
+
+/// Shared by the nodes that tell the same story.
+pub(crate) type SharedTrail = Arc<Mutex<Trail>>;
+
+/// What a node makes of its honest answers, from now on.
+#[derive(Default, Clone, Copy)]
+pub(crate) struct Twist {
+    pub(crate) get: Option<fn(&mut GetResponse)>,
+    pub(crate) read: Option<fn(&mut ReadResponse)>,
+    pub(crate) checkpoint: Option<fn(&mut GetCheckpointResponse)>,
+    pub(crate) prove: Option<fn(&mut ProveResponse)>,
+    pub(crate) consistency: Option<fn(&mut ProveConsistencyResponse)>,
 }
 
 /// One node.
 pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) addr: String,
-    view: watch::Sender<ClusterView>,
-    trail: Arc<Mutex<Trail>>,
+    pub(super) view: watch::Sender<ClusterView>,
+    /// What it shows; most nodes share one.
+    shown: Mutex<SharedTrail>,
+    twist: Mutex<Twist>,
     /// What to do with the next calls; honest when empty.
     script: Mutex<VecDeque<Act>>,
     /// (first seq, events) of every append that came, `(index, 0)` of every read.
@@ -54,18 +66,10 @@ pub(crate) struct Node {
     called: watch::Sender<usize>,
 }
 
-/// What is recorded.
-#[derive(Default)]
-pub(crate) struct Trail {
-    pub(crate) records: Vec<Record>,
-    /// (epoch, opened, last seq).
-    producers: HashMap<Bytes, (u64, u64, u64)>,
-}
-
 impl Fake {
     /// Nodes 1 to `count`; node 1 leads term 1.
     pub(crate) async fn start(count: u64) -> Fake {
-        let trail = Arc::new(Mutex::new(Trail::default()));
+        let trail = Arc::new(Mutex::new(Trail { signs: true, ..Trail::default() }));
         trail.lock().expect("lock").push(Kind::Membership, 0, 0, Salt::default(), b"genesis");
         let mut nodes = Vec::new();
         for id in 1..=count {
@@ -75,7 +79,8 @@ impl Fake {
                 id,
                 addr,
                 view: watch::Sender::new(ClusterView::default()),
-                trail: trail.clone(),
+                shown: Mutex::new(trail.clone()),
+                twist: Mutex::default(),
                 script: Mutex::default(),
                 calls: Mutex::default(),
                 called: watch::Sender::new(0),
@@ -104,11 +109,14 @@ impl Fake {
         let member = |node: &Arc<Node>| indelible_proto::v1::Node {
             id: node.id,
             client_addr: node.addr.clone(),
+            public_key: Bytes::copy_from_slice(&node_signer(node.id).verifier().public_key),
             voter: true,
             ..Default::default()
         };
         node.view.send_replace(ClusterView {
             trail_id: Bytes::from_static(&[9; 16]),
+            origin: ORIGIN.into(),
+            log_key: log_signer().verifier().to_string(),
             node_id: node.id,
             role: role.into(),
             state: ServingState::Serving.into(),
@@ -125,11 +133,32 @@ impl Fake {
 
     /// A client that knows node 1.
     pub(crate) async fn client(&self) -> Client {
+        Client::connect_with(self.options()).await.expect("a node answers")
+    }
+
+    /// A client with the policy that fits, connected to every node.
+    pub(crate) async fn verifier(&self) -> Client {
+        self.connect(Options { policy: Some(policy()), ..self.options() }).await
+    }
+
+    /// A client that is connected to every node.
+    pub(crate) async fn connect(&self, options: Options) -> Client {
+        let client = Client::connect_with(options).await.expect("a node answers");
+        assert!(client.status().await.iter().all(|node| node.view.is_ok()));
+        client
+    }
+
+    pub(crate) fn options(&self) -> Options {
         let mut options = Options::new([&self.nodes[0].addr]).expect("valid");
         // No test may pass because an attempt timed out and was repeated.
         options.attempt_timeout = Duration::from_secs(3600);
         options.request_timeout = Duration::from_secs(10);
-        Client::connect_with(options).await.expect("a node answers")
+        options.settle_every = Duration::from_millis(10);
+        options
+    }
+
+    pub(crate) fn trail(&self) -> MutexGuard<'_, Trail> {
+        self.trail.lock().expect("lock")
     }
 
     /// Events of kind 1 in the trail: (seq, event).
@@ -163,278 +192,30 @@ impl Node {
         Rejected::new(Reason::NotLeader, "not the leader").leader(hint)
     }
 
-    fn next_act(&self, call: (u64, usize)) -> Option<Act> {
+    /// Shows another trail from now on.
+    pub(crate) fn show(&self, trail: &SharedTrail) {
+        *self.shown.lock().expect("lock") = trail.clone();
+    }
+
+    /// Twists its answers from now on.
+    pub(crate) fn twist(&self, twist: Twist) {
+        *self.twist.lock().expect("lock") = twist;
+    }
+
+    pub(super) fn twisted(&self) -> Twist {
+        *self.twist.lock().expect("lock")
+    }
+
+    pub(super) fn next_act(&self, call: (u64, usize)) -> Option<Act> {
         self.calls.lock().expect("lock").push(call);
         let act = self.script.lock().expect("lock").pop_front();
         self.called.send_modify(|count| *count += 1);
         act
     }
 
-    fn trail(&self) -> MutexGuard<'_, Trail> {
-        self.trail.lock().expect("lock")
-    }
-}
-
-impl Trail {
-    fn push(&mut self, kind: Kind, opened: u64, seq: u64, salt: Salt, event: &[u8]) -> u64 {
-        let index = self.records.len() as u64;
-        let leaf = Leaf {
-            kind,
-            retention_class: 0,
-            event_size: event.len() as u32,
-            received: index,
-            opened,
-            seq,
-            commitment: commit(&salt, event),
-        };
-        self.records.push(Record {
-            index,
-            leaf: Bytes::copy_from_slice(&leaf.encode()),
-            salt: Bytes::copy_from_slice(&salt.0),
-            event: Bytes::copy_from_slice(event),
-        });
-        index
-    }
-
-    fn append(&mut self, request: &AppendRequest) -> Result<AppendResponse, Rejected> {
-        let unknown = || Rejected::new(Reason::ProducerUnknown, "unknown producer");
-        let producer = self.producers.get(&request.producer_id);
-        let (epoch, opened, mut last) = *producer.ok_or_else(unknown)?;
-        if request.epoch != epoch {
-            return Err(Rejected::new(Reason::ProducerFenced, "fenced").with(key::EPOCH, epoch));
-        }
-        if request.first_seq > last + 1 {
-            let gap = Rejected::new(Reason::SeqGap, "gap").with(key::EXPECTED, last + 1);
-            return Err(gap);
-        }
-        let mut response = AppendResponse::default();
-        let (mut leaves, mut salts) = (Vec::new(), Vec::new());
-        for (seq, event) in (request.first_seq..).zip(&request.events) {
-            let duplicate = seq <= last;
-            let index = if duplicate {
-                self.find(seq, event)?
-            } else {
-                last = seq;
-                self.push(Kind::Event, opened, seq, Salt(rand::random()), event)
-            };
-            let record = &self.records[index as usize];
-            leaves.extend_from_slice(&record.leaf);
-            salts.extend_from_slice(&record.salt);
-            response.runs.push(Run { first_seq: seq, first_leaf: index, count: 1, duplicate });
-        }
-        self.producers.insert(request.producer_id.clone(), (epoch, opened, last));
-        (response.leaves, response.salts) = (leaves.into(), salts.into());
-        response.tree_size = self.records.len() as u64;
-        Ok(response)
-    }
-
-    /// Where a seq is. These tests have one producer.
-    fn find(&self, seq: u64, event: &[u8]) -> Result<u64, Rejected> {
-        let of_seq = |record: &&Record| {
-            let leaf = Leaf::decode(&record.leaf).expect("ours");
-            leaf.kind == Kind::Event && leaf.seq == seq
-        };
-        let record = self.records.iter().find(of_seq).expect("recorded before");
-        if record.event != event {
-            return Err(Rejected::new(Reason::SeqConflict, format!("seq {seq} has other content")));
-        }
-        Ok(record.index)
-    }
-
-    pub(crate) fn root(&self) -> Hash {
-        let mut frontier = merkle::Frontier::default();
-        for record in &self.records {
-            let leaf: &[u8; 64] = record.leaf.as_ref().try_into().expect("64 bytes");
-            frontier.append(merkle::leaf_hash(leaf));
-        }
-        frontier.root()
-    }
-}
-
-/// The services of one node.
-struct Handle(Arc<Node>);
-
-type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl AuditLog for Handle {
-    async fn open_producer(
-        &self,
-        request: Request<OpenProducerRequest>,
-    ) -> Result<Response<OpenProducerResponse>, Status> {
-        let id = request.into_inner().producer_id;
-        let mut trail = self.0.trail();
-        let known = trail.producers.contains_key(&id);
-        let (epoch, _, last_seq) = trail.producers.get(&id).copied().unwrap_or_default();
-        let epoch = epoch + 1;
-        let opened = trail.push(Kind::ProducerOpened, 0, epoch, Salt([1; 16]), b"opened");
-        trail.producers.insert(id, (epoch, opened, last_seq));
-        Ok(Response::new(OpenProducerResponse { epoch, opened, last_seq, known }))
-    }
-
-    async fn append(
-        &self,
-        request: Request<AppendRequest>,
-    ) -> Result<Response<AppendResponse>, Status> {
-        let request = request.into_inner();
-        match self.0.next_act((request.first_seq, request.events.len())) {
-            Some(Act::Refuse(rejected)) => Err(rejected.into()),
-            Some(Act::Hang) => std::future::pending().await,
-            Some(Act::Lose) => {
-                self.0.trail().append(&request)?;
-                Err(Status::unavailable("connection reset"))
-            }
-            Some(Act::Lie(lie)) => {
-                let mut response = self.0.trail().append(&request)?;
-                lie(&mut response);
-                Ok(Response::new(response))
-            }
-            _ => Ok(Response::new(self.0.trail().append(&request)?)),
-        }
-    }
-
-    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        let index = request.into_inner().index;
-        let act = self.0.next_act((index, 0));
-        if let Some(Act::Refuse(rejected)) = act {
-            return Err(rejected.into());
-        }
-        let mut record = self.0.trail().records.get(index as usize).cloned();
-        if let (Some(Act::Break { damaged: true, .. }), Some(record)) = (act, &mut record) {
-            record.event = Bytes::from_static(b"somebody else did it");
-        }
-        let none = || Rejected::new(Reason::NotFound, "no such record");
-        let record = Some(record.ok_or_else(none)?);
-        Ok(Response::new(GetResponse { record, ..Default::default() }))
-    }
-
-    type ReadStream = Messages<ReadResponse>;
-
-    async fn read(
-        &self,
-        request: Request<ReadRequest>,
-    ) -> Result<Response<Self::ReadStream>, Status> {
-        let request = request.into_inner();
-        let act = self.0.next_act((request.from, 0));
-        let records = self.0.trail().records.clone();
-        let end = if request.to == 0 { records.len() } else { request.to as usize };
-        let mut messages = Vec::new();
-        for (position, record) in records[request.from as usize..end].iter().enumerate() {
-            let mut record = record.clone();
-            if let Some(Act::Break { after, damaged }) = &act {
-                if position == *after && !*damaged {
-                    messages.push(Err(Status::unavailable("connection reset")));
-                    break;
-                }
-                if position == *after {
-                    record.event = Bytes::from_static(b"somebody else did it");
-                }
-            }
-            messages.push(Ok(ReadResponse { records: vec![record], ..Default::default() }));
-        }
-        let stream = futures_util::stream::iter(messages);
-        let rest = futures_util::stream::pending();
-        Ok(Response::new(match request.follow {
-            true => Box::pin(stream.chain(rest)),
-            false => Box::pin(stream),
-        }))
-    }
-
-    async fn tree_head(
-        &self,
-        _: Request<TreeHeadRequest>,
-    ) -> Result<Response<TreeHeadResponse>, Status> {
-        let trail = self.0.trail();
-        Ok(Response::new(TreeHeadResponse {
-            tree_size: trail.records.len() as u64,
-            root: Bytes::copy_from_slice(&trail.root().0),
-            node_id: self.0.id,
-            origin: "example.com/trail".into(),
-        }))
-    }
-
-    async fn prove(&self, _: Request<ProveRequest>) -> Result<Response<ProveResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
-    }
-
-    async fn prove_consistency(
-        &self,
-        _: Request<ProveConsistencyRequest>,
-    ) -> Result<Response<ProveConsistencyResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
-    }
-
-    async fn get_checkpoint(
-        &self,
-        _request: Request<indelible_proto::v1::GetCheckpointRequest>,
-    ) -> Result<Response<indelible_proto::v1::GetCheckpointResponse>, Status> {
-        Err(Status::unimplemented("get_checkpoint"))
-    }
-
-    async fn report_checkpoint(
-        &self,
-        _request: Request<indelible_proto::v1::ReportCheckpointRequest>,
-    ) -> Result<Response<indelible_proto::v1::ReportCheckpointResponse>, Status> {
-        Err(Status::unimplemented("report_checkpoint"))
-    }
-
-    async fn key_history(
-        &self,
-        _request: Request<indelible_proto::v1::KeyHistoryRequest>,
-    ) -> Result<Response<indelible_proto::v1::KeyHistoryResponse>, Status> {
-        Err(Status::unimplemented("key_history"))
-    }
-}
-
-#[tonic::async_trait]
-impl Cluster for Handle {
-    async fn get_cluster(
-        &self,
-        _: Request<GetClusterRequest>,
-    ) -> Result<Response<ClusterView>, Status> {
-        Ok(Response::new(self.0.view.borrow().clone()))
-    }
-
-    type WatchClusterStream = Messages<ClusterView>;
-
-    async fn watch_cluster(
-        &self,
-        _: Request<WatchClusterRequest>,
-    ) -> Result<Response<Self::WatchClusterStream>, Status> {
-        // Repeated, so that a slow test machine does not look like a silent node.
-        let period = Duration::from_millis(500);
-        let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(period));
-        let view = self.0.view.subscribe();
-        let repeated = ticks.map(move |_| view.borrow().clone());
-        let changes = WatchStream::new(self.0.view.subscribe());
-        Ok(Response::new(Box::pin(futures_util::stream::select(changes, repeated).map(Ok))))
-    }
-
-    async fn add_node(
-        &self,
-        _: Request<AddNodeRequest>,
-    ) -> Result<Response<AddNodeResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
-    }
-
-    async fn remove_node(
-        &self,
-        _: Request<RemoveNodeRequest>,
-    ) -> Result<Response<RemoveNodeResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
-    }
-
-    async fn transfer_leadership(
-        &self,
-        _: Request<TransferLeadershipRequest>,
-    ) -> Result<Response<TransferLeadershipResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
-    }
-
-    async fn accept_rollback(
-        &self,
-        _request: Request<indelible_proto::v1::AcceptRollbackRequest>,
-    ) -> Result<Response<indelible_proto::v1::AcceptRollbackResponse>, Status> {
-        Err(Status::unimplemented("accept_rollback"))
+    /// Does something with what it shows.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Trail) -> T) -> T {
+        let shown = self.shown.lock().expect("lock").clone();
+        act(&mut shown.lock().expect("lock"))
     }
 }

@@ -1,4 +1,4 @@
-//! The small files: identity, genesis, hard state and the synced marker.
+//! The small files: identity, genesis, hard state, the markers and the notes.
 
 use indelible_core::TrailId;
 
@@ -7,6 +7,8 @@ use crate::disk::{Dir, DiskError};
 use crate::storage::hard_state::{HARD_STATE_FILE, HardStateFile};
 use crate::storage::identity::{GENESIS_FILE, Genesis, IDENTITY_FILE, Identity, IdentityError};
 use crate::storage::ledger::{DERIVED_DIR, sums};
+use crate::storage::notes::{self, NOTES_FILE};
+use crate::storage::signed::SIGNED_FILE;
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
 
 /// Layout of a slot file (docs/FORMAT.md, "Slot"): two slots, a page apart, zeros in
@@ -54,6 +56,8 @@ pub(super) fn check(data: &Dir, problems: &mut Problems) -> Result<Files, DiskEr
         }
         check_slots(data, HARD_STATE_FILE, problems)?;
         check_slots(data, SYNCED_FILE, problems)?;
+        check_slots(data, SIGNED_FILE, problems)?;
+        check_notes(data, problems)?;
     }
     let closed = data.exists(&format!("{DERIVED_DIR}/{}", sums::SUMS_FILE))?;
     Ok(Files { identity, synced, closed })
@@ -72,6 +76,19 @@ fn check_genesis(
         (Ok(_), _) => {}
         (Err(IdentityError::Disk(error)), _) => return Err(error),
         (Err(error), _) => problems.push(Problem::new(path, error)),
+    }
+    Ok(())
+}
+
+fn check_notes(data: &Dir, problems: &mut Problems) -> Result<(), DiskError> {
+    let path = data.path().join(NOTES_FILE);
+    match data.read_file(NOTES_FILE)? {
+        None => problems.push(Problem::new(path, "it does not exist")),
+        Some(bytes) => {
+            if let Some((offset, what)) = notes::check(&bytes) {
+                problems.push(Problem::new(path, what).at(offset as u64));
+            }
+        }
     }
     Ok(())
 }

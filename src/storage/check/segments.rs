@@ -12,6 +12,7 @@ use super::files::Files;
 use super::{Problem, Problems};
 use crate::disk::{Dir, DiskError, File};
 use crate::storage::frame::{self, FRAME_HEADER_SIZE, FrameHeader, Location};
+use crate::storage::mend::swap;
 use crate::storage::recovery::{self, Expected, Reader, SEGMENTS_DIR};
 use crate::storage::segment::{self, SEGMENT_HEADER_SIZE, SegmentHeader, Summary};
 
@@ -100,6 +101,9 @@ impl Walk<'_, '_> {
     /// A file that is no segment: the one that is prepared, which is all zeros, or none of ours.
     fn check_other(&mut self, name: &str) -> Result<(), DiskError> {
         let path = self.segments.path().join(name);
+        if swap::is_temporary(name) {
+            return Ok(()); // what a mending that was cut short has left: the next start removes it
+        }
         if name != NEXT_FILE {
             self.problems.push(Problem::new(path, "no such file belongs here"));
             return Ok(());

@@ -3,7 +3,7 @@
 //! Each committed entry goes through [`Ledger::apply`] once, in order. The rules decide which of
 //! its records become leaves (`rules`), blank and membership entries get a derived record
 //! (`derived`), the leaf hashes go to the tree, and the entry's place goes to the index, so that
-//! any leaf is found again with one lookup and one positioned read (`reads`).
+//! any leaf is found again with one lookup and one positioned read (`reads`, `tiles`, `keys`).
 //!
 //! Everything here is computed from the log and can be thrown away. So apply keeps it in memory,
 //! and a thread of the ledger writes it out now and then (`commit`): tree files first, then one
@@ -17,12 +17,14 @@
 mod commit;
 mod derived;
 mod error;
+mod keys;
 pub(in crate::storage) mod machine;
 mod producers;
 mod reads;
 mod recover;
 mod rules;
 pub(in crate::storage) mod sums;
+mod tiles;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -42,6 +44,7 @@ use super::rows::EntryRow;
 use super::tree::Tree;
 use crate::disk::Dir;
 use commit::{Committer, Pending};
+use keys::KeyRecords;
 use machine::{Machine, Prepared};
 
 pub use commit::CommitPolicy;
@@ -105,6 +108,8 @@ struct Inner {
     /// Whoever holds it is the one who applies.
     writer: Mutex<Writer>,
     head: watch::Sender<Head>,
+    /// Where the records about keys are, as far as somebody has asked.
+    key_records: Mutex<KeyRecords>,
 }
 
 /// What the applying thread, readers and the committing thread share.

@@ -9,7 +9,10 @@ use std::ops::Range;
 use bytes::Bytes;
 use indelible_core::leaf::{LEAF_SIZE, commit, leaf_hash};
 use indelible_core::merkle::{empty_root, verify_consistency, verify_inclusion};
-use indelible_core::{Batch, Entry, Hash, Leaf, LeafIndex, ProducerId, Salt, chain};
+use indelible_core::{
+    Batch, Chain, Entry, EntryId, EntryKind, Hash, Leaf, LeafIndex, ProducerId, RangeProof, Salt,
+    chain,
+};
 
 use super::error::proof_does_not_hold;
 use super::producers::{SeqRun, with_seqs};
@@ -30,11 +33,17 @@ pub struct StoredRecord {
 }
 
 impl Ledger {
-    /// The record of a leaf; none if the trail does not go so far. Blocks: one positioned read if
-    /// nothing is cached.
+    /// The record of a leaf; none if the trail does not go so far. Blocks: a few positioned reads
+    /// if nothing is cached, of the record and not of all its entry.
     pub fn record(&self, leaf: LeafIndex) -> Result<Option<StoredRecord>, LedgerError> {
-        let after = leaf.saturating_add(1);
-        Ok(self.records(leaf..after, 0, 1)?.pop())
+        if leaf >= self.inner.head.borrow().tree_size {
+            return Ok(None);
+        }
+        match self.read_alone(leaf) {
+            Ok(Some(record)) => Ok(Some(record)),
+            // It is derived; or there is damage, and the checksums of its whole entry tell where.
+            Ok(None) | Err(_) => Ok(self.records(leaf..leaf + 1, 0, 1)?.pop()),
+        }
     }
 
     /// Consecutive records, from the first of `range` to its last or the end of the trail, or until
@@ -73,13 +82,21 @@ impl Ledger {
                     records.push(record);
                 }
                 !full
-            })?;
+            })
+            .inspect_err(|error| self.suspect(&row, error))?;
             if records.len() as u64 + range.start < row.leaves_end().min(end) {
                 break;
             }
             assert!(records.len() > before, "an entry that has the leaf gives a record");
         }
         Ok(records)
+    }
+
+    /// A record that does not fit its leaf or the tree: its segment is looked at.
+    fn suspect(&self, row: &EntryRow, error: &LedgerError) {
+        if matches!(error, LedgerError::Damaged { .. } | LedgerError::Entry { .. }) {
+            self.inner.log.suspect(Some(row.location.segment));
+        }
     }
 
     /// Where recorded seqs of a producer are, in order, clipped to `seqs`. Empty for a producer
@@ -107,14 +124,36 @@ impl Ledger {
         Ok(runs.into_iter().filter_map(|run| clip(run, &seqs)).collect())
     }
 
-    /// Root of the first `size` leaves.
+    /// The entry that added a leaf, with its link of the chain. Blocks.
+    pub fn entry_of(&self, leaf: LeafIndex) -> Result<(EntryId, Chain), LedgerError> {
+        self.reach(leaf.saturating_add(1))?;
+        let rows = self.rows_from(leaf)?;
+        let row = rows.first().expect("a row that added the leaf");
+        let (entry, chain) = self.inner.log.read_at(row.location)?;
+        match entry.id.index == row.index {
+            true => Ok((entry.id, chain)),
+            false => {
+                Err(LedgerError::Damaged { leaf, what: "the index names another entry's place" })
+            }
+        }
+    }
+
+    /// Root of the first `size` leaves. It is that of a prefix of the head's tree, whose root is in
+    /// memory since it was computed: damaged tree files give an error and no other root.
     pub fn root_at(&self, size: u64) -> Result<Hash, LedgerError> {
         let head = self.reach(size)?;
-        match size {
-            0 => Ok(empty_root()),
-            _ if size == head.tree_size => Ok(head.root),
-            _ => Ok(self.inner.shared.tree.root_at(size)?),
+        if size == 0 {
+            return Ok(empty_root());
         }
+        if size == head.tree_size {
+            return Ok(head.root);
+        }
+        let tree = &self.inner.shared.tree;
+        let root = tree.root_at(size)?;
+        let proof = tree.consistency_proof(size, head.tree_size)?;
+        verify_consistency(size, head.tree_size, &proof, &root, &head.root)
+            .map_err(proof_does_not_hold(size - 1))?;
+        Ok(root)
     }
 
     /// Proof that a leaf is in the tree of the first `size` leaves (RFC 6962 section 2.1.1),
@@ -132,6 +171,71 @@ impl Ledger {
         Ok(proof)
     }
 
+    /// Proof that these records, which follow each other, are in the tree of `size` leaves with
+    /// this root: of a checkpoint. Verified.
+    ///
+    /// Panics if there is no record.
+    pub fn prove_records(
+        &self,
+        records: &[StoredRecord],
+        size: u64,
+        root: &Hash,
+    ) -> Result<RangeProof, LedgerError> {
+        let from = records.first().expect("something to prove").index;
+        let hashes = records.iter().map(|record| leaf_hash(&record.leaf));
+        self.prove_hashes(from..from + records.len() as u64, hashes, size, root)
+    }
+
+    /// As [`Self::prove_records`], for leaves of 64 bytes, one after the other, the first of which
+    /// is at `from`.
+    pub fn prove_leaves(
+        &self,
+        from: LeafIndex,
+        leaves: &[u8],
+        size: u64,
+        root: &Hash,
+    ) -> Result<RangeProof, LedgerError> {
+        let (leaves, rest) = leaves.as_chunks::<LEAF_SIZE>();
+        assert!(rest.is_empty(), "leaves have {LEAF_SIZE} bytes");
+        let range = from..from + leaves.len() as u64;
+        self.prove_hashes(range, leaves.iter().map(leaf_hash), size, root)
+    }
+
+    /// Proof that these leaves are in the first `size`, verified, with their hashes and the root.
+    pub fn prove_range(
+        &self,
+        leaves: Range<LeafIndex>,
+        size: u64,
+    ) -> Result<(RangeProof, Vec<Hash>, Hash), LedgerError> {
+        let root = self.root_at(size)?;
+        if leaves.end > size {
+            return Err(LedgerError::OutOfRange { asked: leaves.end, size });
+        }
+        let hashes = self.inner.shared.tree.leaf_hashes(leaves.clone())?;
+        let proof = self.prove_hashes(leaves, hashes.iter().copied(), size, &root)?;
+        Ok((proof, hashes, root))
+    }
+
+    fn prove_hashes(
+        &self,
+        leaves: Range<LeafIndex>,
+        hashes: impl Iterator<Item = Hash>,
+        size: u64,
+        root: &Hash,
+    ) -> Result<RangeProof, LedgerError> {
+        self.reach(size)?;
+        let Range { start: from, end: to } = leaves;
+        if to > size {
+            return Err(LedgerError::OutOfRange { asked: to, size });
+        }
+        let tree = &self.inner.shared.tree;
+        let proof = RangeProof::prove(from, to, size, |level, index| tree.node(level, index))?;
+        match proof.root(hashes) {
+            Ok(computed) if computed == *root => Ok(proof),
+            _ => Err(LedgerError::Damaged { leaf: from, what: "the tree files do not prove it" }),
+        }
+    }
+
     /// Proof that the first `old` leaves are a prefix of the first `new` (RFC 6962 section 2.1.2),
     /// verified.
     pub fn prove_consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LedgerError> {
@@ -147,7 +251,7 @@ impl Ledger {
     }
 
     /// The head, if it has `size` leaves.
-    fn reach(&self, size: u64) -> Result<super::Head, LedgerError> {
+    pub(super) fn reach(&self, size: u64) -> Result<super::Head, LedgerError> {
         let head = *self.inner.head.borrow();
         if size > head.tree_size {
             return Err(LedgerError::OutOfRange { asked: size, size: head.tree_size });
@@ -156,7 +260,7 @@ impl Ledger {
     }
 
     /// Rows of consecutive entries, the first of which added `leaf`, which exists.
-    fn rows_from(&self, leaf: LeafIndex) -> Result<Vec<EntryRow>, LedgerError> {
+    pub(super) fn rows_from(&self, leaf: LeafIndex) -> Result<Vec<EntryRow>, LedgerError> {
         let recent = self.inner.shared.recent();
         if recent.front().is_some_and(|row| row.first_leaf <= leaf) {
             let first = recent.partition_point(|row| row.leaves_end() <= leaf);
@@ -172,6 +276,26 @@ impl Ledger {
             Some(row) if row.first_leaf <= leaf => Ok(std::mem::take(rows)),
             _ => Err(LedgerError::Damaged { leaf, what: "the index has no entry that added it" }),
         }
+    }
+
+    /// A record of a batch, checked, without the other records of its entry. None if it is not one
+    /// of a batch.
+    ///
+    /// Leaving the entry's own checksums aside is sound: the leaf's hash is compared with the tree
+    /// at this very position, and the leaf's commitment with salt and event. A wrong size of an
+    /// event before it, a wrong row or a wrong place gives other bytes, and those do not fit.
+    fn read_alone(&self, leaf: LeafIndex) -> Result<Option<StoredRecord>, LedgerError> {
+        let rows = self.rows_from(leaf)?;
+        let row = rows.first().expect("a row that added the leaf");
+        if row.kind != EntryKind::Batch {
+            return Ok(None);
+        }
+        let position = row.position_of((leaf - row.first_leaf) as u32) as usize;
+        let found = self.inner.log.read_record_at(row.location, position)?;
+        let record =
+            StoredRecord { index: leaf, leaf: found.leaf, salt: found.salt, event: found.event };
+        check(&record, &self.inner.shared.tree.node(0, leaf)?)?;
+        Ok(Some(record))
     }
 
     /// Gives the records of these leaves of an entry to `each`, checked, until it says that it has
@@ -213,7 +337,7 @@ impl Records<'_> {
         entry: Entry,
     ) -> Result<Records<'a>, LedgerError> {
         let index = entry.id.index;
-        if row.kind == indelible_core::EntryKind::Batch {
+        if row.kind == EntryKind::Batch {
             let batch = Batch::decode(&entry.head, &entry.body)
                 .map_err(|fault| LedgerError::Entry { index, fault: fault.into() })?;
             return Ok(Records::Batch(batch, row));

@@ -202,7 +202,8 @@ fn assemble(log: Log, derived: Dir, usable: Usable, policy: CommitPolicy) -> Led
         leaf_hashes: Vec::new(),
     };
     let (writer, head) = (Mutex::new(writer), watch::Sender::new(head));
-    Ledger { inner: Arc::new(Inner { log, shared, derived, writer, head }) }
+    let key_records = Mutex::default();
+    Ledger { inner: Arc::new(Inner { log, shared, derived, writer, head, key_records }) }
 }
 
 impl Ledger {

@@ -28,12 +28,15 @@ pub enum LogError {
         /// One past the last entry that must stay.
         kept: u64,
     },
-    /// Bytes on the disk are not what was written. The caller may fetch the entry from a peer.
+    /// Bytes on the disk are not what was written. A peer has the entry, and
+    /// [`super::Log::mend_segment`] puts it back.
     #[error(
-        "{} is damaged at offset {offset}: {fault}; hint: a peer has the entries",
+        "entry {index} in {} at offset {offset} is damaged: {fault}; hint: a peer has it",
         file.display()
     )]
     Corrupt {
+        /// The damaged entry. Not always the one asked for: it may be on the way to that.
+        index: u64,
         /// The file.
         file: PathBuf,
         /// Where in it, in bytes.

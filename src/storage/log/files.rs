@@ -25,6 +25,18 @@ impl Files {
         Files { segments, open: Mutex::default() }
     }
 
+    /// The directory that they are in.
+    pub(super) fn dir(&self) -> &Dir {
+        &self.segments
+    }
+
+    /// Has the file of this segment opened anew: another one has its name now. Whoever reads the
+    /// old one goes on with it.
+    pub(super) fn forget(&self, first: u64) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|((open, _), _)| *open != first);
+    }
+
     /// The segment's file, opened if it is not open.
     pub(super) fn get(&self, key: Key) -> Result<Arc<File>, DiskError> {
         let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);

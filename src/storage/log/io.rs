@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use indelible_core::Chain;
 
+use super::mend::{self, Patch};
 use super::state::{Kept, Shared};
 use super::writer::Writer;
 use super::{Done, LogError};
@@ -68,6 +69,12 @@ pub(super) enum Control {
         kept: Option<Kept>,
         done: Done,
     },
+    /// Writes over damaged bytes of a segment that is not sealed.
+    Patch {
+        first: u64,
+        patches: Vec<Patch>,
+        done: Done,
+    },
     /// Does what else there is to do, as if the log had been idle for long.
     #[cfg(test)]
     Tend {
@@ -98,7 +105,9 @@ impl Control {
     /// Reports the outcome.
     pub(super) fn finish(self, outcome: Result<(), Arc<LogError>>) {
         match self {
-            Control::HardState { done, .. } | Control::Truncate { done, .. } => done(outcome),
+            Control::HardState { done, .. }
+            | Control::Truncate { done, .. }
+            | Control::Patch { done, .. } => done(outcome),
             #[cfg(test)]
             Control::Tend { done } => done(outcome),
             #[cfg(test)]
@@ -119,6 +128,7 @@ impl std::fmt::Debug for Control {
         let name = match self {
             Control::HardState { .. } => "HardState",
             Control::Truncate { .. } => "Truncate",
+            Control::Patch { .. } => "Patch",
             #[cfg(test)]
             Control::Tend { .. } => "Tend",
             #[cfg(test)]
@@ -296,6 +306,15 @@ impl Io {
                     truncated.map_err(|error| self.shared.fail(error.into()))
                 };
                 (Some(done), outcome.and_then(truncate))
+            }
+            Control::Patch { first, patches, done } => {
+                let patch = |()| {
+                    let name = crate::storage::segment::file_name(first);
+                    let file = self.shared.files.dir().open_file(&name);
+                    let patched = file.and_then(|file| mend::write(&file, &patches));
+                    patched.map_err(|error| self.shared.fail(error.into()))
+                };
+                (Some(done), outcome.and_then(patch))
             }
             #[cfg(test)]
             Control::Tend { done } => {

@@ -18,11 +18,14 @@ mod chain;
 mod error;
 mod files;
 mod io;
+mod mend;
 mod open;
 mod read;
+mod read_part;
+mod scrub;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(in crate::storage) mod tests;
 mod writer;
 
 use std::ops::{Range, RangeInclusive};
@@ -33,6 +36,10 @@ use tokio::sync::watch;
 
 pub use error::LogError;
 pub use open::Recovered;
+#[cfg(test)]
+pub(in crate::storage) use open::Tuning;
+pub use read_part::{EntryHead, RawRecord};
+pub use scrub::ScrubError;
 
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HardState, StoredVote};
@@ -45,6 +52,10 @@ use state::{Shared, Slot};
 /// Called once, on the IO thread, when an operation is durable or has failed. It must not block,
 /// and must not hand over operations: that may wait for the thread that it would block.
 pub type Done = Box<dyn FnOnce(Result<(), Arc<LogError>>) + Send>;
+
+/// Told which segment a read has found damaged, by its first entry; none: it is not known which
+/// file is. It must not block.
+pub type OnDamage = Box<dyn Fn(Option<u64>) + Send + Sync>;
 
 /// How a log behaves.
 #[derive(Debug, Clone)]
@@ -93,6 +104,28 @@ pub struct Log {
 }
 
 impl Log {
+    /// Has every read that meets damage reported, for mending. Once.
+    pub fn on_damage(&self, told: OnDamage) {
+        assert!(self.shared.on_damage.0.set(told).is_ok(), "one mender for each log");
+    }
+
+    /// Reports a segment whose entry does not fit what was derived from it, or, if that is not
+    /// known, that some file is damaged.
+    pub fn suspect(&self, segment: Option<u64>) {
+        if let Some(told) = self.shared.on_damage.0.get() {
+            told(segment);
+        }
+    }
+
+    /// Passes a result on, and reports damage.
+    fn noted<T>(&self, result: Result<T, LogError>) -> Result<T, LogError> {
+        if let Err(LogError::Corrupt { file, .. }) = &result {
+            let name = file.file_name().and_then(|name| name.to_str());
+            self.suspect(name.and_then(crate::storage::segment::parse_file_name));
+        }
+        result
+    }
+
     /// The last entry; none in an empty log.
     pub fn last(&self) -> Option<EntryId> {
         self.shared.lock().last()
@@ -199,7 +232,7 @@ impl Log {
     /// range is not empty. Reads the disk unless they are in memory; every checksum is checked. An
     /// error if the range starts past the end.
     pub fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, LogError> {
-        self.shared.read(range, bytes_max)
+        self.noted(self.shared.read(range, bytes_max))
     }
 
     /// As [`Self::read`], from memory; none if that does not have all of it.
@@ -210,7 +243,7 @@ impl Log {
     /// The chain's link of an entry. Waits for it if it is being computed; reads the disk for old
     /// entries.
     pub fn chain_at(&self, index: u64) -> Result<Chain, LogError> {
-        Ok(self.shared.kept(index)?.chain)
+        Ok(self.noted(self.shared.kept(index))?.chain)
     }
 
     /// The chain's link of an entry that is in memory and has been chained.
@@ -262,13 +295,30 @@ impl Log {
 
     /// Where an entry's frame is. Waits until that is known; may read the disk for old entries.
     pub fn locate(&self, index: u64) -> Result<Location, LogError> {
-        Ok(self.shared.kept(index)?.location)
+        Ok(self.noted(self.shared.kept(index))?.location)
     }
 
     /// The entry whose frame is at a place that [`Self::locate`] has named, with its link of the
     /// chain. One positioned read if it is not in memory; every checksum is checked.
     pub fn read_at(&self, location: Location) -> Result<(Entry, Chain), LogError> {
-        self.shared.read_at(location)
+        self.noted(self.shared.read_at(location))
+    }
+
+    /// One record of the batch whose frame is at a place, by its position in the batch. Reads the
+    /// frame's start up to the record's leaf, its salt and its event, not the whole entry. Only the
+    /// header's checksum is checked: the caller compares the event with the leaf, and the leaf with
+    /// the tree.
+    pub fn read_record_at(
+        &self,
+        location: Location,
+        position: usize,
+    ) -> Result<RawRecord, LogError> {
+        self.shared.read_record_at(location, position)
+    }
+
+    /// Header and head of the entry whose frame is at a place; both checksums are checked.
+    pub fn read_head_at(&self, location: Location) -> Result<EntryHead, LogError> {
+        self.shared.read_head_at(location)
     }
 
     /// Reads an entry from the disk and recomputes its link of the chain. False if the link is

@@ -14,9 +14,10 @@ use super::io::{Control, Io, IoOp};
 use super::state::{Shared, State};
 use super::writer::{NEXT_FILE, Writer};
 use super::{Log, LogOptions, SyncPolicy};
-use crate::disk::{Dir, DirLock, DiskError, LockError, Recorder, SlotsError};
+use crate::disk::{Dir, DirLock, DiskError, Recorder, SlotsError};
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HARD_STATE_FILE, HardStateFile, StoredVote};
+use crate::storage::mend::swap;
 use crate::storage::recovery::{self, Expected, Found, OpenError, SEGMENTS_DIR, Tear};
 use crate::storage::segment;
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
@@ -72,17 +73,32 @@ impl Log {
         Self::open_tuned(dir, options, Tuning::default())
     }
 
+    /// As [`Self::open`], for the one who has locked the directory already.
+    pub fn open_locked(
+        dir: &Path,
+        options: LogOptions,
+        lock: DirLock,
+    ) -> Result<(Log, Recovered), OpenError> {
+        Self::recover(dir, options, Tuning::default(), lock)
+    }
+
     pub(in crate::storage) fn open_tuned(
         path: &Path,
         options: LogOptions,
         tuning: Tuning,
     ) -> Result<(Log, Recovered), OpenError> {
+        let lock = DirLock::acquire(path)?;
+        Self::recover(path, options, tuning, lock)
+    }
+
+    fn recover(
+        path: &Path,
+        options: LogOptions,
+        tuning: Tuning,
+        lock: DirLock,
+    ) -> Result<(Log, Recovered), OpenError> {
         let sizes = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
         assert!(sizes.contains(&options.segment_bytes), "segments of {}", options.segment_bytes);
-        let lock = DirLock::acquire(path).map_err(|error| match error {
-            LockError::Disk(error) => OpenError::Disk(error),
-            held => OpenError::Locked(held),
-        })?;
         let syncs = options.sync == SyncPolicy::Always;
         let data = match tuning.recorder {
             Some(recorder) => Dir::open_recorded(path, syncs, recorder)?,
@@ -104,7 +120,7 @@ impl Log {
             segments: (found.segments.len(), found.scanned.len()),
             torn,
         };
-        let parts = Parts { segments, found, hard_state, marker, marked };
+        let parts = Parts { data, segments, found, hard_state, marker, marked };
         let log = start(options, parts, tuning.marker_interval, lock)?;
         Ok((log, recovered))
     }
@@ -175,6 +191,7 @@ fn settle(
     if segments.exists(NEXT_FILE)? {
         segments.remove(NEXT_FILE)?;
     }
+    swap::clean(segments)?;
     if let Some((last, _)) = found.segments.pop_if(|(last, _)| last.next == last.first) {
         // Begun, and the crash came before its first entry. The next entry begins it anew: no
         // segment is ever empty.
@@ -193,6 +210,7 @@ fn settle(
 
 /// What recovery leaves to the running log.
 struct Parts {
+    data: Dir,
     segments: Dir,
     found: Found,
     hard_state: HardStateFile,
@@ -207,7 +225,7 @@ fn start(
     marker_interval: Duration,
     lock: DirLock,
 ) -> Result<Log, OpenError> {
-    let Parts { segments, found, hard_state, marker, marked } = parts;
+    let Parts { data, segments, found, hard_state, marker, marked } = parts;
     let last = found.segments.last().map(|(summary, _)| summary);
     let (trail_id, segment_bytes) = (options.trail_id, options.segment_bytes);
     let writer = Writer::resume(segments.clone(), trail_id, segment_bytes, last)?;
@@ -224,7 +242,7 @@ fn start(
         to_chain,
         to_io.clone(),
     );
-    let shared = Arc::new(Shared::new(options, segments, state));
+    let shared = Arc::new(Shared::new(options, data, segments, state));
     let chainer = Chainer { shared: shared.clone(), queue: chain_queue, io: to_io, chain, end };
     let io = new_io(&shared, io_queue, writer, hard_state, marker, marked, marker_interval);
     let threads = Mutex::new(vec![

@@ -1,5 +1,6 @@
 //! Reading: from memory if possible, else from the segments, never under the lock.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,10 +10,10 @@ use indelible_core::{Chain, Entry};
 use super::LogError;
 use super::files::Key;
 use super::state::{Kept, Shared};
-use crate::disk::File;
+use crate::disk::{DiskError, File};
 use crate::storage::frame::{self, FRAME_HEADER_SIZE, FrameFault, FrameHeader, Location};
 use crate::storage::recovery::{self, OpenError, Reader, Stop};
-use crate::storage::segment::{FRAMES_START, SegmentHeader, Summary};
+use crate::storage::segment::{FRAMES_START, Sample, SegmentHeader, Summary};
 use crate::storage::synced::Synced;
 
 /// Bytes that a search for a frame reads at once.
@@ -82,7 +83,7 @@ impl Shared {
     /// Entries from the disk: at least one, all of one segment.
     fn read_disk(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>, LogError> {
         let search = self.search(range.start)?;
-        let file = self.files.get(search.key)?;
+        let file = self.open(search.key, range.start)?;
         let mut location = self.find(&search, &file, range.start)?.1;
         let last = range.end.min(search.next);
         let mut entries = Vec::new();
@@ -91,13 +92,14 @@ impl Shared {
         while index < last && (bytes_left > 0 || entries.is_empty()) {
             let room = (search.frames_end - location.offset) as usize;
             let wanted = bytes_left.saturating_add(ENTRY_READ_BYTES).min(RANGE_READ_BYTES_MAX);
-            let buffer = read_bytes(&file, location.offset, wanted.min(room))?;
+            let buffer = read_bytes(&file, location.offset, wanted.min(room))
+                .map_err(|error| unreadable(error, &file, index, location))?;
             let before = index;
             let mut rest = buffer;
             while index < last && whole_frame(&rest, location) {
                 let (entry, header) = frame::decode(&rest, location)
                     .and_then(|decoded| expect_index(decoded, index))
-                    .map_err(|fault| corrupt(&file, location, fault))?;
+                    .map_err(|fault| corrupt(&file, index, location, fault))?;
                 rest = rest.slice(header.frame_size() as usize..);
                 location.offset += header.frame_size();
                 index += 1;
@@ -106,9 +108,9 @@ impl Shared {
             }
             if index == before {
                 // A frame that is larger than what was read.
-                let (entry, header) = read_entry(&file, location)?;
+                let (entry, header) = read_entry(&file, location, || index)?;
                 let (entry, _) = expect_index((entry, header), index)
-                    .map_err(|fault| corrupt(&file, location, fault))?;
+                    .map_err(|fault| corrupt(&file, index, location, fault))?;
                 location.offset += header.frame_size();
                 index += 1;
                 bytes_left = bytes_left.saturating_sub(entry.payload_bytes());
@@ -144,13 +146,15 @@ impl Shared {
         let (mut at, offset) = search.from;
         let mut location = Location { segment: search.key.0, offset };
         loop {
-            let bytes = reader.bytes(location.offset, FRAME_HEADER_SIZE)?;
+            let bytes = reader
+                .bytes(location.offset, FRAME_HEADER_SIZE)
+                .map_err(|error| unreadable(error, file, at, location))?;
             let header = FrameHeader::decode(bytes, location)
                 .and_then(|header| match header.id.index {
                     actual if actual == at => Ok(header),
                     actual => Err(FrameFault::Index { expected: at, actual }),
                 })
-                .map_err(|fault| corrupt(file, location, fault))?;
+                .map_err(|fault| corrupt(file, at, location, fault))?;
             if at == index {
                 return Ok((header, location));
             }
@@ -179,7 +183,7 @@ impl Shared {
             let epoch = state.epoch;
             drop(state);
             let found = self.search(index).and_then(|search| {
-                let file = self.files.get(search.key)?;
+                let file = self.open(search.key, index)?;
                 self.find(&search, &file, index)
             });
             if self.lock().epoch == epoch {
@@ -192,12 +196,31 @@ impl Shared {
 
     /// The entry at a place; see [`super::Log::read_at`].
     pub(super) fn read_at(&self, location: Location) -> Result<(Entry, Chain), LogError> {
+        self.at(
+            location,
+            |entry, chain| Ok((entry.clone(), chain)),
+            |file| {
+                let read = read_entry(file, location, || location.segment);
+                read.map(|(entry, header)| (entry, header.chain))
+            },
+        )
+    }
+
+    /// What `memory` makes of the entry at a place, or `disk` of the file that has it.
+    pub(super) fn at<T>(
+        &self,
+        location: Location,
+        memory: impl Fn(&Entry, Chain) -> Result<T, LogError>,
+        disk: impl Fn(&File) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
         loop {
             let state = self.lock();
             if let Some(slot) = state.slot_at(location)
                 && let Some(placed) = slot.placed
             {
-                return Ok((slot.entry.clone(), placed.chain));
+                let entry = slot.entry.clone();
+                drop(state);
+                return memory(&entry, placed.chain);
             }
             let segment = state.segments.get(&location.segment);
             let segment = segment.filter(|s| location.offset < s.summary.frames_end);
@@ -206,12 +229,54 @@ impl Shared {
             };
             let epoch = state.epoch;
             drop(state);
-            let read = self.files.get(key).map_err(LogError::from);
-            let read = read.and_then(|file| read_entry(&file, location));
+            let read = self.open(key, location.segment);
+            let read = read.and_then(|file| disk(&file)).map_err(|error| match error {
+                LogError::Corrupt { file, offset, fault, .. } => {
+                    LogError::Corrupt { index: self.index_at(location), file, offset, fault }
+                }
+                error => error,
+            });
             if self.lock().epoch == epoch {
-                return read.map(|(entry, header)| (entry, header.chain));
+                return read;
             }
         }
+    }
+
+    /// A segment's file, of which entry `index` is asked for. That it is gone is damage.
+    fn open(&self, key: Key, index: u64) -> Result<Arc<File>, LogError> {
+        self.files.get(key).map_err(|error| match error.source.kind() {
+            ErrorKind::NotFound => {
+                let fault = FrameFault::Unreadable;
+                LogError::Corrupt { index, file: error.path, offset: 0, fault }
+            }
+            _ => error.into(),
+        })
+    }
+
+    /// Which entry's frame is at a place where something is damaged; the first damaged one on the
+    /// way there, if there is one.
+    fn index_at(&self, location: Location) -> u64 {
+        let state = self.lock();
+        let Some(segment) = state.segments.get(&location.segment) else { return location.segment };
+        let key = (location.segment, segment.epoch);
+        let summary = &segment.summary;
+        let before = |sample: &&Sample| u64::from(sample.offset) <= location.offset;
+        let sample = summary.samples.iter().take_while(before).last();
+        let (mut index, mut offset) = sample.map_or((summary.first, FRAMES_START), |sample| {
+            (summary.first + u64::from(sample.position), sample.offset.into())
+        });
+        drop(state);
+        let Ok(file) = self.files.get(key) else { return index };
+        let Ok(reader) = Reader::new(&file) else { return index };
+        let mut reader = reader.reading(SEARCH_BYTES);
+        while offset < location.offset {
+            let Ok(bytes) = reader.bytes(offset, FRAME_HEADER_SIZE) else { return index };
+            let here = Location { offset, ..location };
+            let Ok(header) = FrameHeader::decode(bytes, here) else { return index };
+            index += 1;
+            offset += header.frame_size();
+        }
+        index
     }
 
     /// Checks everything that is durable; see [`super::Log::scan_all`].
@@ -280,8 +345,22 @@ fn missing(index: u64, next: u64) -> LogError {
     LogError::Missing { index, next }
 }
 
-fn corrupt(file: &File, location: Location, fault: FrameFault) -> LogError {
-    LogError::Corrupt { file: file.path().to_owned(), offset: location.offset, fault }
+pub(super) fn corrupt(file: &File, index: u64, location: Location, fault: FrameFault) -> LogError {
+    LogError::Corrupt { index, file: file.path().to_owned(), offset: location.offset, fault }
+}
+
+/// A sector that is lost is damage, like any other; a system without memory, say, is not.
+pub(super) fn unreadable(
+    error: DiskError,
+    file: &File,
+    index: u64,
+    location: Location,
+) -> LogError {
+    let lost = rustix::io::Errno::IO.raw_os_error();
+    match error.source.raw_os_error() == Some(lost) {
+        true => corrupt(file, index, location, FrameFault::Unreadable),
+        false => error.into(),
+    }
 }
 
 fn expect_index(
@@ -301,20 +380,25 @@ fn whole_frame(bytes: &[u8], location: Location) -> bool {
 }
 
 /// Up to `size` bytes from `offset`.
-fn read_bytes(file: &File, offset: u64, size: usize) -> Result<Bytes, LogError> {
+pub(super) fn read_bytes(file: &File, offset: u64, size: usize) -> Result<Bytes, DiskError> {
     let mut buffer = vec![0; size];
     let count = file.read_at(&mut buffer, offset)?;
     buffer.truncate(count);
     Ok(buffer.into())
 }
 
-/// The entry whose frame is at this place.
-fn read_entry(file: &File, location: Location) -> Result<(Entry, FrameHeader), LogError> {
-    let fail = |fault| corrupt(file, location, fault);
-    let mut bytes = read_bytes(file, location.offset, ENTRY_READ_BYTES)?;
+/// The entry whose frame is at this place; `index` says which one that is, if something is wrong.
+fn read_entry(
+    file: &File,
+    location: Location,
+    index: impl Fn() -> u64,
+) -> Result<(Entry, FrameHeader), LogError> {
+    let fail = |fault| corrupt(file, index(), location, fault);
+    let lost = |error| unreadable(error, file, index(), location);
+    let mut bytes = read_bytes(file, location.offset, ENTRY_READ_BYTES).map_err(lost)?;
     let size = FrameHeader::decode(&bytes, location).map_err(fail)?.frame_size() as usize;
     if size > bytes.len() {
-        bytes = read_bytes(file, location.offset, size)?;
+        bytes = read_bytes(file, location.offset, size).map_err(lost)?;
     }
     frame::decode(&bytes, location).map_err(fail)
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indelible_core::limits::IO_QUEUE_MAX;
 use indelible_core::{Chain, Entry, EntryId};
@@ -23,8 +23,12 @@ use crate::storage::segment::{self, Summary};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: LogOptions,
+    /// The data directory.
+    pub(super) data: Dir,
     /// Files for reading.
     pub(super) files: Files,
+    /// Held while a segment is mended.
+    pub(super) mending: Mutex<()>,
     state: Mutex<State>,
     /// Notified when entries have been chained, and when the log has stopped.
     pub(super) placed: Condvar,
@@ -39,6 +43,18 @@ pub(super) struct Shared {
     /// Whether the IO thread sleeps until it is called, so that a new commit index would stay off
     /// the disk.
     pub(super) parked: AtomicBool,
+    /// Told of damage that a read has met.
+    pub(super) on_damage: Hook,
+}
+
+/// Who is told of damage, once that is known.
+#[derive(Default)]
+pub(super) struct Hook(pub(super) OnceLock<super::OnDamage>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Hook").field(&self.0.get().is_some()).finish()
+    }
 }
 
 /// An entry in memory.
@@ -121,14 +137,17 @@ pub(super) struct State {
 }
 
 impl Shared {
-    pub(super) fn new(options: LogOptions, segments: Dir, state: State) -> Shared {
+    pub(super) fn new(options: LogOptions, data: Dir, segments: Dir, state: State) -> Shared {
         Shared {
             options,
+            data,
             files: Files::new(segments),
+            mending: Mutex::new(()),
             chained: watch::Sender::new(state.chained),
             durable: watch::Sender::new(state.durable),
             failed: watch::Sender::new(None),
             parked: AtomicBool::new(false),
+            on_damage: Hook::default(),
             state: Mutex::new(state),
             placed: Condvar::new(),
             room: Condvar::new(),

@@ -15,8 +15,6 @@ use crate::storage::segment::{self, FRAMES_START, SegmentHeader, Summary};
 /// removes it.
 pub(in crate::storage) const NEXT_FILE: &str = "next";
 
-/// Space reserved past the size that closes a segment, for the entry that closes it, in bytes.
-const SLACK_MAX: u64 = 64 * 1024;
 /// Parts of a frame up to this size are copied together, larger ones are written from where they
 /// are.
 const COPY_BYTES_MAX: usize = 16 * 1024;
@@ -106,8 +104,8 @@ impl Writer {
         }
         let file = self.segments.open_file(&segment::file_name(self.end.segment))?;
         let mut allocated = file.len()?;
-        if allocated < allocation(self.segment_bytes) {
-            allocated = allocation(self.segment_bytes);
+        if allocated < segment::reserved(0, self.segment_bytes) {
+            allocated = segment::reserved(0, self.segment_bytes);
             file.allocate(allocated)?;
             // Crash before: the file is shorter, and is extended at the next start.
             file.sync_all()?;
@@ -150,9 +148,8 @@ impl Writer {
         let end = self.staged.offset + self.staged.bytes;
         assert_eq!(end, self.end.offset, "all that is staged belongs to the active segment");
         if end >= active.allocated {
-            // Only the entry that closes a segment can get here. The file stays longer than its
-            // frames, so that a sealed segment is the only one that ends with something.
-            active.allocated = end.next_multiple_of(4096) + 4096 + 4;
+            // Only the entry that closes a segment can get here.
+            active.allocated = segment::reserved(end, self.segment_bytes);
             active.file.allocate(active.allocated)?;
         }
         self.staged.write(&active.file)?;
@@ -189,14 +186,15 @@ impl Writer {
         self.segments.sync()?;
         // Opened anew, so that errors name it right.
         let file = self.segments.open_file(&name)?;
-        self.active = Some(Active { file, first, allocated: allocation(self.segment_bytes) });
+        self.active =
+            Some(Active { file, first, allocated: segment::reserved(0, self.segment_bytes) });
         self.end = Location { segment: first, offset: FRAMES_START };
         Ok(())
     }
 
     fn make_next(&self) -> Result<File, DiskError> {
         let file = self.segments.create_file(NEXT_FILE, 0o600)?;
-        file.allocate(allocation(self.segment_bytes))?;
+        file.allocate(segment::reserved(0, self.segment_bytes))?;
         Ok(file)
     }
 
@@ -264,12 +262,6 @@ impl Writer {
         // never changes.
         file.sync_all()
     }
-}
-
-/// Length in bytes of the file of a segment that is not sealed. Not a multiple of eight, so that it
-/// is never that of a sealed one.
-fn allocation(segment_bytes: u64) -> u64 {
-    (segment_bytes + segment_bytes.min(SLACK_MAX)).next_multiple_of(4096) + 4
 }
 
 impl Staged {

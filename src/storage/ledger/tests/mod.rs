@@ -4,4 +4,5 @@ pub(crate) mod damage;
 mod model;
 mod rules;
 mod scripts;
+mod tiles;
 pub(crate) mod trail;

@@ -77,6 +77,7 @@ impl Trail {
             public_key: [2; 32],
         };
         Identity::write_new(dir.path(), &identity).expect("write the identity");
+        crate::storage::prepare(dir.path()).expect("make the first files");
         let (log, ledger) = open(dir.path(), policy).expect("open a new trail");
         Trail {
             dir,

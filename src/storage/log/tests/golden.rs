@@ -223,6 +223,7 @@ fn show(event: &Event) -> String {
         Op::SetLength { length } => format!("set length {name} {length}"),
         Op::Sync => format!("sync {name}"),
         Op::Rename { from, to } => format!("rename {} to {}", short(from), short(to)),
+        Op::Link { name, to } => format!("link {} as {to}", short(name)),
         Op::Remove { name } => format!("remove {}", short(name)),
         Op::SyncDir => format!("sync directory {}", if name.is_empty() { "." } else { &name }),
         Op::Note(text) => text.clone(),

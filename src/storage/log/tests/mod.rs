@@ -3,7 +3,7 @@
 mod corruption;
 mod crash;
 mod golden;
-mod support;
+pub(in crate::storage) mod support;
 mod threads;
 
 use std::time::Duration;

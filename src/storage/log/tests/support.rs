@@ -16,7 +16,7 @@ pub(super) use crate::storage::synced::SyncedFile;
 
 /// A directory that goes away; in memory where there is such a place, since these tests make very
 /// many of them.
-pub(super) fn temp_dir() -> tempfile::TempDir {
+pub(in crate::storage) fn temp_dir() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
@@ -49,12 +49,12 @@ pub(super) fn wait(start: impl FnOnce(Done)) -> Result<(), Arc<LogError>> {
 }
 
 /// Appends and waits until it is durable.
-pub(super) fn append(log: &Log, entries: Vec<Entry>) {
+pub(in crate::storage) fn append(log: &Log, entries: Vec<Entry>) {
     wait(|done| log.append(entries, done)).unwrap();
 }
 
 /// Lets the IO thread do everything that it does when it is idle.
-pub(super) fn tend(log: &Log) {
+pub(in crate::storage) fn tend(log: &Log) {
     wait(|done| log.control(Control::Tend { done })).unwrap();
 }
 
@@ -99,7 +99,7 @@ pub(super) fn hold(log: &Log) -> Hold {
 }
 
 /// Name and bytes of every segment.
-pub(super) fn read_segments(dir: &Path) -> Vec<(String, Vec<u8>)> {
+pub(in crate::storage) fn read_segments(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let dir = Dir::open(&dir.join("segments"), false).unwrap();
     let names = dir.list().unwrap().into_iter().filter(|name| name.ends_with(".seg"));
     names.map(|name| (name.clone(), dir.read_file(&name).unwrap().unwrap())).collect()
@@ -144,7 +144,7 @@ pub(super) fn check(log: &Log, entries: &[Entry]) {
 }
 
 /// All entries, in several reads.
-pub(super) fn read_all(log: &Log, count: u64) -> Vec<Entry> {
+pub(in crate::storage) fn read_all(log: &Log, count: u64) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::new();
     while (entries.len() as u64) < count {
         let read = log.read(entries.len() as u64..count, 5000).unwrap();

@@ -1,0 +1,277 @@
+//! The trail of scripted nodes: records in memory, and checkpoints signed with the test's keys.
+
+use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use indelible_core::leaf::commit;
+use indelible_core::merkle;
+use indelible_core::{
+    Checkpoint, Hash, KeyType, Kind, Leaf, Note, Policy, RangeProof, Salt, SignerKey, node_key_name,
+};
+use indelible_proto::v1::{self, AppendRequest, AppendResponse, Record, Run};
+use indelible_proto::{Reason, Rejected, reason::key};
+
+pub(crate) const ORIGIN: &str = "example.com/trail";
+/// Nodes that the test's policy names; a majority of them is two.
+const NODES: u64 = 3;
+
+/// What is recorded, and what was signed of it.
+#[derive(Default, Clone)]
+pub(crate) struct Trail {
+    pub(crate) records: Vec<Record>,
+    /// (epoch, opened, last seq).
+    pub(crate) producers: HashMap<Bytes, (u64, u64, u64)>,
+    /// The newest signed note.
+    pub(crate) published: Option<String>,
+    /// The newest one that the witness has signed too.
+    pub(crate) witnessed: Option<String>,
+    /// Whether a proven append gets a checkpoint.
+    pub(crate) signs: bool,
+    /// What was reported as evidence of a rollback.
+    pub(crate) reported: Vec<String>,
+}
+
+/// A key of the test. Seeds: 1 to 3 the nodes, 100 the log, 200 the witness.
+pub(crate) fn signer(name: &str, key_type: KeyType, seed: u8) -> SignerKey {
+    SignerKey::new(name, key_type, [seed; 32]).expect("a valid name")
+}
+
+pub(crate) fn node_signer(id: u64) -> SignerKey {
+    signer(&node_key_name(ORIGIN, id), KeyType::Cosigner, id as u8)
+}
+
+pub(crate) fn log_signer() -> SignerKey {
+    signer(ORIGIN, KeyType::Log, 100)
+}
+
+fn witness_signer() -> SignerKey {
+    signer("witness.example.org/w", KeyType::Cosigner, 200)
+}
+
+/// What `init` would have written.
+pub(crate) fn policy() -> Policy {
+    policy_of(ORIGIN)
+}
+
+pub(crate) fn policy_of(origin: &str) -> Policy {
+    let key = |name: &str, key_type, seed| signer(name, key_type, seed).verifier().clone();
+    let node = |id| key(&node_key_name(origin, id), KeyType::Cosigner, id as u8);
+    let nodes = (1..=NODES).map(node).collect();
+    Policy::majority(key(origin, KeyType::Log, 100), nodes).expect("a valid policy")
+}
+
+/// The same, and the witness.
+pub(crate) fn witnessed_policy() -> Policy {
+    let key = witness_signer().verifier().clone();
+    let witness = indelible_core::policy::Witness { name: "w".into(), key, url: None };
+    policy().with_witnesses(vec![witness], 1).expect("a valid policy")
+}
+
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+/// A note over this tree, signed by the log and these nodes.
+pub(crate) fn sign(size: u64, root: Hash, nodes: &[u64], unix_s: u64, witness: bool) -> String {
+    let checkpoint = Checkpoint::new(ORIGIN, size, root);
+    let mut signatures = vec![log_signer().sign(&checkpoint)];
+    signatures.extend(nodes.iter().map(|id| node_signer(*id).cosign(&checkpoint, unix_s)));
+    if witness {
+        signatures.push(witness_signer().cosign(&checkpoint, unix_s));
+    }
+    Note { text: checkpoint.to_string(), signatures }.to_string()
+}
+
+pub(crate) fn wire(proof: RangeProof) -> v1::RangeProof {
+    let side = |hashes: &[Hash]| -> Vec<Bytes> {
+        hashes.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect()
+    };
+    v1::RangeProof {
+        from: proof.from,
+        to: proof.to,
+        tree_size: proof.size,
+        left: side(&proof.left),
+        right: side(&proof.right),
+    }
+}
+
+impl Trail {
+    /// Signs what there is, now, with all nodes' keys.
+    pub(crate) fn publish(&mut self) -> String {
+        self.publish_at(now_s())
+    }
+
+    pub(crate) fn publish_at(&mut self, unix_s: u64) -> String {
+        let note = sign(self.size(), self.root(), &[1, 2, 3], unix_s, false);
+        self.published = Some(note.clone());
+        note
+    }
+
+    /// Has it signed by the witness too; what is published stays.
+    pub(crate) fn witness(&mut self) {
+        let (size, root) = (self.size(), self.root());
+        self.witnessed = Some(sign(size, root, &[1, 2, 3], now_s(), true));
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    pub(crate) fn root(&self) -> Hash {
+        self.root_at(self.size())
+    }
+
+    pub(crate) fn root_at(&self, size: u64) -> Hash {
+        let Ok(root) = merkle::root_at(size, |level, index| self.node(level, index));
+        root
+    }
+
+    /// A complete node of the tree, computed from the leaves.
+    fn node(&self, level: u8, index: u64) -> Result<Hash, std::convert::Infallible> {
+        if level == 0 {
+            let record = &self.records[index as usize];
+            let leaf: &[u8; 64] = record.leaf.as_ref().try_into().expect("64 bytes");
+            return Ok(merkle::leaf_hash(leaf));
+        }
+        let (left, right) =
+            (self.node(level - 1, 2 * index)?, self.node(level - 1, 2 * index + 1)?);
+        Ok(merkle::node_hash(&left, &right))
+    }
+
+    pub(crate) fn leaf_hashes(&self, from: u64, to: u64) -> Vec<u8> {
+        (from..to)
+            .flat_map(|index| {
+                let Ok(hash) = self.node(0, index);
+                hash.0
+            })
+            .collect()
+    }
+
+    pub(crate) fn range_proof(&self, from: u64, to: u64, size: u64) -> v1::RangeProof {
+        let Ok(proof) = RangeProof::prove(from, to, size, |level, index| self.node(level, index));
+        wire(proof)
+    }
+
+    pub(crate) fn consistency(&self, old: u64, new: u64) -> Vec<Bytes> {
+        let Ok(proof) = merkle::consistency_proof(old, new, |level, index| self.node(level, index));
+        proof.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect()
+    }
+
+    pub(crate) fn inclusion(&self, index: u64, size: u64) -> Vec<Bytes> {
+        let Ok(proof) =
+            merkle::inclusion_proof(index, size, |level, index| self.node(level, index));
+        proof.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect()
+    }
+
+    /// The newest note that covers the first `size` leaves, with its size.
+    pub(crate) fn covering(&self, size: u64) -> Option<(String, u64)> {
+        let note = self.published.clone()?;
+        let covered = size_of(&note);
+        (covered >= size && covered <= self.size()).then_some((note, covered))
+    }
+
+    /// Puts another event in the place of a recorded one.
+    pub(crate) fn alter(&mut self, index: u64) {
+        let record = &mut self.records[index as usize];
+        let mut leaf = Leaf::decode(&record.leaf).expect("ours");
+        record.event = Bytes::from_static(b"somebody else did it");
+        let salt = Salt::from_slice(&record.salt).expect("16 bytes");
+        leaf.event_size = record.event.len() as u32;
+        leaf.commitment = commit(&salt, &record.event);
+        record.leaf = Bytes::copy_from_slice(&leaf.encode());
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        kind: Kind,
+        opened: u64,
+        seq: u64,
+        salt: Salt,
+        event: &[u8],
+    ) -> u64 {
+        let index = self.records.len() as u64;
+        let leaf = Leaf {
+            kind,
+            retention_class: 0,
+            event_size: event.len() as u32,
+            received: index,
+            opened,
+            seq,
+            commitment: commit(&salt, event),
+        };
+        self.records.push(Record {
+            index,
+            leaf: Bytes::copy_from_slice(&leaf.encode()),
+            salt: Bytes::copy_from_slice(&salt.0),
+            event: Bytes::copy_from_slice(event),
+        });
+        index
+    }
+
+    pub(crate) fn append(&mut self, request: &AppendRequest) -> Result<AppendResponse, Rejected> {
+        let unknown = || Rejected::new(Reason::ProducerUnknown, "unknown producer");
+        let producer = self.producers.get(&request.producer_id);
+        let (epoch, opened, mut last) = *producer.ok_or_else(unknown)?;
+        if request.epoch != epoch {
+            return Err(Rejected::new(Reason::ProducerFenced, "fenced").with(key::EPOCH, epoch));
+        }
+        if request.first_seq > last + 1 {
+            let gap = Rejected::new(Reason::SeqGap, "gap").with(key::EXPECTED, last + 1);
+            return Err(gap);
+        }
+        let mut response = AppendResponse::default();
+        let (mut leaves, mut salts) = (Vec::new(), Vec::new());
+        for (seq, event) in (request.first_seq..).zip(&request.events) {
+            let duplicate = seq <= last;
+            let index = if duplicate {
+                self.find(seq, event)?
+            } else {
+                last = seq;
+                self.push(Kind::Event, opened, seq, Salt(rand::random()), event)
+            };
+            let record = &self.records[index as usize];
+            leaves.extend_from_slice(&record.leaf);
+            salts.extend_from_slice(&record.salt);
+            response.runs.push(Run { first_seq: seq, first_leaf: index, count: 1, duplicate });
+        }
+        self.producers.insert(request.producer_id.clone(), (epoch, opened, last));
+        (response.leaves, response.salts) = (leaves.into(), salts.into());
+        response.tree_size = self.records.len() as u64;
+        if request.ack() > v1::AckLevel::Durable && self.signs {
+            self.publish();
+            if request.ack() == v1::AckLevel::Witnessed {
+                self.witness();
+                self.published.clone_from(&self.witnessed);
+            }
+            response.ack = request.ack;
+            response.checkpoint = self.published.clone().expect("just signed");
+            let runs = response.runs.iter();
+            response.proofs = runs
+                .map(|run| {
+                    let to = run.first_leaf + u64::from(run.count);
+                    self.range_proof(run.first_leaf, to, self.size())
+                })
+                .collect();
+        }
+        Ok(response)
+    }
+
+    /// Where a seq is. These tests have one producer.
+    fn find(&self, seq: u64, event: &[u8]) -> Result<u64, Rejected> {
+        let of_seq = |record: &&Record| {
+            let leaf = Leaf::decode(&record.leaf).expect("ours");
+            leaf.kind == Kind::Event && leaf.seq == seq
+        };
+        let record = self.records.iter().find(of_seq).expect("recorded before");
+        if record.event != event {
+            return Err(Rejected::new(Reason::SeqConflict, format!("seq {seq} has other content")));
+        }
+        Ok(record.index)
+    }
+}
+
+/// Size in a note's text.
+pub(crate) fn size_of(note: &str) -> u64 {
+    note.lines().nth(1).and_then(|size| size.parse().ok()).expect("a checkpoint")
+}

@@ -1,0 +1,70 @@
+//! A damaged place, as people and the trail are told of it.
+
+use std::path::PathBuf;
+
+use indelible_proto::v1;
+
+use crate::node::findings::{outcome, what};
+use crate::storage::mend::{Damage, Mended};
+
+/// A damaged place.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) file: PathBuf,
+    pub(super) offset: u64,
+    pub(super) from: u64,
+    pub(super) to: Option<u64>,
+    pub(super) what: String,
+}
+
+impl From<&Damage> for Place {
+    fn from(damage: &Damage) -> Place {
+        Place {
+            file: damage.file.clone(),
+            offset: damage.offset,
+            from: damage.from,
+            to: damage.to,
+            what: damage.what.clone(),
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn describe(&self) -> String {
+        let to = self.to.map_or("on".into(), |to| format!("to {}", to.saturating_sub(1)));
+        let Place { offset, from, what, .. } = self;
+        format!("{} at offset {offset}, entries {from} {to}: {what}", self.file.display())
+    }
+}
+
+/// A finding about it.
+pub(super) fn finding(node_id: u64, place: &Place, outcome: &str, detail: String) -> v1::Finding {
+    let name = |path: &std::path::Path| Some(path.file_name()?.to_str()?.to_owned());
+    let file = name(&place.file).unwrap_or_default();
+    let folder = place.file.parent().and_then(name).filter(|folder| folder == "segments");
+    let file = folder.map_or(file.clone(), |folder| format!("{folder}/{file}"));
+    v1::Finding {
+        node_id,
+        what: what::DAMAGE.into(),
+        place: format!("{file} at {}", place.offset),
+        first_entry: place.from,
+        next_entry: place.to.unwrap_or(place.from),
+        outcome: outcome.into(),
+        detail,
+    }
+}
+
+/// What is written of a place that was mended.
+pub(super) fn mended_finding(node_id: u64, place: &Place, mended: &Mended) -> v1::Finding {
+    let entries: u64 = mended.fetched.iter().map(|range| range.end - range.start).sum();
+    let mut detail = format!("{}; {entries} entries came from peers", place.what);
+    if let Some(end) = mended.end {
+        detail.push_str(&format!("; the log ends before entry {end}"));
+    }
+    for path in &mended.quarantined {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        detail.push_str(&format!("; quarantine/{name}"));
+    }
+    let to = place.to.or(mended.end);
+    finding(node_id, &Place { to, ..place.clone() }, outcome::MENDED, detail)
+}

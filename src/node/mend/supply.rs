@@ -1,0 +1,432 @@
+//! What peers have of the entries that are missing here: each from whichever peer has it. Storage
+//! checks every one of them and asks for the next; where the log's end is damaged,
+//! [`super::decide`] says whose word counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::StreamExt;
+use indelible_core::limits::MENDING_BYTES_MAX;
+use indelible_core::{Chain, EntryKind};
+use tokio::runtime::Handle;
+
+use super::decide::{self, End, Question};
+use crate::raft::membership;
+use crate::raft::mending::{AskError, Asker, Entries, Standing};
+use crate::storage::mend::{FetchError, Fetched, MendError, Supply, Want};
+
+/// Peers that may have what is missing: id and raft address, in the order in which they are asked.
+pub(super) type Peers = Vec<(u64, String)>;
+
+/// Why nothing was supplied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoSupply {
+    /// Somebody who may know has not answered: ask again.
+    #[error("{0}")]
+    NotYet(String),
+    /// All have answered, and nobody has it, or can say that it never was.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Why a peer was of no use for an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Said {
+    /// It has answered, and does not have it.
+    Lacks,
+    /// What it has does not belong there.
+    Wrong(String),
+    /// It has not answered, this time.
+    Nothing(String),
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Said::Lacks => f.write_str("does not have it either"),
+            Said::Wrong(why) => f.write_str(why),
+            Said::Nothing(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<AskError> for Said {
+    fn from(error: AskError) -> Said {
+        match error {
+            AskError::Unreachable(why) => Said::Nothing(why),
+            AskError::Refused(why) => Said::Wrong(why),
+        }
+    }
+}
+
+/// What this node knows of itself, for the rules about a damaged end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Own {
+    /// The highest term that it has promised.
+    pub(super) term: u64,
+    /// Entries before this one are known to be committed.
+    pub(super) committed: u64,
+    /// The voters in the newest membership that can be read.
+    pub(super) voters: Vec<BTreeSet<u64>>,
+    /// Boot counters of peers, as they were last seen.
+    pub(super) boots: BTreeMap<u64, u64>,
+}
+
+/// Where a damaged log ends, by the word of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Anchor {
+    /// The peer.
+    node: u64,
+    /// One past the last entry.
+    next: u64,
+    /// The link of that.
+    chain: Option<Chain>,
+}
+
+/// Asks peers for what is missing. Its calls block: for a thread that may.
+pub(super) struct Supplier {
+    asker: Asker,
+    runtime: Handle,
+    peers: Peers,
+    own: Own,
+    /// Where the log ends, once that is settled.
+    anchor: Option<Anchor>,
+    /// The peer that is being read from, by position; the entry that it gives next, and up to which
+    /// one it was asked.
+    stream: Option<(usize, u64, u64, Entries)>,
+    /// What every peer has for a closed hole does not join what follows it here.
+    doubting: bool,
+}
+
+impl Supplier {
+    /// Asks these peers. Call within a runtime.
+    pub(super) fn new(asker: Asker, peers: Peers, own: Own) -> Supplier {
+        let runtime = Handle::current();
+        Supplier { asker, runtime, peers, own, anchor: None, stream: None, doubting: false }
+    }
+
+    /// Asks nobody.
+    pub(super) fn nobody(asker: Asker) -> Supplier {
+        Supplier::new(asker, Peers::new(), Own::default())
+    }
+
+    /// Asks another peer first: what this order gave did not fit.
+    pub(super) fn rotate(&mut self) {
+        let one = self.peers.len().min(1);
+        self.peers.rotate_left(one);
+        (self.anchor, self.stream) = (None, None);
+    }
+
+    /// A new round begins: everybody is asked anew.
+    pub(super) fn restart(&mut self) {
+        (self.anchor, self.stream, self.doubting) = (None, None, false);
+    }
+
+    /// What every peer has for a closed hole does not join what follows it here.
+    pub(super) fn doubt(&mut self) {
+        self.restart();
+        self.doubting = true;
+    }
+
+    /// How many peers there are.
+    pub(super) fn peer_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// The next entries, as storage wants them.
+    pub(super) fn supply(&mut self, want: &Want) -> Result<Supply, FetchError> {
+        Ok(match want.to {
+            Some(to) => self.closed(want, to)?,
+            None => self.open(want)?,
+        })
+    }
+
+    /// A hole with something whole of ours behind it.
+    fn closed(&mut self, want: &Want, to: u64) -> Result<Supply, NoSupply> {
+        if self.doubting {
+            return self.denied(want);
+        }
+        match self.entries(want, to) {
+            Ok(entries) => Ok(Supply::Entries(entries)),
+            Err(said) if said.values().any(|said| matches!(said, Said::Nothing(_))) => {
+                Err(NoSupply::NotYet(describe(want.from, &said)))
+            }
+            // What follows on our disk may be an end that was never committed.
+            Err(_) => self.open(want),
+        }
+    }
+
+    /// A closed hole that no peer can fill so that it joins what follows here. If the log that
+    /// counts has another entry there, then what follows is no part of it.
+    fn denied(&mut self, want: &Want) -> Result<Supply, NoSupply> {
+        let anchor = self.anchored()?;
+        if want.from >= anchor.next || self.diverges(want, &anchor)? {
+            return Ok(Supply::End);
+        }
+        match self.one(anchor.node, want.from) {
+            Ok(Some(_)) => Ok(Supply::End),
+            Ok(None) => Err(NoSupply::Lost(format!(
+                "entry {}: node {}, whose log counts, does not have it either",
+                want.from, anchor.node
+            ))),
+            Err(said) => Err(NoSupply::NotYet(format!("node {}: {said}", anchor.node))),
+        }
+    }
+
+    fn anchored(&mut self) -> Result<Anchor, NoSupply> {
+        let anchor = match self.anchor {
+            Some(anchor) => anchor,
+            None => self.settle()?,
+        };
+        self.anchor = Some(anchor);
+        Ok(anchor)
+    }
+
+    /// A hole with nothing of ours behind it.
+    fn open(&mut self, want: &Want) -> Result<Supply, NoSupply> {
+        let anchor = self.anchored()?;
+        if want.from >= anchor.next || self.diverges(want, &anchor)? {
+            return Ok(Supply::End);
+        }
+        let entries = self.entries(want, anchor.next).map_err(|said| {
+            let text = describe(want.from, &said);
+            match said.values().any(|said| matches!(said, Said::Nothing(_))) {
+                true => NoSupply::NotYet(text),
+                false => NoSupply::Lost(text),
+            }
+        })?;
+        self.check_end(&entries, &anchor)?;
+        self.learn_voters(&entries)?;
+        Ok(Supply::Entries(entries))
+    }
+
+    /// Settles where the log ends, and fetches the last entry.
+    fn settle(&mut self) -> Result<Anchor, NoSupply> {
+        let told = self.standings();
+        let (node, last) = match decide::end(&Question {
+            node_id: self.asker.node_id,
+            term: self.own.term,
+            committed: self.own.committed,
+            voters: &self.own.voters,
+            told: &told,
+        }) {
+            End::Of { node, last } => (node, last),
+            End::Unknown(why) => return Err(NoSupply::NotYet(why)),
+            End::Lost(why) => return Err(NoSupply::Lost(why)),
+        };
+        let Some(last) = last else { return Ok(Anchor { node, next: 0, chain: None }) };
+        let not_yet = |why: String| NoSupply::NotYet(format!("node {node}: {why}"));
+        let (entry, chain) = self
+            .one(node, last.index)
+            .map_err(|said| not_yet(said.to_string()))?
+            .ok_or_else(|| not_yet("its log has changed meanwhile".into()))?;
+        if entry != last {
+            return Err(not_yet("its log has changed meanwhile".into()));
+        }
+        tracing::info!(
+            node,
+            last = last.index,
+            term = last.term,
+            "the log ends as that node's does"
+        );
+        Ok(Anchor { node, next: last.index + 1, chain: Some(chain) })
+    }
+
+    /// What all peers say now. One with an older disk than before says nothing that counts.
+    fn standings(&self) -> BTreeMap<u64, Standing> {
+        let asker = self.asker;
+        let ask = |(node, addr): &(u64, String)| {
+            let (node, addr) = (*node, addr.clone());
+            async move { (node, asker.standing(node, &addr).await) }
+        };
+        let answers = futures_util::future::join_all(self.peers.iter().map(ask));
+        let answers = self.runtime.block_on(answers);
+        let mut told = BTreeMap::new();
+        for (node, answer) in answers {
+            match answer {
+                Ok(standing) => {
+                    let known = self.own.boots.get(&node).copied().unwrap_or(0);
+                    if standing.boot_count < known {
+                        tracing::warn!(
+                            node,
+                            "its disk is older than before: its word does not count"
+                        );
+                        continue;
+                    }
+                    told.insert(node, standing);
+                }
+                Err(error) => tracing::debug!(node, %error, "no standing"),
+            }
+        }
+        told
+    }
+
+    /// Whether the log that counts is another one already before the hole: then what was in the
+    /// hole is no part of it.
+    fn diverges(&mut self, want: &Want, anchor: &Anchor) -> Result<bool, NoSupply> {
+        let continues = self.stream.as_ref().is_some_and(|(_, next, ..)| *next == want.from);
+        let Some(before) = want.from.checked_sub(1).filter(|_| !continues) else {
+            return Ok(false);
+        };
+        match self.one(anchor.node, before) {
+            Ok(Some((_, chain))) => Ok(chain != want.before),
+            // Damaged there, perhaps: then the entries themselves will tell.
+            Ok(None) => Ok(false),
+            Err(said) => Err(NoSupply::NotYet(format!("node {}: {said}", anchor.node))),
+        }
+    }
+
+    /// Id and link of one entry of one peer.
+    fn one(&self, node: u64, index: u64) -> Result<Option<(indelible_core::EntryId, Chain)>, Said> {
+        let peer = self.peers.iter().find(|(id, _)| *id == node);
+        let (_, addr) = peer.ok_or_else(|| Said::Nothing("it has no address".into()))?;
+        self.runtime.block_on(async {
+            let mut entries = self.asker.entries(addr, index, index + 1).await?;
+            Ok(entries.next().await.transpose()?.map(|(entry, chain)| (entry.id, chain)))
+        })
+    }
+
+    /// Some consecutive entries from the first that is wanted, or what each peer said about it.
+    fn entries(&mut self, want: &Want, to: u64) -> Result<Vec<Fetched>, BTreeMap<u64, Said>> {
+        let mut said = BTreeMap::new();
+        let open = self.stream.take().filter(|(_, next, end, _)| (*next, *end) == (want.from, to));
+        let first = open.as_ref().map(|(position, ..)| *position);
+        let mut open = open.map(|(.., entries)| entries);
+        let others = (0..self.peers.len()).filter(|position| Some(*position) != first);
+        let order: Vec<usize> = first.into_iter().chain(others).collect();
+        for position in order {
+            let (node, addr) = self.peers[position].clone();
+            let asked = match open.take() {
+                Some(entries) => Ok(entries),
+                None => self.runtime.block_on(self.asker.entries(&addr, want.from, to)),
+            };
+            match asked.map_err(Said::from).and_then(|entries| self.take(entries, want)) {
+                Ok((fetched, rest)) => {
+                    let next = want.from + fetched.len() as u64;
+                    self.stream = rest.map(|rest| (position, next, to, rest));
+                    return Ok(fetched);
+                }
+                Err(why) => drop(said.insert(node, why)),
+            }
+        }
+        Err(said)
+    }
+
+    /// A few MiB of consecutive entries from a stream, and the rest of it.
+    fn take(
+        &self,
+        mut entries: Entries,
+        want: &Want,
+    ) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
+        let mut fetched: Vec<Fetched> = Vec::new();
+        let mut bytes = 0;
+        while bytes < MENDING_BYTES_MAX {
+            let (entry, chain) = match self.runtime.block_on(entries.next()) {
+                Some(Ok(next)) => next,
+                // What came before is good all the same.
+                Some(Err(error)) if fetched.is_empty() => return Err(error.into()),
+                Some(Err(_)) | None => return ended(fetched),
+            };
+            if entry.id.index != want.from + fetched.len() as u64 {
+                return ended(fetched);
+            }
+            let before = fetched.last().map_or(want.before, |last| last.chain);
+            if indelible_core::chain::link_entry(&before, &entry) != chain {
+                let wrong = format!("its entry {} does not follow from ours", entry.id.index);
+                return if fetched.is_empty() { Err(Said::Wrong(wrong)) } else { ended(fetched) };
+            }
+            bytes += entry.payload_bytes();
+            fetched.push(Fetched { entry, chain });
+        }
+        Ok((fetched, Some(entries)))
+    }
+
+    /// What fills an open hole must end as the peer said it does.
+    fn check_end(&self, entries: &[Fetched], anchor: &Anchor) -> Result<(), NoSupply> {
+        let Some(last) = entries.last().filter(|last| last.entry.id.index + 1 == anchor.next)
+        else {
+            return Ok(());
+        };
+        if Some(last.chain) == anchor.chain {
+            return Ok(());
+        }
+        Err(NoSupply::NotYet(format!(
+            "entries of peers do not lead to the end of node {}",
+            anchor.node
+        )))
+    }
+
+    /// A membership among the entries: whoever votes under it is asked too, before the log is
+    /// opened with it.
+    fn learn_voters(&mut self, entries: &[Fetched]) -> Result<(), NoSupply> {
+        let mut learned = false;
+        for Fetched { entry, .. } in entries {
+            if entry.kind != EntryKind::Membership {
+                continue;
+            }
+            let Ok(membership) = membership::decode(&entry.head) else { continue };
+            for set in membership.get_joint_config() {
+                if !self.own.voters.contains(set) {
+                    self.own.voters.push(set.clone());
+                    learned = true;
+                }
+            }
+            for (id, peer) in membership.nodes() {
+                let known = self.peers.iter().any(|(known, _)| known == id);
+                if *id != self.asker.node_id && !known {
+                    self.peers.push((*id, peer.raft_addr.clone()));
+                }
+            }
+        }
+        if learned {
+            self.restart();
+            return Err(NoSupply::NotYet(
+                "the group has changed: its new voters are asked too".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn ended(fetched: Vec<Fetched>) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
+    if fetched.is_empty() { Err(Said::Lacks) } else { Ok((fetched, None)) }
+}
+
+fn describe(index: u64, said: &BTreeMap<u64, Said>) -> String {
+    if said.is_empty() {
+        return format!("entry {index}: there is no peer to ask");
+    }
+    let each: Vec<String> = said.iter().map(|(node, said)| format!("node {node} {said}")).collect();
+    format!("entry {index}: {}", each.join("; "))
+}
+
+/// What to do about a mending that failed.
+pub(super) enum Next {
+    /// Ask again later: why.
+    Wait(String),
+    /// All have answered, and nobody has it.
+    Lost(String),
+    /// The log that counts is another one than ours, up to where ours is known to be committed.
+    Diverged(String),
+    /// Asking again does not help.
+    Failed(MendError),
+}
+
+/// Sorts a failure.
+pub(super) fn sort(error: MendError) -> Next {
+    match error {
+        MendError::NotSupplied { source, .. } => match source.downcast::<NoSupply>() {
+            Ok(why) => match *why {
+                NoSupply::NotYet(why) => Next::Wait(why),
+                NoSupply::Lost(why) => Next::Lost(why),
+            },
+            Err(other) => Next::Lost(other.to_string()),
+        },
+        MendError::Committed { .. } => Next::Diverged(error.to_string()),
+        MendError::Persists(_) => Next::Lost(error.to_string()),
+        MendError::Refused { .. }
+        | MendError::DoesNotJoin { .. }
+        | MendError::NotNow { .. }
+        | MendError::Gone { .. } => Next::Wait(error.to_string()),
+        MendError::Open(_) | MendError::Log(_) | MendError::Disk(_) => Next::Failed(error),
+    }
+}

@@ -1,0 +1,336 @@
+//! The leader's loop: gathers cosignatures, composes notes, and has them made durable.
+//!
+//! A round begins as soon as the tree has grown: at once if nothing was published lately or if
+//! somebody waits for a proof, otherwise [`PACE`] after the round before; and every [`REFRESH`]
+//! even if nothing has changed, so that freshness can be checked. It ends with a majority. While
+//! its note is made durable the next round may begin: a proof costs one round trip, the followers'
+//! sync and the leader's, and a caller waits for at most one round more.
+//!
+//! Signatures that come after the majority's are added to the newest note a moment later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use indelible_core::limits::PUBLICATION_QUEUE_MAX;
+use indelible_core::{Checkpoint, SignerKey};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::askers::{Answer, Askers, Said};
+use super::cosigner;
+use super::electorate::Electorates;
+use super::notebook;
+use super::round::Round;
+use super::shared::{Shared, count};
+use crate::node::fatal::Fatal;
+use crate::node::leadership::Leadership;
+use crate::raft::network::Network;
+use crate::storage::ledger::Ledger;
+
+/// Between two rounds that nobody waits for.
+const PACE: Duration = Duration::from_millis(50);
+/// Between two rounds without any change of the tree.
+const REFRESH: Duration = Duration::from_secs(10);
+/// How long a round waits for its majority before a newer one takes its place.
+pub(super) const ROUND_MAX: Duration = Duration::from_secs(2);
+/// How long the newest note waits for signatures that come after the majority's.
+const LATE: Duration = Duration::from_millis(10);
+/// At least this often a note waits for all signatures, however fast rounds follow each other.
+const FULL_EVERY: Duration = Duration::from_secs(1);
+/// Composed notes that wait for the disk at once.
+const STORING_MAX: usize = 2;
+/// Between two complaints about a missing majority.
+const COMPLAIN_AGAIN: Duration = Duration::from_secs(10);
+
+/// What the loop works with.
+pub(super) struct Publisher {
+    pub(super) node_id: u64,
+    pub(super) origin: String,
+    /// None on a node that was not given it: as the leader it publishes nothing.
+    pub(super) log_key: Option<SignerKey>,
+    pub(super) ledger: Ledger,
+    pub(super) network: Network,
+    pub(super) electorates: Arc<Electorates>,
+    pub(super) cosigner: cosigner::Handle,
+    pub(super) notebook: notebook::Handle,
+    pub(super) shared: Arc<Shared>,
+    pub(super) leadership: watch::Receiver<Leadership>,
+    /// The largest tree size that somebody waits for.
+    pub(super) wanted: watch::Receiver<u64>,
+}
+
+/// The loop's state during one leadership.
+struct State {
+    number: u64,
+    /// The round that gathers.
+    current: Option<(Round, Instant)>,
+    /// The newest composed round, for signatures that come late.
+    done: Option<Round>,
+    /// When those that have come are added.
+    late_due: Option<Instant>,
+    /// When a note had every voter's signature.
+    full_at: Instant,
+    /// Notes that are being made durable.
+    storing: JoinSet<()>,
+    /// Size of the newest round, and when it began.
+    begun: Option<(u64, Instant)>,
+    complained: Option<Instant>,
+    /// Nodes about which a finding was written in this leadership.
+    found: Vec<u64>,
+}
+
+impl Publisher {
+    /// Until the node stops.
+    pub(super) async fn run(mut self) {
+        let is_ready = |now: &Leadership| matches!(now, Leadership::Ready(_));
+        while self.leadership.wait_for(is_ready).await.is_ok() {
+            if self.log_key.is_none() {
+                tracing::warn!(
+                    "this node leads and has no log key: it publishes no checkpoints; hint: `indelible node-key \
+                     --log-key FILE`, or `indelible transfer-leader`"
+                );
+                let other = |now: &Leadership| !is_ready(now);
+                if self.leadership.wait_for(other).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            self.lead().await;
+        }
+    }
+
+    /// As long as this node leads.
+    async fn lead(&mut self) {
+        let (sender, mut answers) = mpsc::channel(PUBLICATION_QUEUE_MAX);
+        let mut askers = Askers::new(self.network.clone(), sender.clone());
+        let mut leadership = self.leadership.clone();
+        let mut state = State {
+            number: 0,
+            current: None,
+            done: None,
+            late_due: None,
+            full_at: Instant::now(),
+            storing: JoinSet::new(),
+            begun: None,
+            complained: None,
+            found: Vec::new(),
+        };
+        loop {
+            let deadline = state.current.as_ref().map(|(_, begun)| *begun + ROUND_MAX);
+            let may_begin = state.current.is_none() && state.storing.len() < STORING_MAX;
+            tokio::select! {
+                biased;
+                changed = leadership.changed() => {
+                    if changed.is_err() || !matches!(&*leadership.borrow(), Leadership::Ready(_)) {
+                        return;
+                    }
+                }
+                Some(answer) = answers.recv() => self.answered(&mut state, answer),
+                Some(_) = state.storing.join_next() => {}
+                () = self.due(state.begun), if may_begin => {
+                    self.begin(&mut state, &mut askers, &sender);
+                }
+                () = until(state.late_due) => self.add_late(&mut state),
+                () = until(deadline) => give_up(&mut state),
+            }
+        }
+    }
+
+    /// Until a round is due. The size of the newest one, and when it began, are given.
+    async fn due(&self, begun: Option<(u64, Instant)>) {
+        let mut head = self.ledger.head();
+        let mut wanted = self.wanted.clone();
+        let mut evidence = self.shared.evidence.subscribe();
+        loop {
+            let size = head.borrow_and_update().tree_size;
+            let wanted_size = *wanted.borrow_and_update();
+            let is_rolled_back = evidence.borrow_and_update().is_some();
+            let due = match begun {
+                _ if size == 0 || is_rolled_back => None,
+                None => Some(Instant::now()),
+                Some((covered, at)) if size > covered => {
+                    let is_awaited = wanted_size.min(size) > covered;
+                    Some(if is_awaited { at } else { at + PACE })
+                }
+                Some((_, at)) => Some(at + REFRESH),
+            };
+            if due.is_some_and(|due| due <= Instant::now()) {
+                return;
+            }
+            // An error means that the node is stopping, which ends the loop elsewhere.
+            tokio::select! {
+                _ = head.changed() => {}
+                _ = wanted.changed() => {}
+                _ = evidence.changed() => {}
+                () = until(due) => return,
+            }
+        }
+    }
+
+    fn begin(&self, state: &mut State, askers: &mut Askers, answers: &mpsc::Sender<Answer>) {
+        let head = *self.ledger.head().borrow();
+        let electorate = match self.electorates.at(head.tree_size) {
+            Ok(electorate) => electorate,
+            Err(error) => {
+                tracing::error!(%error, "cannot tell whose signatures count");
+                state.begun = Some((head.tree_size, Instant::now()));
+                return;
+            }
+        };
+        state.number += 1;
+        let checkpoint = Checkpoint::new(self.origin.clone(), head.tree_size, head.root);
+        let round = Round::new(state.number, checkpoint, electorate);
+        askers.ask(self.node_id, &round);
+        self.sign(&round, answers.clone());
+        let now = Instant::now();
+        state.begun = Some((head.tree_size, now));
+        state.current = Some((round, now));
+    }
+
+    /// This node's own signature, by the same rules as everybody's.
+    fn sign(&self, round: &Round, answers: mpsc::Sender<Answer>) {
+        if round.electorate.key(self.node_id).is_none() {
+            return;
+        }
+        let (node, number) = (self.node_id, round.number);
+        let (cosigner, checkpoint) = (self.cosigner.clone(), round.checkpoint.clone());
+        tokio::spawn(async move {
+            match cosigner.cosign(checkpoint).await {
+                Ok(line) => {
+                    // The leadership may be over.
+                    let _ = answers.send(Answer { node, number, said: Said::Signed(line) }).await;
+                }
+                Err(error) => tracing::warn!(%error, "the leader did not sign"),
+            }
+        });
+    }
+
+    fn answered(&self, state: &mut State, answer: Answer) {
+        let Answer { node, number, said } = answer;
+        if let Some((round, _)) = state.current.as_mut().filter(|(r, _)| r.number == number) {
+            match said {
+                Said::Signed(line) => {
+                    if let Err(error) = round.add(node, line) {
+                        tracing::error!(node, %error, "a node's cosignature does not hold");
+                    }
+                }
+                Said::OtherRoot(root) => {
+                    round.add_other_root(node, root);
+                    self.found_other_root(&mut state.found, node, &round.checkpoint, root);
+                    self.check_majority_against(round);
+                }
+            }
+            if round.has_majority()
+                && let Some((round, _)) = state.current.take()
+            {
+                self.compose(state, round);
+            }
+            return;
+        }
+        let Some(round) = state.done.as_mut().filter(|round| round.number == number) else {
+            return;
+        };
+        match said {
+            Said::Signed(line) => {
+                if let Err(error) = round.add(node, line) {
+                    tracing::error!(node, %error, "a node's cosignature does not hold");
+                    return;
+                }
+                if let Some(alone) = round.alone(node) {
+                    self.shared.saw_signatures(&Arc::new(alone));
+                }
+                if round.is_full() && state.full_at.elapsed() > FULL_EVERY {
+                    self.add_late(state);
+                } else {
+                    state.late_due.get_or_insert_with(|| Instant::now() + LATE);
+                }
+            }
+            Said::OtherRoot(root) => {
+                self.found_other_root(&mut state.found, node, &round.checkpoint, root);
+            }
+        }
+    }
+
+    /// A majority has signed: the log signs, and the note is made durable.
+    fn compose(&self, state: &mut State, round: Round) {
+        count(&self.shared.counters.composed);
+        state.late_due = None;
+        self.store(state, &round);
+        state.done = Some(round);
+    }
+
+    /// Signatures that came after the majority's go into the newest note.
+    fn add_late(&self, state: &mut State) {
+        state.late_due = None;
+        if let Some(round) = state.done.take() {
+            self.store(state, &round);
+            state.done = Some(round);
+        }
+    }
+
+    fn store(&self, state: &mut State, round: &Round) {
+        if round.is_full() {
+            state.full_at = Instant::now();
+        }
+        let log_key = self.log_key.as_ref().expect("a node without it does not publish");
+        let published = Arc::new(round.compose(log_key));
+        let notebook = self.notebook.clone();
+        state.storing.spawn(async move {
+            notebook.run(move |notebook| notebook.composed(published)).await;
+        });
+    }
+
+    /// A node holds another history than its leader: one of the two is wrong, and the trail should
+    /// say so. Once for each node and leadership.
+    fn found_other_root(
+        &self,
+        found: &mut Vec<u64>,
+        node: u64,
+        checkpoint: &Checkpoint,
+        root: indelible_core::Hash,
+    ) {
+        count(&self.shared.counters.other_roots_answered);
+        if found.contains(&node) {
+            return;
+        }
+        found.push(node);
+        let Checkpoint { size, root: ours, .. } = checkpoint;
+        let detail =
+            format!("node {node} has root {root} at tree size {size}, its leader has {ours}");
+        tracing::error!(node, size, theirs = %root, %ours, "a node has another root; evidence kept");
+        self.shared.keep_evidence(&format!("node-{node}-at-{size}.txt"), &format!("{detail}\n"));
+        self.shared.find(node, "divergence", *size, "pending", detail);
+    }
+
+    /// If a majority holds another history, it is this leader that has gone astray.
+    fn check_majority_against(&self, round: &Round) {
+        let Some(root) = round.majority_against() else { return };
+        let Checkpoint { size, root: ours, .. } = round.checkpoint;
+        self.shared.stop(Fatal::Diverged(format!(
+            "a majority has root {root} at tree size {size}, this leader has {ours}; hint: keep this data directory, \
+             and join under a new id"
+        )));
+    }
+}
+
+/// A round that found no majority makes room for a newer one.
+fn give_up(state: &mut State) {
+    let Some((round, _)) = state.current.take() else { return };
+    if state.complained.is_none_or(|at| at.elapsed() > COMPLAIN_AGAIN) {
+        state.complained = Some(Instant::now());
+        let size = round.checkpoint.size;
+        tracing::warn!(size, "no majority has cosigned the checkpoint in {ROUND_MAX:?}");
+    }
+    // The next one is due as if this one had not been; not at once, or a lone leader would spin.
+    let covered = state.done.as_ref().map_or(0, |round| round.checkpoint.size);
+    state.begun = Some((covered, Instant::now()));
+}
+
+/// Until then, or for ever.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,337 @@
+//! What a start compares before this node votes or signs: its own disk with its signatures, which
+//! its peers hold.
+//!
+//! A node's signature is durable before it leaves the node. So a note that carries it, and of which
+//! this node's log knows nothing, means that the disk is older than the signature: it was rolled
+//! back, or wiped. Such a node could vote twice in a term and acknowledge entries twice, so it must
+//! not come back under its id. A note that this node has not signed and that is ahead is normal.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use indelible_core::batch::BATCH_HEADER_SIZE;
+use indelible_core::leaf::LEAF_SIZE;
+use indelible_core::limits::REPLICATION_BYTES_MAX;
+use indelible_core::{Chain, Checkpoint, EntryId, EntryKind, Hash, Note, VerifierKey};
+use indelible_proto::raft as pb;
+use tokio::time::Instant;
+
+use super::electorate::Electorates;
+use super::notebook::{self, NotJudged};
+use super::shared::{Published, Shared, two_roots};
+use crate::node::fatal::Fatal;
+use crate::raft::types::Peer;
+use crate::storage::ledger::{Ledger, LedgerError};
+use crate::storage::log::Log;
+
+/// Between two rounds of asking.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Between two complaints about peers that do not answer.
+const COMPLAIN_AGAIN: Duration = Duration::from_secs(5);
+
+/// A note, and the entry of the log that reached its size.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NotedEntry {
+    /// The signed note; empty if there is none.
+    pub note: String,
+    /// The entry and its link of the chain; none if this node cannot tell.
+    pub entry: Option<(EntryId, Chain)>,
+}
+
+/// What a node tells a peer about its notes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NoteStanding {
+    /// The newest note.
+    pub newest: NotedEntry,
+    /// The newest note with the asker's cosignature, if `newest` is without it.
+    pub signed: NotedEntry,
+}
+
+impl NoteStanding {
+    /// Puts it into an answer.
+    pub fn fill(self, answer: &mut pb::StandingResponse) {
+        let id = |entry: &NotedEntry| {
+            entry.entry.map(|(id, _)| pb::LogId {
+                term: id.term,
+                leader: id.leader,
+                index: id.index,
+            })
+        };
+        let chain = |entry: &NotedEntry| {
+            entry.entry.map(|(_, chain)| Bytes::copy_from_slice(&chain.0)).unwrap_or_default()
+        };
+        (answer.note_entry, answer.note_chain) = (id(&self.newest), chain(&self.newest));
+        (answer.signed_entry, answer.signed_chain) = (id(&self.signed), chain(&self.signed));
+        (answer.note, answer.signed_note) = (self.newest.note, self.signed.note);
+    }
+
+    /// Takes it from an answer.
+    pub fn of(answer: &pb::StandingResponse) -> NoteStanding {
+        let noted = |note: &str, id: Option<pb::LogId>, chain: &[u8]| {
+            let id = id.map(|id| EntryId { index: id.index, term: id.term, leader: id.leader });
+            NotedEntry { note: note.to_owned(), entry: id.zip(Chain::from_slice(chain)) }
+        };
+        NoteStanding {
+            newest: noted(&answer.note, answer.note_entry, &answer.note_chain),
+            signed: noted(&answer.signed_note, answer.signed_entry, &answer.signed_chain),
+        }
+    }
+}
+
+/// Tells peers what this node's notes say; from any thread, for as long as the node lives.
+#[derive(Clone)]
+pub struct StandingProvider {
+    pub(super) ledger: Ledger,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl StandingProvider {
+    /// For the node that asks. Reads the disk.
+    pub fn standing(&self, asker: u64) -> NoteStanding {
+        let (agreeing, beyond) =
+            (self.shared.newest.borrow().clone(), self.shared.beyond.borrow().clone());
+        let newest = beyond.or(agreeing);
+        let signed = self.shared.newest_signed_by(asker).filter(|signed| {
+            newest.as_ref().is_none_or(|newest| {
+                !newest.signed.contains_key(&asker)
+                    || signed.checkpoint.size > newest.checkpoint.size
+            })
+        });
+        NoteStanding { newest: self.noted(newest), signed: self.noted(signed) }
+    }
+
+    fn noted(&self, note: Option<Arc<Published>>) -> NotedEntry {
+        let Some(note) = note else { return NotedEntry::default() };
+        let size = note.checkpoint.size;
+        let applied = self.ledger.head().borrow().tree_size;
+        // If it cannot be read, this node cannot tell.
+        let entry = if size <= applied { self.ledger.entry_of(size - 1).ok() } else { None };
+        NotedEntry { note: note.note.clone(), entry }
+    }
+}
+
+/// What the comparison works with.
+pub(super) struct Comparison {
+    pub(super) node_id: u64,
+    /// This node's own key: only this node can have made its signatures.
+    pub(super) key: VerifierKey,
+    pub(super) log: Log,
+    pub(super) ledger: Ledger,
+    pub(super) electorates: Arc<Electorates>,
+    pub(super) notebook: notebook::Handle,
+    pub(super) shared: Arc<Shared>,
+    /// What this node remembers to have signed last; the outer none if it cannot.
+    pub(super) remembered: Option<Option<(u64, Hash)>>,
+    /// An operator says that all disks were put back together: then this node goes on, and appends
+    /// are refused until that is accepted.
+    pub(super) all_rolled_back: bool,
+}
+
+/// What the comparison ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Compared {
+    /// Size and root of the last checkpoint that this node is known to have signed.
+    pub(super) last_signed: Option<(u64, Hash)>,
+    /// Whether this node's disk is older than a signature of its own, and goes on all the same.
+    pub(super) is_older: bool,
+}
+
+impl Comparison {
+    /// Asks until a majority of the voters, this node included, has been heard. `ask` gives what a
+    /// peer says; its log need not be open, as all may be starting: its notes are read before that.
+    pub(super) async fn run<F>(&self, ask: impl Fn(u64, Peer) -> F) -> Result<Compared, Fatal>
+    where
+        F: Future<Output = Option<pb::StandingResponse>>,
+    {
+        let mut compared = Compared { last_signed: self.remembered.flatten(), is_older: false };
+        self.check_remembered(&mut compared).await?;
+        if let Some(own) = self.shared.newest_signed_by(self.node_id) {
+            let own = NotedEntry { note: own.note.clone(), entry: None };
+            self.check_signature(&own, &mut compared).await?;
+        }
+        let electorate = self.electorates.newest().map_err(|error| unreadable(&error))?;
+        let voters: Vec<(u64, Peer)> =
+            electorate.voters().map(|(id, peer)| (id, peer.clone())).collect();
+        let votes = voters.iter().any(|(id, _)| *id == self.node_id);
+        let mut heard = BTreeSet::from([self.node_id]);
+        let mut complained = Instant::now();
+        loop {
+            let asked = voters.iter().filter(|(id, _)| !heard.contains(id));
+            let answers = asked.map(|(id, peer)| {
+                let answer = ask(*id, peer.clone());
+                async move { (*id, answer.await) }
+            });
+            for (id, answer) in futures_util::future::join_all(answers).await {
+                if let Some(answer) = answer {
+                    heard.insert(id);
+                    self.take(&answer, &mut compared).await?;
+                }
+            }
+            // A node without a vote does neither vote nor sign.
+            if !votes || electorate.is_majority(|id| heard.contains(&id)) {
+                return Ok(compared);
+            }
+            if complained.elapsed() > COMPLAIN_AGAIN {
+                complained = Instant::now();
+                let missing: Vec<u64> =
+                    voters.iter().map(|(id, _)| *id).filter(|id| !heard.contains(id)).collect();
+                tracing::info!(?missing, "waiting until a majority of the voters has been heard");
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    /// What a peer says.
+    async fn take(
+        &self,
+        answer: &pb::StandingResponse,
+        compared: &mut Compared,
+    ) -> Result<(), Fatal> {
+        let NoteStanding { newest, signed } = NoteStanding::of(answer);
+        let peer = answer.node_id;
+        for noted in [&newest, &signed] {
+            self.check_signature(noted, compared).await?;
+        }
+        if newest.note.is_empty() {
+            return Ok(());
+        }
+        match self.notebook.offer(newest.note).await {
+            Ok(_) => {}
+            Err(NotJudged::Unreadable(error)) => return Err(unreadable(&error)),
+            Err(error) => tracing::warn!(peer, %error, "a peer's note does not count"),
+        }
+        // It may have contradicted this node's trail.
+        self.shared.fatal.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    /// A note that carries this node's signature: this node's log must have what it speaks of.
+    async fn check_signature(
+        &self,
+        noted: &NotedEntry,
+        compared: &mut Compared,
+    ) -> Result<(), Fatal> {
+        let Some((checkpoint, unix_s)) = self.own_signature(&noted.note) else { return Ok(()) };
+        if unix_s <= *self.shared.accepted_unix_s.borrow() {
+            return Ok(());
+        }
+        let Checkpoint { size, root, .. } = checkpoint;
+        let has = match noted.entry {
+            _ if size <= self.ledger.head().borrow().tree_size => self.holds(size, root)?,
+            Some((id, chain)) => self.has_entry(id, chain)?,
+            // Nobody can tell which entry it was: this node's own memory decides, which is written
+            // before a signature leaves.
+            None => {
+                let forgotten =
+                    self.remembered.is_some_and(|last| last.is_none_or(|(last, _)| last < size));
+                !forgotten && self.reachable_size().await? >= size
+            }
+        };
+        if has {
+            if compared.last_signed.is_none_or(|(last, _)| last < size) {
+                compared.last_signed = Some((size, root));
+            }
+            return Ok(());
+        }
+        self.older(compared, size, &noted.note)
+    }
+
+    /// What this node remembers to have signed must be in its own trail.
+    async fn check_remembered(&self, compared: &mut Compared) -> Result<(), Fatal> {
+        let Some(Some((size, root))) = self.remembered else { return Ok(()) };
+        let has = match size <= self.ledger.head().borrow().tree_size {
+            true => self.holds(size, root)?,
+            false => self.reachable_size().await? >= size,
+        };
+        if has {
+            return Ok(());
+        }
+        let signed = Checkpoint::new(String::from("signed"), size, root);
+        self.older(compared, size, &signed.to_string())
+    }
+
+    /// Whether this node's tree has that root; another one there is the end.
+    fn holds(&self, size: u64, root: Hash) -> Result<bool, Fatal> {
+        let ours = self.ledger.root_at(size).map_err(|error| unreadable(&error))?;
+        if ours == root {
+            return Ok(true);
+        }
+        let signed = Checkpoint::new(String::new(), size, root);
+        let why = format!(
+            "this node's trail is not the one that it has signed: {}; hint: its disk was changed, or put back from \
+             another time; keep this data directory, and join under a new id",
+            two_roots(&signed, &ours)
+        );
+        self.shared.keep_evidence(&format!("signed-{size}.txt"), &format!("{why}\n"));
+        Err(Fatal::Diverged(why))
+    }
+
+    fn has_entry(&self, id: EntryId, chain: Chain) -> Result<bool, Fatal> {
+        let failed = |error: crate::storage::log::LogError| Fatal::Failed(error.to_string());
+        if self.log.id_at(id.index).map_err(failed)? != Some(id) {
+            return Ok(false);
+        }
+        Ok(self.log.chain_at(id.index).map_err(failed)? == chain)
+    }
+
+    /// The largest tree that this node's log can lead to: entries that are not known to be
+    /// committed count in full.
+    async fn reachable_size(&self) -> Result<u64, Fatal> {
+        let (log, ledger) = (self.log.clone(), self.ledger.clone());
+        let reachable = tokio::task::spawn_blocking(move || {
+            let head = *ledger.head().borrow();
+            let (mut size, mut next) = (head.tree_size, head.applied);
+            while next < log.next() {
+                let entries = log.read(next..log.next(), REPLICATION_BYTES_MAX)?;
+                next += entries.len() as u64;
+                size += entries.iter().map(records).sum::<u64>();
+            }
+            Ok(size)
+        });
+        let failed = |error: crate::storage::log::LogError| Fatal::Failed(error.to_string());
+        reachable.await.map_err(|error| Fatal::Failed(error.to_string()))?.map_err(failed)
+    }
+
+    /// The checkpoint of a note that this node has signed, and when.
+    fn own_signature(&self, note: &str) -> Option<(Checkpoint, u64)> {
+        let note = Note::parse(note).ok()?;
+        let checkpoint = Checkpoint::parse(&note.text).ok()?;
+        let signed = |signature| self.key.verify(&note.text, signature).ok()?.unix_s;
+        let unix_s = note.signatures.iter().filter_map(signed).max()?;
+        Some((checkpoint, unix_s))
+    }
+
+    /// This node has signed something that its disk does not have.
+    fn older(&self, compared: &mut Compared, size: u64, note: &str) -> Result<(), Fatal> {
+        self.shared.keep_evidence(&format!("rollback-{size}.txt"), note);
+        let ours = self.ledger.head().borrow().tree_size;
+        if self.all_rolled_back {
+            tracing::warn!(
+                signed = size,
+                tree_size = ours,
+                "this disk is older than this node's own signature; going on because of --all-rolled-back"
+            );
+            compared.is_older = true;
+            return Ok(());
+        }
+        Err(Fatal::Diverged(format!(
+            "this node has signed tree size {size}, but its disk does not have it (it has {ours}): the disk was wiped, or \
+             replaced by an older copy; the note is in `evidence`; hint: node ids are never reused: remove this node \
+             and add it under a new id (`indelible node-key`). If the disks of all nodes were put back together, \
+             start every node with --all-rolled-back"
+        )))
+    }
+}
+
+/// Records that an entry can at most add to the trail.
+fn records(entry: &indelible_core::Entry) -> u64 {
+    match entry.kind {
+        EntryKind::Blank | EntryKind::Membership => 1,
+        EntryKind::Batch => (entry.head.len().saturating_sub(BATCH_HEADER_SIZE) / LEAF_SIZE) as u64,
+    }
+}
+
+fn unreadable(error: &LedgerError) -> Fatal {
+    Fatal::Failed(format!("this node cannot read its own trail: {error}"))
+}

@@ -1,0 +1,181 @@
+//! Nodes with real ledgers and keys, and the notes that they make together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use indelible_core::{
+    Checkpoint, EntryKind, Hash, KeyType, Note, NoteSignature, Policy, ProducerId, SignerKey,
+    VerifierKey, node_key_name,
+};
+use indelible_proto::v1;
+use prost::Message;
+
+use crate::node::fatal::{Fatal, Stop};
+use crate::node::publish::cosigner::{Cosigner, NotSigned};
+use crate::node::publish::electorate::Electorates;
+use crate::node::publish::notebook::Notebook;
+use crate::node::publish::shared::Shared;
+use crate::raft::types::Peer;
+use crate::storage::ledger::tests::trail::{NEVER, TRAIL, Trail, producer};
+use crate::storage::signed::SignedMarker;
+
+pub(super) const ORIGIN: &str = "audit.example/test";
+pub(super) const NOW: u64 = 1_800_000_000;
+
+/// The secret seed of a node's key.
+fn seed(node: u64) -> [u8; 32] {
+    [node as u8 + 10; 32]
+}
+
+pub(super) fn node_key(node: u64) -> SignerKey {
+    SignerKey::new(node_key_name(ORIGIN, node), KeyType::Cosigner, seed(node)).unwrap()
+}
+
+pub(super) fn log_key() -> SignerKey {
+    SignerKey::new(ORIGIN, KeyType::Log, [99; 32]).unwrap()
+}
+
+pub(super) fn peer(node: u64) -> Peer {
+    Peer {
+        raft_addr: format!("node{node}:7002"),
+        public_key: node_key(node).verifier().public_key,
+        trail_id: TRAIL,
+        ..Peer::default()
+    }
+}
+
+/// What `indelible init` gives to auditors.
+pub(super) fn policy(nodes: &[u64]) -> Policy {
+    let keys: Vec<VerifierKey> = nodes.iter().map(|id| node_key(*id).verifier().clone()).collect();
+    Policy::majority(log_key().verifier().clone(), keys).unwrap()
+}
+
+/// The payload of a membership entry: one set of voters, or two.
+pub(super) fn membership(sets: &[&[u64]]) -> Bytes {
+    let members: std::collections::BTreeSet<u64> = sets.concat().into_iter().collect();
+    let member = |id: &u64| v1::Member {
+        id: *id,
+        raft_addr: format!("node{id}:7002"),
+        public_key: Bytes::copy_from_slice(&peer(*id).public_key),
+        ..Default::default()
+    };
+    v1::Membership {
+        trail_id: Bytes::copy_from_slice(&TRAIL.0),
+        voter_sets: sets.iter().map(|set| v1::VoterSet { node_ids: set.to_vec() }).collect(),
+        members: members.iter().map(member).collect(),
+    }
+    .encode_to_vec()
+    .into()
+}
+
+/// One node's storage, and what publication keeps on top of it.
+pub(super) struct Node {
+    pub(super) id: u64,
+    pub(super) trail: Trail,
+    pub(super) shared: Arc<Shared>,
+    pub(super) electorates: Arc<Electorates>,
+    pub(super) cosigner: Cosigner,
+    pub(super) notebook: Notebook,
+    written: u64,
+}
+
+impl Node {
+    /// A node of a group of three whose trail begins as everybody's.
+    pub(super) fn new(id: u64) -> Node {
+        let mut trail = Trail::new(NEVER);
+        let genesis = membership(&[&[1, 2, 3]]);
+        trail.entry(EntryKind::Membership, genesis, Bytes::new()).unwrap();
+        trail.open(who()).unwrap();
+        Self::on(id, trail, 0)
+    }
+
+    fn on(id: u64, trail: Trail, written: u64) -> Node {
+        let dir = trail.path().to_owned();
+        let shared = Arc::new(Shared::new(dir.clone(), Stop::default(), Arc::new(|_| {})));
+        let log_key = Some(log_key().verifier().clone());
+        let genesis = (1..=3).map(|id| (id, peer(id))).collect::<BTreeMap<_, _>>();
+        let electorates = Electorates::new(trail.ledger.clone(), ORIGIN, log_key, &genesis);
+        let electorates = Arc::new(electorates);
+        let cosigner = Cosigner {
+            node_id: id,
+            origin: ORIGIN.into(),
+            key: node_key(id),
+            ledger: trail.ledger.clone(),
+            marker: SignedMarker::open(&dir).unwrap(),
+            shared: shared.clone(),
+        };
+        let ledger = trail.ledger.clone();
+        let witnesses = vec![witness_key().verifier().clone()];
+        let notebook =
+            Notebook::open(&dir, ledger, electorates.clone(), witnesses, shared.clone()).unwrap();
+        Node { id, trail, shared, electorates, cosigner, notebook, written }
+    }
+
+    /// Stops the node, lets something happen to its disk, and starts it again.
+    pub(super) fn restart(self, change: impl FnOnce(&std::path::Path)) -> Node {
+        let Node { id, trail, cosigner, notebook, electorates, written, .. } = self;
+        drop((cosigner, notebook, electorates));
+        Self::on(id, trail.restart(change).unwrap(), written)
+    }
+
+    /// Records events; nodes that record the same numbers have the same trail.
+    pub(super) fn events(&mut self, count: u64) {
+        let (first, last) = (self.written + 1, self.written + count);
+        self.trail.events(who(), first..=last).unwrap();
+        self.written = last;
+    }
+
+    /// Another history from here on: a leader that the others do not know of.
+    pub(super) fn diverge(&mut self) {
+        self.trail.leader = 9;
+        self.trail.blank().unwrap();
+        self.trail.leader = 1;
+    }
+
+    pub(super) fn head(&self) -> Checkpoint {
+        Checkpoint::new(ORIGIN, self.trail.size(), self.trail.root())
+    }
+
+    pub(super) fn cosign(&mut self, checkpoint: &Checkpoint) -> Result<NoteSignature, NotSigned> {
+        self.cosigner.cosign(checkpoint, NOW)
+    }
+
+    pub(super) fn fatal(&self) -> Option<Fatal> {
+        self.shared.fatal.borrow().clone()
+    }
+
+    pub(super) fn newest_size(&self) -> Option<u64> {
+        self.shared.newest.borrow().as_ref().map(|note| note.checkpoint.size)
+    }
+
+    pub(super) fn beyond_size(&self) -> Option<u64> {
+        self.shared.beyond.borrow().as_ref().map(|note| note.checkpoint.size)
+    }
+
+    pub(super) fn has_evidence(&self, name: &str) -> bool {
+        self.trail.path().join("evidence").join(name).exists()
+    }
+}
+
+pub(super) fn who() -> ProducerId {
+    producer('a')
+}
+
+pub(super) fn witness_key() -> SignerKey {
+    SignerKey::new("witness.example/w", KeyType::Cosigner, [77; 32]).unwrap()
+}
+
+/// A note with whatever signatures somebody has keys for: nobody asks whether it is true.
+pub(super) fn forge(checkpoint: &Checkpoint, nodes: &[u64], with_log: bool, unix_s: u64) -> String {
+    let mut signatures = Vec::new();
+    if with_log {
+        signatures.push(log_key().sign(checkpoint));
+    }
+    signatures.extend(nodes.iter().map(|id| node_key(*id).cosign(checkpoint, unix_s)));
+    Note { text: checkpoint.to_string(), signatures }.to_string()
+}
+
+pub(super) fn other_root(checkpoint: &Checkpoint) -> Checkpoint {
+    Checkpoint { root: Hash([0xee; 32]), ..checkpoint.clone() }
+}

@@ -1,0 +1,9 @@
+//! The rules of publication on trails in memory, without a network: [`group`] makes several nodes
+//! that hold the same history, or do not.
+
+mod cosigner;
+mod electorate;
+mod group;
+mod notebook;
+mod round;
+mod standing;

@@ -1,0 +1,197 @@
+//! What a start finds out about its own disk from what its peers hold.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use indelible_core::{Checkpoint, EntryKind, Hash, Note};
+use indelible_proto::raft as pb;
+
+use super::group::{NOW, Node, forge, node_key};
+use crate::node::fatal::Fatal;
+use crate::node::publish::notebook;
+use crate::node::publish::shared::Published;
+use crate::node::publish::standing::{Compared, Comparison, StandingProvider};
+
+/// Runs the comparison of a node with peers that say this.
+async fn compare(node: Node, peers: &[&Node], all_rolled_back: bool) -> Result<Compared, Fatal> {
+    let answers: Vec<(u64, pb::StandingResponse)> = peers
+        .iter()
+        .map(|peer| {
+            let provider =
+                StandingProvider { ledger: peer.trail.ledger.clone(), shared: peer.shared.clone() };
+            let mut answer =
+                pb::StandingResponse { node_id: peer.id, open: true, ..Default::default() };
+            provider.standing(node.id).fill(&mut answer);
+            (peer.id, answer)
+        })
+        .collect();
+    let comparison = Comparison {
+        node_id: node.id,
+        key: node_key(node.id).verifier().clone(),
+        log: node.trail.log.clone(),
+        ledger: node.trail.ledger.clone(),
+        electorates: node.electorates.clone(),
+        remembered: Some(node.cosigner.marker.last()),
+        notebook: notebook::Handle::start(node.notebook).unwrap(),
+        shared: node.shared.clone(),
+        all_rolled_back,
+    };
+    let asked = RefCell::new(0);
+    let compared = comparison.run(|id, _| {
+        *asked.borrow_mut() += 1;
+        assert!(*asked.borrow() < 100, "it waits for ever");
+        let answer = answers.iter().find(|(peer, _)| *peer == id).map(|(_, answer)| answer.clone());
+        async move { answer }
+    });
+    compared.await
+}
+
+/// Nodes that have all recorded, signed and kept the same.
+fn group(events: u64) -> Vec<Node> {
+    let mut nodes: Vec<Node> = (1..=3).map(Node::new).collect();
+    for node in &mut nodes {
+        node.events(events);
+        sign_and_keep(node);
+    }
+    nodes
+}
+
+fn sign_and_keep(node: &mut Node) {
+    let head = node.head();
+    node.cosign(&head).unwrap();
+    node.notebook.offer(&forge(&head, &[1, 2, 3], true, NOW)).unwrap();
+}
+
+#[tokio::test]
+async fn a_sound_node_starts_whoever_is_ahead() {
+    let mut nodes = group(3);
+    let last = nodes[0].head();
+    // The others have gone on without it.
+    for node in &mut nodes[1..] {
+        node.events(5);
+        let head = node.head();
+        node.notebook.offer(&forge(&head, &[2, 3], true, NOW)).unwrap();
+    }
+    let first = nodes.remove(0);
+    let shared = first.shared.clone();
+    let compared = compare(first, &[&nodes[0]], false).await.unwrap();
+    assert_eq!(compared, Compared { last_signed: Some((last.size, last.root)), is_older: false });
+    let beyond = shared.beyond.borrow().as_ref().map(|note| note.checkpoint.size);
+    assert_eq!(beyond, Some(nodes[0].head().size), "the newer note is kept");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_older_than_its_own_signature_is_found() {
+    let nodes = group(3);
+    // Node 1 comes back with what it had before the three events: with notes and marker of then.
+    let refused = compare(Node::new(1), &[&nodes[1]], false).await.unwrap_err();
+    let Fatal::Diverged(message) = refused else { panic!("{refused}") };
+    assert!(message.contains("older copy") && message.contains("never reused"), "{message}");
+}
+
+#[tokio::test]
+async fn an_older_disk_is_found_even_if_only_its_lone_signature_is_known() {
+    // Node 1's signature came too late for the note; the leader has seen it all the same.
+    let mut nodes = group(3);
+    let leader = &mut nodes[1];
+    leader.events(1);
+    let head = leader.head();
+    let line = node_key(1).cosign(&head, NOW);
+    let note = Note { text: head.to_string(), signatures: vec![line] }.to_string();
+    let signed = [(1, NOW)].into();
+    let alone = Published { note, checkpoint: head, unix_s: NOW, signed, witnesses: 0 };
+    leader.shared.saw_signatures(&Arc::new(alone));
+    let mut first = Node::new(1);
+    first.events(3);
+    assert!(compare(first, &[&nodes[1]], false).await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_in_the_log_and_not_yet_applied_is_not_lost() {
+    let mut nodes = group(3);
+    for node in &mut nodes[1..] {
+        node.events(2);
+    }
+    let head = nodes[1].head();
+    nodes[1].notebook.offer(&forge(&head, &[1, 2], true, NOW)).unwrap();
+    // Node 1 was killed before its marker said that the last entry is committed.
+    let mut first = nodes.remove(0);
+    let records: Vec<_> = (4..=5).map(|seq| first.trail.event(super::group::who(), seq)).collect();
+    let (batch, body) = first.trail.encode(&records);
+    first.trail.append_only(EntryKind::Batch, batch, body);
+    first.cosigner.marker.save(head.size, head.root).unwrap();
+    let compared = compare(first, &[&nodes[0]], false).await.unwrap();
+    assert_eq!(compared.last_signed, Some((head.size, head.root)));
+}
+
+#[tokio::test]
+async fn another_history_is_found_at_the_start() {
+    let nodes = group(3);
+    let mut first = Node::new(1);
+    first.diverge();
+    first.events(2);
+    assert_eq!(first.head().size, nodes[1].head().size);
+    let refused = compare(first, &[&nodes[1]], false).await.unwrap_err();
+    assert!(matches!(refused, Fatal::Diverged(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_marker_that_fell_back_is_raised_again() {
+    let mut nodes = group(3);
+    let mut first = nodes.remove(0);
+    let head = first.head();
+    first.cosigner.marker =
+        crate::storage::signed::SignedMarker::restore(first.trail.path(), None).unwrap();
+    let compared = compare(first, &[&nodes[0]], false).await.unwrap();
+    assert_eq!(compared.last_signed, Some((head.size, head.root)));
+}
+
+#[tokio::test]
+async fn a_marker_that_the_log_cannot_reach_is_found_without_any_peer_telling() {
+    let node = Node::new(1);
+    let mut node = node;
+    let dir = node.trail.path().to_owned();
+    let later = Some((700, Hash([4; 32])));
+    node.cosigner.marker = crate::storage::signed::SignedMarker::restore(&dir, later).unwrap();
+    let second = Node::new(2);
+    assert!(matches!(compare(node, &[&second], false).await, Err(Fatal::Diverged(_))));
+}
+
+#[tokio::test]
+async fn an_operator_may_say_that_all_disks_were_put_back() {
+    let nodes = group(3);
+    let first = Node::new(1);
+    let compared = compare(first, &[&nodes[1]], true).await.unwrap();
+    assert!(compared.is_older);
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_no_evidence_against_a_disk() {
+    let nodes = group(3);
+    let mut first = Node::new(1);
+    assert!(first.notebook.accept(NOW));
+    let compared = compare(first, &[&nodes[1]], false).await.unwrap();
+    assert_eq!(compared, Compared { last_signed: None, is_older: false });
+}
+
+#[test]
+fn an_answer_names_the_entry_that_reached_the_size() {
+    let mut node = Node::new(2);
+    node.events(3);
+    let head = node.head();
+    let last = node.trail.log.last().unwrap();
+    node.events(1);
+    node.notebook.offer(&forge(&head, &[2, 3], true, NOW)).unwrap();
+    let provider =
+        StandingProvider { ledger: node.trail.ledger.clone(), shared: node.shared.clone() };
+    let standing = provider.standing(3);
+    let chain = node.trail.log.chain_at(last.index).unwrap();
+    assert_eq!(standing.newest.entry, Some((last, chain)));
+    assert_eq!(standing.signed.note, "", "the newest has the asker's signature");
+    // Past what is applied here it cannot tell.
+    let ahead = Checkpoint { size: 90, ..head };
+    node.notebook.offer(&forge(&ahead, &[2, 3], true, NOW)).unwrap();
+    let standing = provider.standing(1);
+    assert_eq!(standing.newest.entry, None);
+    assert!(standing.newest.note.contains("\n90\n"));
+}

@@ -1,0 +1,125 @@
+//! One exchange with a witness: C2SP tlog-witness `add-checkpoint`, over HTTP or HTTPS.
+
+use std::time::Duration;
+
+use indelible_core::limits::{NOTE_BYTES_MAX, NOTE_SIGNATURES_MAX};
+use indelible_core::{Hash, NoteSignature, VerifierKey};
+
+/// How long a witness may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Content type of an answer that names the witness's size.
+const SIZE_TYPE: &str = "text/x.tlog.size";
+
+/// Why a witness did not sign.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotWitnessed {
+    /// Nobody answers there, or not in time, or not as a witness does.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It has another size than it was asked to grow from.
+    #[error("the witness has tree size {0}")]
+    OtherSize(u64),
+    /// It will not sign: it does not know the log, or holds another history.
+    #[error("the witness answers {status}: {message}")]
+    Refused {
+        /// HTTP status.
+        status: u16,
+        /// What it said.
+        message: String,
+    },
+    /// Its answer has no signature of its key that holds.
+    #[error("the witness's answer has no signature that holds under its key")]
+    NoSignature,
+}
+
+/// Who is asked, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Witness {
+    /// For people and metrics.
+    pub(super) name: String,
+    pub(super) key: VerifierKey,
+    url: String,
+    agent: ureq::Agent,
+}
+
+impl Witness {
+    /// `url` is the submission prefix.
+    pub(super) fn new(name: String, key: VerifierKey, url: &str) -> Witness {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(ANSWER))
+            .http_status_as_error(false)
+            .user_agent(concat!("indelible/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let url = format!("{}/add-checkpoint", url.trim_end_matches('/'));
+        Witness { name, key, url, agent: config.into() }
+    }
+
+    /// Asks for a signature over a note; `proof` leads from `old` to its size. Returns the lines
+    /// that are by the witness's key and hold. Blocks.
+    pub(super) fn add_checkpoint(
+        &self,
+        old: u64,
+        proof: &[Hash],
+        note: &str,
+        text: &str,
+    ) -> Result<Vec<NoteSignature>, NotWitnessed> {
+        let unreachable = |error: ureq::Error| NotWitnessed::Unreachable(error.to_string());
+        let body = request_body(old, proof, note);
+        let request =
+            self.agent.post(&self.url).header("content-type", "text/plain; charset=utf-8");
+        let mut response = request.send(body).map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+        let is_size = kind.is_some_and(|kind| kind.starts_with(SIZE_TYPE));
+        let reader = response.body_mut().with_config().limit(NOTE_BYTES_MAX as u64);
+        let answer = reader.read_to_string().map_err(unreachable)?;
+        match status {
+            200 => self.lines(&answer, text),
+            409 if is_size => match answer.trim_end().parse() {
+                Ok(size) => Err(NotWitnessed::OtherSize(size)),
+                Err(_) => Err(NotWitnessed::Unreachable("its size is no number".into())),
+            },
+            _ => {
+                let message = answer.lines().next().unwrap_or_default().chars().take(200).collect();
+                Err(NotWitnessed::Refused { status, message })
+            }
+        }
+    }
+
+    fn lines(&self, answer: &str, text: &str) -> Result<Vec<NoteSignature>, NotWitnessed> {
+        let lines: Vec<NoteSignature> = answer
+            .split_inclusive('\n')
+            .take(NOTE_SIGNATURES_MAX)
+            .filter_map(|line| NoteSignature::parse_line(line).ok())
+            .filter(|line| self.key.verify(text, line).is_ok())
+            .collect();
+        if lines.is_empty() { Err(NotWitnessed::NoSignature) } else { Ok(lines) }
+    }
+}
+
+/// `old SIZE`, the proof in base64, an empty line, the note.
+fn request_body(old: u64, proof: &[Hash], note: &str) -> String {
+    use base64::Engine;
+    let mut body = format!("old {old}\n");
+    for hash in proof {
+        body.push_str(&base64::engine::general_purpose::STANDARD.encode(hash.0));
+        body.push('\n');
+    }
+    body.push('\n');
+    body.push_str(note);
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_written_as_the_specification_says() {
+        let body = request_body(3, &[Hash([0; 32]), Hash([255; 32])], "origin\n5\nroot\n\n— s\n");
+        let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let ones = "//////////////////////////////////////////8=";
+        assert_eq!(body, format!("old 3\n{zero}\n{ones}\n\norigin\n5\nroot\n\n— s\n"));
+        assert_eq!(request_body(0, &[], "n"), "old 0\n\nn");
+    }
+}

@@ -1,0 +1,201 @@
+//! The scrub: reads all sealed segments again and again, slowly, and says what is damaged.
+//!
+//! One thread of lowest priority. It reads at most so many bytes a second, in small pieces, so that
+//! an append never waits for it for long; its reads go past the page cache. What it has found whole
+//! it remembers by digest, for the comparison with peers ([`super::mend`]).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::mend::{Numbers, Suspect, Suspects};
+use crate::raft::mending::Digests;
+use crate::storage::log::{Log, ScrubError};
+
+/// The least priority that the system knows.
+const NICE: i32 = 19;
+
+/// What the scrub needs.
+pub struct Options {
+    /// The log that it reads.
+    pub log: Log,
+    /// Bytes a second; 0 = never.
+    pub bytes_per_s: u64,
+    /// A pass begins at least this long after the one before.
+    pub every: Duration,
+    /// What it has read whole.
+    pub digests: Arc<Digests>,
+    /// What it counts.
+    pub numbers: Arc<Numbers>,
+    /// Where damage goes.
+    pub suspects: Suspects,
+}
+
+/// The running scrub; stopped when dropped.
+pub struct Scrub {
+    signal: Arc<Signal>,
+    passes: watch::Receiver<u64>,
+}
+
+impl Scrub {
+    /// Starts the thread.
+    pub fn start(options: Options) -> std::io::Result<Scrub> {
+        let signal = Arc::new(Signal::default());
+        let (passed, passes) = watch::channel(0);
+        let thread = Run { options, signal: signal.clone(), due: Instant::now(), passed };
+        std::thread::Builder::new().name("scrub".into()).spawn(move || thread.run())?;
+        Ok(Scrub { signal, passes })
+    }
+
+    /// Passes finished so far.
+    pub fn passes(&self) -> watch::Receiver<u64> {
+        self.passes.clone()
+    }
+
+    /// A way to ask for a pass.
+    pub fn hurry_handle(&self) -> Hurry {
+        Hurry(self.signal.clone())
+    }
+}
+
+/// Asks for a pass.
+#[derive(Clone)]
+pub struct Hurry(Arc<Signal>);
+
+impl Hurry {
+    /// Begins the next pass as soon as the current one has ended: something looks damaged.
+    pub fn hurry(&self) {
+        self.0.hurry.store(true, Ordering::Relaxed);
+        self.0.changed.notify_all();
+    }
+}
+
+impl Drop for Scrub {
+    fn drop(&mut self) {
+        *self.signal.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.signal.changed.notify_all();
+    }
+}
+
+#[derive(Default)]
+struct Signal {
+    stop: Mutex<bool>,
+    hurry: AtomicBool,
+    changed: Condvar,
+}
+
+impl Signal {
+    fn stopped(&self) -> bool {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until then; true if the scrub was stopped meanwhile. `early` ends the wait.
+    fn wait_until(&self, until: Instant, early: impl Fn() -> bool) -> bool {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*stop && !early() {
+            let now = Instant::now();
+            if now >= until {
+                break;
+            }
+            let waited = self.changed.wait_timeout(stop, until - now);
+            stop = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *stop
+    }
+}
+
+struct Run {
+    options: Options,
+    signal: Arc<Signal>,
+    /// When what was read so far may have been read, at the permitted rate.
+    due: Instant,
+    passed: watch::Sender<u64>,
+}
+
+impl Run {
+    fn run(mut self) {
+        if self.options.bytes_per_s == 0 {
+            tracing::warn!("scrub_bytes_per_s = 0: damage is found only when it is read");
+            return;
+        }
+        lower_priority();
+        loop {
+            let began = Instant::now();
+            self.pass();
+            if self.signal.stopped() {
+                return;
+            }
+            let numbers = &self.options.numbers;
+            numbers.scrub_passes.add(1);
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            numbers.last_pass_unix_s.set(unix.as_secs());
+            self.passed.send_modify(|passes| *passes += 1);
+            let signal = &self.signal;
+            let hurried = || signal.hurry.load(Ordering::Relaxed);
+            if signal.wait_until(began + self.options.every, hurried) {
+                return;
+            }
+            signal.hurry.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// All segments that are sealed now.
+    fn pass(&mut self) {
+        let log = self.options.log.clone();
+        self.due = Instant::now();
+        for segment in log.sealed_segments() {
+            if self.signal.stopped() {
+                return;
+            }
+            match log.scrub_segment(segment.first, &mut |bytes| self.throttle(bytes)) {
+                Ok(digest) => self.options.digests.set(segment.first, digest),
+                Err(ScrubError::Gone { .. }) => {}
+                Err(error @ ScrubError::Damaged(_)) => {
+                    self.options.digests.forget(segment.first);
+                    tracing::error!(%error, "the scrub has found damage");
+                    self.options.suspects.report(Suspect::Segment(segment.first));
+                }
+            }
+        }
+    }
+
+    /// Waits until the bytes that were just read are due.
+    fn throttle(&mut self, bytes: usize) {
+        self.options.numbers.scrubbed_bytes.add(bytes as u64);
+        let nanoseconds = bytes as u128 * 1_000_000_000 / u128::from(self.options.bytes_per_s);
+        self.due += Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        // Once stopped it hurries through the rest of the segment.
+        self.signal.wait_until(self.due, || false);
+        // Time that was lost is not made up for: the disk was busy with something that matters
+        // more.
+        self.due = self.due.max(Instant::now());
+    }
+}
+
+/// Yields to every other thread of the process.
+fn lower_priority() {
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE) {
+        tracing::debug!(%error, "the scrub runs at normal priority");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_ends_early_or_when_it_is_stopped() {
+        let signal = Arc::new(Signal::default());
+        let far = Instant::now() + Duration::from_secs(3600);
+        assert!(!signal.wait_until(far, || true));
+        assert!(!signal.wait_until(Instant::now(), || false));
+        let waiting = signal.clone();
+        let thread = std::thread::spawn(move || waiting.wait_until(far, || false));
+        *signal.stop.lock().unwrap() = true;
+        signal.changed.notify_all();
+        assert!(thread.join().unwrap());
+    }
+}

@@ -1,0 +1,186 @@
+//! The asking side: questions to one peer, answered by whoever listens there. Nothing in an answer
+//! is believed before it was checked against what this node has.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use indelible_core::limits::{MENDING_SEGMENTS_MAX, RAFT_MESSAGE_BYTES_MAX};
+use indelible_core::{Chain, Entry, TrailId};
+use indelible_proto::raft as pb;
+use indelible_proto::raft::mending_client::MendingClient;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::standing::{Sealed, Standing};
+use crate::raft::link::STREAM_WINDOW_BYTES;
+use crate::raft::wire;
+
+/// How long a peer may take to accept a connection and to begin an answer.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long the next part of a stream may take: the peer reads it from a disk that may be slow.
+const NEXT_PART: Duration = Duration::from_secs(20);
+
+/// Why a peer gave no answer that can be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AskError {
+    /// Nobody answers there, or not in time, or not yet.
+    #[error("no answer: {0}")]
+    Unreachable(String),
+    /// It will not talk to this node, or what it says makes no sense.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<Status> for AskError {
+    fn from(status: Status) -> Self {
+        use tonic::Code;
+        let message = format!("{:?}: {}", status.code(), status.message());
+        match status.code() {
+            Code::Unavailable | Code::Unknown | Code::DeadlineExceeded | Code::Cancelled => {
+                AskError::Unreachable(message)
+            }
+            Code::ResourceExhausted => AskError::Unreachable(message),
+            _ => AskError::Refused(message),
+        }
+    }
+}
+
+/// Asks in the name of one node.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker {
+    /// The trail; peers of another one do not answer.
+    pub trail_id: TrailId,
+    /// Who asks.
+    pub node_id: u64,
+}
+
+/// Entries of a peer with their links, in order of index. Nothing about them is checked yet: not
+/// their commitments, which take time, and not whether they are the ones that belong there.
+pub type Entries = BoxStream<'static, Result<(Entry, Chain), AskError>>;
+
+impl Asker {
+    /// How far the log of node `node` at `addr` goes.
+    pub async fn standing(&self, node: u64, addr: &str) -> Result<Standing, AskError> {
+        self.standing_and_notes(node, addr).await.map(Standing::from_pb)
+    }
+
+    /// As [`Self::standing`], with all that its notes say to this node.
+    pub async fn standing_and_notes(
+        &self,
+        node: u64,
+        addr: &str,
+    ) -> Result<pb::StandingResponse, AskError> {
+        let request = pb::StandingRequest { trail_id: self.trail(), node_id: self.node_id };
+        let ask = async {
+            let answer = connect(addr).await?.standing(request).await?.into_inner();
+            check_node(node, answer.node_id)?;
+            Ok(answer)
+        };
+        within(ANSWER, ask).await
+    }
+
+    /// What the node at `addr` knows of its sealed segments.
+    pub async fn segments(&self, addr: &str) -> Result<Vec<Sealed>, AskError> {
+        let mut client = within(ANSWER, connect(addr)).await?;
+        let mut found: Vec<Sealed> = Vec::new();
+        loop {
+            let from = found.last().map_or(0, |last| last.next);
+            let request =
+                pb::SegmentsRequest { trail_id: self.trail(), node_id: self.node_id, from };
+            let ask = async {
+                let answer = client.segments(request).await.map_err(AskError::from)?;
+                Ok(answer.into_inner().segments)
+            };
+            let part = within(ANSWER, ask).await?;
+            for segment in &part {
+                let segment = Sealed::from_pb(segment)?;
+                let follows = found.last().is_none_or(|last| segment.first >= last.next);
+                if !follows || segment.first >= segment.next {
+                    return Err(AskError::Refused("its segments do not follow each other".into()));
+                }
+                found.push(segment);
+            }
+            if part.len() < MENDING_SEGMENTS_MAX {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Entries `from..to` of the node at `addr`, in order, without those that it lacks.
+    pub async fn entries(&self, addr: &str, from: u64, to: u64) -> Result<Entries, AskError> {
+        let request =
+            pb::EntriesRequest { trail_id: self.trail(), node_id: self.node_id, from, to };
+        let ask = async { Ok(connect(addr).await?.entries(request).await?.into_inner()) };
+        let parts = within(ANSWER, ask).await?;
+        let parts = futures_util::stream::try_unfold(parts, |mut parts| async move {
+            let next = async { parts.message().await.map_err(AskError::from) };
+            let part = within(NEXT_PART, next).await?;
+            Ok::<_, AskError>(part.map(|part| (part, parts)))
+        });
+        let entries = parts.map_ok(|part| futures_util::stream::iter(decode(part))).try_flatten();
+        let mut next = from;
+        Ok(entries
+            .map(move |entry| {
+                let (entry, chain) = entry?;
+                let index = entry.id.index;
+                if index < next || index >= to {
+                    return Err(AskError::Refused("its entries are not those asked for".into()));
+                }
+                next = index + 1;
+                Ok((entry, chain))
+            })
+            .boxed())
+    }
+
+    fn trail(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.trail_id.0)
+    }
+}
+
+async fn connect(addr: &str) -> Result<MendingClient<Channel>, AskError> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))
+        .map_err(|error| AskError::Refused(format!("{addr}: {error}")))?
+        .connect_timeout(ANSWER)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES);
+    let channel = endpoint.connect().await.map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        AskError::Unreachable(cause.unwrap_or_else(|| error.to_string()))
+    })?;
+    Ok(MendingClient::new(channel).max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX))
+}
+
+async fn within<T>(
+    limit: Duration,
+    ask: impl Future<Output = Result<T, AskError>>,
+) -> Result<T, AskError> {
+    let late = |_| Err(AskError::Unreachable(format!("nothing in {limit:?}")));
+    tokio::time::timeout(limit, ask).await.unwrap_or_else(late)
+}
+
+/// Addresses may be mixed up: what another node says must not count as this one's.
+fn check_node(wanted: u64, answers: u64) -> Result<(), AskError> {
+    if wanted == answers {
+        return Ok(());
+    }
+    Err(AskError::Refused(format!("node {answers} answers at the address of node {wanted}")))
+}
+
+/// The entries of one message.
+fn decode(part: pb::EntriesResponse) -> Vec<Result<(Entry, Chain), AskError>> {
+    let refused = |what: &str| AskError::Refused(what.to_owned());
+    if part.chains.len() != part.entries.len() * Chain::SIZE {
+        return vec![Err(refused("not one link for each entry"))];
+    }
+    let chains = part.chains.chunks_exact(Chain::SIZE);
+    let pairs = part.entries.into_iter().zip(chains);
+    pairs
+        .map(|(entry, chain)| {
+            let entry = wire::entry_from_pb(entry)?;
+            let chain = Chain::from_slice(chain).ok_or_else(|| refused("a link of odd size"))?;
+            Ok((entry, chain))
+        })
+        .collect()
+}

@@ -1,0 +1,284 @@
+//! The answering side.
+
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use indelible_core::TrailId;
+use indelible_core::limits::{
+    MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX,
+    RAFT_MESSAGE_BYTES_MAX,
+};
+use indelible_proto::raft as pb;
+use indelible_proto::raft::mending_server::MendingServer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Response, Status};
+
+use super::read::{Part, whole_entries};
+use super::standing::{Digests, Sealed, Standing};
+use crate::raft::wire;
+use crate::storage::log::{Log, LogError};
+use crate::storage::mend::{Fetched, SegmentSource};
+use crate::storage::segment::SegmentInfo;
+
+/// A request of this service is a few numbers.
+const REQUEST_BYTES_MAX: usize = 4 * 1024;
+
+/// Puts into an answer what this node's notes say to the node that asks. May read the disk.
+pub type NoteSource = Arc<dyn Fn(u64, &mut pb::StandingResponse) + Send + Sync>;
+
+/// Where answers come from.
+#[derive(Clone)]
+pub enum Source {
+    /// Nothing is known yet.
+    Starting,
+    /// The log is closed, and perhaps damaged: the segments as the survey found them.
+    Closed {
+        /// Steps over what is damaged.
+        segments: Arc<SegmentSource>,
+        /// What the survey found.
+        standing: Standing,
+    },
+    /// The log is open.
+    Open {
+        /// The log.
+        log: Log,
+        /// What the scrub has read.
+        digests: Arc<Digests>,
+        /// Everything but the note. Terms must be read before the log's end.
+        standing: Arc<dyn Fn() -> Standing + Send + Sync>,
+    },
+}
+
+/// The service. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Mending {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    trail_id: TrailId,
+    node_id: u64,
+    source: RwLock<Source>,
+    note: RwLock<Option<NoteSource>>,
+    streams: Arc<Semaphore>,
+}
+
+impl Mending {
+    /// Of a node that has just begun to start.
+    pub fn new(trail_id: TrailId, node_id: u64) -> Mending {
+        Mending {
+            inner: Arc::new(Inner {
+                trail_id,
+                node_id,
+                source: RwLock::new(Source::Starting),
+                note: RwLock::new(None),
+                streams: Arc::new(Semaphore::new(MENDING_STREAMS_MAX)),
+            }),
+        }
+    }
+
+    /// As a tonic service.
+    pub fn into_server(self) -> MendingServer<Self> {
+        MendingServer::new(self)
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX)
+    }
+
+    /// From now on answers come from there. Streams that are under way go on as they began.
+    pub fn set_source(&self, source: Source) {
+        *self.inner.source.write().unwrap_or_else(PoisonError::into_inner) = source;
+    }
+
+    /// Where notes come from.
+    pub fn set_note(&self, note: NoteSource) {
+        *self.inner.note.write().unwrap_or_else(PoisonError::into_inner) = Some(note);
+    }
+
+    fn source(&self) -> Source {
+        self.inner.source.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self) -> Option<NoteSource> {
+        self.inner.note.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn check_trail(&self, trail_id: &[u8]) -> Result<(), Status> {
+        if trail_id == self.inner.trail_id.0 {
+            return Ok(());
+        }
+        let ours = self.inner.trail_id;
+        Err(Status::permission_denied(format!("this is a node of trail {ours}, not of yours")))
+    }
+}
+
+fn starting() -> Status {
+    Status::unavailable("the node is starting")
+}
+
+impl Source {
+    /// The next whole entries of a range. Blocks.
+    fn read(&self, trail_id: &TrailId, from: u64, to: u64) -> Result<Part, Status> {
+        let failed = |error: String| Status::unavailable(error);
+        match self {
+            Source::Starting => Err(starting()),
+            Source::Closed { segments, .. } => {
+                let entries = segments
+                    .entries(from..to, MENDING_BYTES_MAX)
+                    .map_err(|error| failed(error.to_string()))?;
+                let next = entries.last().map_or(to, |last| last.entry.id.index + 1);
+                Ok(Part { entries, next })
+            }
+            Source::Open { log, .. } => {
+                let to = to.min(log.next());
+                if from >= to {
+                    return Ok(Part { entries: Vec::new(), next: u64::MAX });
+                }
+                match whole_entries(log, trail_id, from..to, MENDING_BYTES_MAX) {
+                    Ok(part) => Ok(part),
+                    // Cut meanwhile.
+                    Err(LogError::Missing { .. }) => {
+                        Ok(Part { entries: Vec::new(), next: u64::MAX })
+                    }
+                    Err(error) => Err(failed(error.to_string())),
+                }
+            }
+        }
+    }
+
+    fn sealed(&self, from: u64) -> Result<Vec<Sealed>, Status> {
+        let mut sealed = match self {
+            Source::Starting => return Err(starting()),
+            Source::Closed { segments, .. } => {
+                let sealed =
+                    segments.sealed().map_err(|error| Status::unavailable(error.to_string()))?;
+                sealed_of(sealed, |_| None)
+            }
+            Source::Open { log, digests, .. } => {
+                sealed_of(log.sealed_segments(), |first| digests.get(first))
+            }
+        };
+        sealed.retain(|segment| segment.first >= from);
+        sealed.truncate(MENDING_SEGMENTS_MAX);
+        Ok(sealed)
+    }
+}
+
+fn sealed_of(
+    segments: Vec<SegmentInfo>,
+    digest: impl Fn(u64) -> Option<indelible_core::Hash>,
+) -> Vec<Sealed> {
+    let sealed = |segment: SegmentInfo| Sealed {
+        first: segment.first,
+        next: segment.next,
+        bytes: segment.bytes,
+        digest: digest(segment.first),
+        chain: segment.chain,
+    };
+    segments.into_iter().map(sealed).collect()
+}
+
+/// A stream of entries that is under way.
+struct Reading {
+    source: Source,
+    trail_id: TrailId,
+    next: u64,
+    to: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Reading {
+    /// The next message with entries; none at the end. At most one message is in memory.
+    async fn step(mut self) -> Option<(Result<pb::EntriesResponse, Status>, Self)> {
+        while self.next < self.to {
+            let (source, trail_id) = (self.source.clone(), self.trail_id);
+            let (from, to) = (self.next, self.to);
+            let read = tokio::task::spawn_blocking(move || source.read(&trail_id, from, to)).await;
+            let read = read.unwrap_or_else(|_| Err(Status::unavailable("the node is stopping")));
+            match read {
+                Ok(part) => {
+                    assert!(part.next > self.next, "every read gets on");
+                    self.next = part.next;
+                    if !part.entries.is_empty() {
+                        return Some((Ok(message(part.entries)), self));
+                    }
+                }
+                Err(status) => {
+                    self.next = self.to;
+                    return Some((Err(status), self));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn message(entries: Vec<Fetched>) -> pb::EntriesResponse {
+    let chains: Vec<u8> = entries.iter().flat_map(|fetched| fetched.chain.0).collect();
+    let entries = entries.into_iter().map(|fetched| wire::entry_to_pb(fetched.entry)).collect();
+    pb::EntriesResponse { entries, chains: Bytes::from(chains) }
+}
+
+#[tonic::async_trait]
+impl pb::mending_server::Mending for Mending {
+    type EntriesStream = Pin<Box<dyn Stream<Item = Result<pb::EntriesResponse, Status>> + Send>>;
+
+    async fn entries(
+        &self,
+        request: Request<pb::EntriesRequest>,
+    ) -> Result<Response<Self::EntriesStream>, Status> {
+        let request = request.into_inner();
+        self.check_trail(&request.trail_id)?;
+        let source = self.source();
+        if matches!(source, Source::Starting) {
+            return Err(starting());
+        }
+        let permit = self.inner.streams.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{MENDING_STREAMS_MAX} mending streams are open"))
+        })?;
+        let reading = Reading {
+            source,
+            trail_id: self.inner.trail_id,
+            next: request.from,
+            to: request.to,
+            _permit: permit,
+        };
+        Ok(Response::new(Box::pin(futures_util::stream::unfold(reading, Reading::step))))
+    }
+
+    async fn segments(
+        &self,
+        request: Request<pb::SegmentsRequest>,
+    ) -> Result<Response<pb::SegmentsResponse>, Status> {
+        let request = request.into_inner();
+        self.check_trail(&request.trail_id)?;
+        let source = self.source();
+        let sealed = tokio::task::spawn_blocking(move || source.sealed(request.from))
+            .await
+            .map_err(|_| Status::unavailable("the node is stopping"))??;
+        let segments = sealed.into_iter().map(Sealed::to_pb).collect();
+        Ok(Response::new(pb::SegmentsResponse { segments }))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<pb::StandingRequest>,
+    ) -> Result<Response<pb::StandingResponse>, Status> {
+        let request = request.into_inner();
+        self.check_trail(&request.trail_id)?;
+        let standing = match self.source() {
+            Source::Starting => return Err(starting()),
+            Source::Closed { standing, .. } => standing,
+            Source::Open { standing, .. } => standing(),
+        };
+        let node_id = self.inner.node_id;
+        let mut answer = Standing { node_id, ..standing }.to_pb();
+        let Some(note) = self.note() else { return Ok(Response::new(answer)) };
+        let filled = tokio::task::spawn_blocking(move || {
+            note(request.node_id, &mut answer);
+            answer
+        });
+        filled.await.map(Response::new).map_err(|error| Status::internal(error.to_string()))
+    }
+}

@@ -1,0 +1,335 @@
+//! Mending a log that is not open: from the first damage on, as many segments as it takes until
+//! what is there follows from what was written.
+
+use std::ops::Range;
+
+use super::survey::{Anchor, Files};
+use super::swap::{self, NewSegment};
+use super::walk::{After, Stopped, Walk};
+use super::{ClosedLog, Damage, DamageKind, Fetch, MendError, Mended, Own, Survey};
+use crate::disk::DiskError;
+use crate::storage::frame::{FrameFault, Location};
+use crate::storage::segment::{self, SegmentHeader};
+use crate::storage::synced::{Synced, SyncedFile};
+
+/// How to read what is there. Each attempt that finds it wrong makes the next one more suspicious.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// A segment that is whole in itself and leads to nothing: peers have to confirm it.
+    doubted: Option<u64>,
+    /// Holes from here on are open.
+    open_from: u64,
+}
+
+/// Why an attempt did not succeed.
+enum Stop {
+    /// This segment has to be doubted.
+    Doubt(u64),
+    /// What seemed to close the hole that begins here does not.
+    Open(u64),
+    Failed(MendError),
+}
+
+/// A segment that was written anew, beside the one that is there.
+struct Made {
+    first: u64,
+    sealed: bool,
+    /// Whether it differs from that.
+    changed: bool,
+    /// Whether it has entries.
+    filled: bool,
+}
+
+/// How far the log is as it was.
+struct Ours {
+    /// One past the last entry that is, and where its frame ends.
+    end: (u64, Location),
+    /// Whether an entry of a peer has followed.
+    over: bool,
+    /// Whether the marker has its last entry end where none ends.
+    misplaced: bool,
+}
+
+/// What an attempt has come to.
+struct Outcome {
+    made: Vec<Made>,
+    fetched: Vec<Range<u64>>,
+    /// Where the last segment's frames end, and the next entry.
+    end: (u64, Location),
+    /// How the walk ended.
+    stopped: Stopped,
+    /// The marker that is true before and after the swap, if the one that is there is not.
+    marker: Option<Synced>,
+}
+
+impl<E: Into<MendError>> From<E> for Stop {
+    fn from(error: E) -> Stop {
+        Stop::Failed(error.into())
+    }
+}
+
+impl ClosedLog {
+    /// Mends the first damage of a survey, and what it runs into; then survey again. Asks `fetch`
+    /// for what is missing, in order. Durable on return. After an error the log is as it was, and
+    /// the caller may try again with other peers.
+    pub fn rebuild(&self, survey: &Survey, fetch: &mut Fetch<'_>) -> Result<Mended, MendError> {
+        let Some(damage) = survey.damage.first() else { return Ok(Mended::default()) };
+        let files = Files::list(&self.data, self.common)?;
+        swap::clean(&files.dir)?;
+        if damage.kind == DamageKind::Stray {
+            let kept = swap::remove(&self.data, &files.dir, damage.from)?;
+            return Ok(Mended { quarantined: vec![kept], ..Mended::default() });
+        }
+        let start = damage.start.ok_or_else(|| MendError::NotNow { file: damage.file.clone() })?;
+        let mut plan = Plan { doubted: None, open_from: u64::MAX };
+        loop {
+            let attempt = Attempt { log: self, files: &files, survey, damage, plan };
+            match attempt.run(start, fetch) {
+                Ok(outcome) => return self.swap(&files, survey, outcome),
+                Err(Stop::Doubt(first)) if plan.doubted.is_none() => plan.doubted = Some(first),
+                Err(Stop::Open(from)) if from < plan.open_from => plan.open_from = from,
+                Err(Stop::Doubt(index) | Stop::Open(index)) => {
+                    swap::clean(&files.dir)?;
+                    return Err(MendError::DoesNotJoin { from: index, index: index + 1 });
+                }
+                Err(Stop::Failed(error)) => {
+                    swap::clean(&files.dir)?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Puts everything in its place.
+    fn swap(&self, files: &Files, survey: &Survey, outcome: Outcome) -> Result<Mended, MendError> {
+        let (next, end) = outcome.end;
+        let ends = outcome.stopped != Stopped::Closed || next == 0;
+        let mut mended = Mended { fetched: outcome.fetched, ..Mended::default() };
+        mended.end = (outcome.stopped == Stopped::EndOfPeers).then_some(next);
+        if let Some(marker) = outcome.marker {
+            // Crash after: the marker claims less than there is, which is true; what follows is
+            // damage, or the tail of the log, and peers are asked again.
+            self.write_marker(marker)?;
+            mended.marker = true;
+        }
+        // Before the new ones: a crash in between leaves a log that is too short, with damage or
+        // the marker to say so.
+        for first in files.firsts.iter().filter(|first| ends && **first >= next).rev() {
+            mended.quarantined.push(swap::remove(&self.data, &files.dir, *first)?);
+        }
+        for made in outcome.made.into_iter().rev() {
+            if !made.changed {
+                swap::discard(&files.dir, made.first)?;
+            } else if made.filled {
+                // Crash between two of them: the first of the damage is still there, so that the
+                // rest is mended again before the log opens.
+                mended.quarantined.extend(swap::replace(&self.data, &files.dir, made.first)?);
+                mended.segments.push(made.first);
+            } else {
+                swap::discard(&files.dir, made.first)?;
+            }
+        }
+        mended.segments.reverse();
+        if survey.marker.is_none() && ends {
+            // Crash before: there is no marker, and the same is found again. After: all that it
+            // claims is there, durable since before.
+            self.sync_all(files)?;
+            self.write_marker(Synced { next, end, committed: 0 })?;
+            mended.marker = true;
+        }
+        Ok(mended)
+    }
+
+    /// Makes the segments durable that nothing says are: without a marker, all that are not sealed.
+    fn sync_all(&self, files: &Files) -> Result<(), DiskError> {
+        let sealed = files.sealed_until()?;
+        for first in Files::list(&self.data, self.common)?.firsts {
+            if first >= sealed {
+                files.dir.open_file(&segment::file_name(first))?.sync_all()?;
+            }
+        }
+        files.dir.sync()
+    }
+
+    fn write_marker(&self, marker: Synced) -> Result<(), MendError> {
+        let marker = if marker.next == 0 { Synced::EMPTY } else { marker };
+        match SyncedFile::open(&self.data) {
+            Ok((mut file, _)) => file.write(&marker)?,
+            Err(_) => SyncedFile::create_as(&self.data, &marker)?,
+        }
+        Ok(())
+    }
+}
+
+/// One attempt.
+struct Attempt<'a> {
+    log: &'a ClosedLog,
+    files: &'a Files,
+    survey: &'a Survey,
+    damage: &'a Damage,
+    plan: Plan,
+}
+
+impl Attempt<'_> {
+    /// Walks from the damaged segment on, which starts at `start`, and writes new segments beside
+    /// the old ones.
+    fn run(&self, start: Anchor, fetch: &mut Fetch<'_>) -> Result<Outcome, Stop> {
+        let mut walk = Walk::new(start.next, start.chain, fetch);
+        walk.doubting = self.plan.doubted.is_some();
+        walk.open_from = self.plan.open_from;
+        let sealed_until = self.files.sealed_until()?;
+        let mut made: Vec<Made> = Vec::new();
+        let mut ours = Ours { end: (start.next, start.end), over: false, misplaced: false };
+        loop {
+            let first = walk.index;
+            let committed = match made.last() {
+                Some(before) if before.sealed => self.committed(),
+                None if self.files.is_sealed_before(first)? => self.committed(),
+                _ => 0,
+            };
+            let sealed_until = sealed_until.max(committed);
+            let (new, end, stopped) = self.segment(&mut walk, sealed_until, &mut ours)?;
+            made.push(new);
+            let ended = stopped != Stopped::Closed || self.at_end(&walk)?;
+            if !ended && !self.goes_on(&mut walk, first)? {
+                continue;
+            }
+            if let Some(run) = walk.run.filter(|run| ended && run.closed) {
+                return Err(Stop::Open(run.from));
+            }
+            let end = (walk.index, end);
+            let stopped = match ended {
+                true if stopped == Stopped::EndOfPeers => Stopped::EndOfPeers,
+                true => Stopped::End,
+                false => Stopped::Closed,
+            };
+            let marker = if ended { self.marker(end, &ours)? } else { None };
+            return Ok(Outcome { made, fetched: walk.fetched, end, stopped, marker });
+        }
+    }
+
+    /// One segment of the walk, written anew; and where its frames end. If it is closed, and ends
+    /// at `sealed_until` or before, it is sealed: it was, or may be.
+    fn segment(
+        &self,
+        walk: &mut Walk<'_, '_>,
+        sealed_until: u64,
+        ours: &mut Ours,
+    ) -> Result<(Made, Location, Stopped), Stop> {
+        let (common, dir) = (&self.log.common, &self.files.dir);
+        let first = walk.index;
+        let name = segment::file_name(first);
+        let file = match self.files.firsts.binary_search(&first) {
+            Ok(_) => Some(dir.open_file_read_only(&name)?),
+            Err(_) => None,
+        };
+        let mut own = Own::new(first, file.as_ref(), common)?;
+        let header = SegmentHeader {
+            trail_id: common.trail_id,
+            first,
+            segment_bytes: common.segment_bytes,
+            chain_before: walk.chain,
+        };
+        let mut new = NewSegment::create(dir, &header)?;
+        let mut of_peers = false;
+        let (summary, stopped) = walk.segment(
+            &mut own,
+            common.segment_bytes,
+            self.plan.doubted == Some(first),
+            u64::MAX,
+            &mut |own, summary, fault, of_peer| self.judge(own, summary, fault, of_peer),
+            &mut |entry, header, location, of_peer| {
+                of_peers |= of_peer;
+                ours.over |= of_peer;
+                let offset = location.offset + header.frame_size();
+                let end = (entry.id.index + 1, Location { offset, ..location });
+                if !ours.over {
+                    ours.end = end;
+                }
+                ours.misplaced |= self.is_misplaced(end);
+                new.put(entry, header, location)
+            },
+        )?;
+        if ours.misplaced && !ours.over && !walk.doubting {
+            return Err(Stop::Doubt(first));
+        }
+        let sealed = stopped == Stopped::Closed && summary.next <= sealed_until;
+        new.finish(&summary, sealed, common.segment_bytes)?;
+        let changed = of_peers || !own.is_whole(&summary, sealed)?;
+        let filled = summary.next > first;
+        let end = Location { segment: first, offset: summary.frames_end };
+        Ok((Made { first, sealed, changed, filled }, end, stopped))
+    }
+
+    /// Entries before this one are committed, and their segments may be sealed, in order.
+    fn committed(&self) -> u64 {
+        self.survey.marker.map_or(0, |marker| marker.committed)
+    }
+
+    /// Whether the marker has the entry before `end` end elsewhere.
+    fn is_misplaced(&self, (next, end): (u64, Location)) -> bool {
+        self.survey.marker.is_some_and(|marker| marker.next == next && marker.end != end)
+    }
+
+    fn judge(
+        &self,
+        own: &mut Own<'_>,
+        summary: &segment::Summary,
+        fault: FrameFault,
+        of_peer: bool,
+    ) -> Result<After, DiskError> {
+        if let Some((next, _)) = own.following(summary.frames_end, summary.next)? {
+            return Ok(After::Hole(Some(next)));
+        }
+        if let Some(first) = self.files.later(summary.next)? {
+            return Ok(After::Hole(Some(first)));
+        }
+        // Where the end itself was damaged, what is left says nothing about what was above the
+        // marker: peers know.
+        let reached = self.survey.marker.is_some_and(|marker| summary.next >= marker.next);
+        let ended = reached && !of_peer && own.ends(summary, fault)?;
+        Ok(if ended { After::End } else { After::Hole(None) })
+    }
+
+    /// After a closed segment: whether nothing is there, and nothing is missing.
+    fn at_end(&self, walk: &Walk<'_, '_>) -> Result<bool, DiskError> {
+        let reached = self.survey.marker.is_some_and(|marker| walk.index >= marker.next);
+        let reached = reached && walk.run.is_none();
+        let nothing = self.files.firsts.binary_search(&walk.index).is_err();
+        Ok(reached && nothing && self.files.later(walk.index)?.is_none())
+    }
+
+    /// After a closed segment that started with `first`: whether what follows it is whole and
+    /// follows from it, so that the walk is done.
+    fn goes_on(&self, walk: &mut Walk<'_, '_>, first: u64) -> Result<bool, Stop> {
+        let Some(header) = self.files.header(walk.index)? else { return Ok(false) };
+        if header.chain_before == walk.chain {
+            walk.run = None;
+            let name = self.files.dir.path().join(segment::file_name(walk.index));
+            let damaged = self.survey.damage.iter().any(|damage| {
+                damage.file == name || damage.start.is_some_and(|start| start.next == walk.index)
+            });
+            let marker = self.damage.kind == DamageKind::Marker;
+            return Ok(!damaged && !marker);
+        }
+        match walk.run {
+            _ if walk.doubting => Ok(false),
+            Some(run) => Err(MendError::DoesNotJoin { from: run.from, index: walk.index }.into()),
+            None => Err(Stop::Doubt(first)),
+        }
+    }
+
+    /// The marker to write before the swap, if the one that is there would not be true after it:
+    /// as far as all is ours. An error if peers let the log end before what is committed.
+    fn marker(&self, (next, _): (u64, Location), ours: &Ours) -> Result<Option<Synced>, MendError> {
+        let Some(marker) = self.survey.marker else { return Ok(None) };
+        if next < marker.committed {
+            return Err(MendError::Committed { end: next, committed: marker.committed });
+        }
+        if next >= marker.next && !ours.misplaced {
+            return Ok(None);
+        }
+        let (next, end) = ours.end;
+        Ok(Some(Synced { next, end, committed: marker.committed.min(next) }))
+    }
+}
