@@ -321,9 +321,9 @@ fn swap_segments(dir: &Path) {
     let names = sealed(dir);
     let path = |position: usize| dir.join("segments").join(&names[position]);
     let aside = dir.join("segments/aside");
-    std::fs::rename(path(1), &aside).unwrap();
-    std::fs::rename(path(2), path(1)).unwrap();
-    std::fs::rename(aside, path(2)).unwrap();
+    std::fs::rename(path(0), &aside).unwrap();
+    std::fs::rename(path(1), path(0)).unwrap();
+    std::fs::rename(aside, path(1)).unwrap();
 }
 
 fn swap_salts(bytes: &mut [u8]) {

@@ -50,6 +50,13 @@ impl Template {
         let file = data(SSHD);
         let args = ["import", "--format", "syslog", file.to_str().unwrap()];
         stdout(&indelible(&cluster, &args).await);
+        // Several segments, however few entries the import took.
+        let producer = sdk.producer(ProducerId([4; 16]), "segments").open().await.unwrap();
+        for _ in 0..60 {
+            let mut event = Event::new("alice", "read", "much");
+            event.reason = "because ".repeat(500);
+            producer.append(event).await.unwrap();
+        }
         // Entries of one event each, all of one size: frames that can be exchanged.
         let producer = sdk.producer(ProducerId([5; 16]), "equal sizes").open().await.unwrap();
         for number in 1000..1040 {
