@@ -26,6 +26,7 @@ pub fn event_json(kind: Kind, event_bytes: &[u8]) -> Value {
         Kind::Membership => decode(event_bytes, membership_record),
         Kind::ProducerOpened => decode(event_bytes, producer_opened),
         Kind::Operation => decode(event_bytes, operation),
+        Kind::Finding => decode(event_bytes, finding),
         _ => Ok(undecodable(event_bytes)),
     };
     object.unwrap_or_else(|_| undecodable(event_bytes)).0.into()
@@ -240,6 +241,17 @@ fn operation(record: v1::Operation) -> Object {
         .number("node_id", record.node_id)
 }
 
+fn finding(record: v1::Finding) -> Object {
+    Object::default()
+        .number("node_id", record.node_id)
+        .text("what", record.what)
+        .text("place", record.place)
+        .number("first_entry", record.first_entry)
+        .number("next_entry", record.next_entry)
+        .text("outcome", record.outcome)
+        .text("detail", record.detail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +370,10 @@ mod tests {
         let operation = v1::Operation { action: "START".into(), node_id: 3, ..Default::default() };
         let expected = json!({"action": "START", "node_id": 3});
         assert_eq!(event_json(Kind::Operation, &operation.encode_to_vec()), expected);
+
+        let finding = v1::Finding { node_id: 2, what: "damage".into(), ..Default::default() };
+        let expected = json!({"node_id": 2, "what": "damage"});
+        assert_eq!(event_json(Kind::Finding, &finding.encode_to_vec()), expected);
     }
 
     #[test]
