@@ -7,8 +7,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use indelible_core::TrailId;
 use indelible_core::limits::{
-    MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX,
-    RAFT_MESSAGE_BYTES_MAX,
+    MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX, RAFT_MESSAGE_BYTES_MAX,
 };
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_server::MendingServer;
