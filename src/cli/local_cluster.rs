@@ -98,7 +98,8 @@ impl LocalCluster {
     /// Writes the configuration of one more node; it has no identity yet.
     pub fn configure(&mut self, id: u64) -> anyhow::Result<&mut LocalNode> {
         let dir = self.dir.path();
-        // A port that was free when an earlier node got it is still free: that node may not run yet.
+        // A port that was free when an earlier node got it is still free: that node may not run
+        // yet.
         let ports = loop {
             let ports = free_ports(3)?;
             let is_taken = |port: &u16| self.nodes.iter().any(|node| node.has_port(*port));

@@ -303,20 +303,8 @@ fn derived() -> Vec<Case> {
         ),
         case(
             "tree file, level 0",
-            "bit in the middle",
-            |dir, _| flip(&dir.join("derived/tree/00"), |bytes| bytes.len() / 2),
-            REBUILT,
-        ),
-        case(
-            "tree file, level 0",
             "cut in the middle",
             |dir, _| cut(&dir.join("derived/tree/00"), |bytes| bytes.len() / 2),
-            REBUILT,
-        ),
-        case(
-            "tree file, level 3",
-            "bit in the middle",
-            |dir, _| flip(&dir.join("derived/tree/03"), |bytes| bytes.len() / 2),
             REBUILT,
         ),
         case(

