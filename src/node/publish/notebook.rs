@@ -360,7 +360,7 @@ impl Notebook {
 }
 
 /// Opens the notes of a data directory. A damaged or missing file is made anew from what is whole;
-/// the caller asks the peers for the rest. On a node that has never started it is missing by rights.
+/// the caller asks the peers for the rest. On a node that has never started none is missing.
 pub(super) fn open_notes(dir: &Path, is_new: bool) -> Result<Notes, NotesError> {
     match Notes::open(dir) {
         Err(NotesError::Missing { .. }) if is_new => Ok(Notes::recover(dir)?.0),
