@@ -63,23 +63,14 @@ pub(super) struct Notebook {
 }
 
 impl Notebook {
-    /// Opens the file of a data directory and takes from it what still counts. A damaged or missing
-    /// file is made anew from what is whole; the caller asks the peers for the rest.
-    pub(super) fn open(
-        dir: &Path,
+    /// Takes from the notes of a data directory what still counts.
+    pub(super) fn new(
+        notes: Notes,
         ledger: Ledger,
         electorates: Arc<Electorates>,
         witnesses: Vec<VerifierKey>,
         shared: Arc<Shared>,
     ) -> Result<Notebook, NotesError> {
-        let notes = match Notes::open(dir) {
-            Err(error @ (NotesError::Missing { .. } | NotesError::Damaged { .. })) => {
-                let (notes, whole) = Notes::recover(dir)?;
-                tracing::error!(%error, whole, "notes made anew; the peers have the others");
-                notes
-            }
-            opened => opened?,
-        };
         shared.accepted_unix_s.send_replace(notes.accepted_unix_s());
         let waiting = None;
         let mut notebook = Notebook { notes, ledger, electorates, witnesses, shared, waiting };
@@ -365,6 +356,20 @@ impl Notebook {
                 false
             }
         }
+    }
+}
+
+/// Opens the notes of a data directory. A damaged or missing file is made anew from what is whole;
+/// the caller asks the peers for the rest. On a node that has never started none is missing.
+pub(super) fn open_notes(dir: &Path, is_new: bool) -> Result<Notes, NotesError> {
+    match Notes::open(dir) {
+        Err(NotesError::Missing { .. }) if is_new => Ok(Notes::recover(dir)?.0),
+        Err(error @ (NotesError::Missing { .. } | NotesError::Damaged { .. })) => {
+            let (notes, whole) = Notes::recover(dir)?;
+            tracing::error!(%error, whole, "notes made anew; the peers have the others");
+            Ok(notes)
+        }
+        opened => opened,
     }
 }
 

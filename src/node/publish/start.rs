@@ -130,12 +130,18 @@ impl Opened {
         // Walks over the index once, so that the first round need not.
         electorates.newest()?;
         let shared = Arc::new(Shared::new(data_dir.clone(), stop, finder));
+        // Nobody has signed or kept anything yet; or the disk was wiped, which the peers know.
+        let is_new = log.last().is_none() && log.boot_count() <= 1;
         let keys = witnesses.iter().map(|(_, key, _)| key.clone()).collect();
+        let notes = notebook::open_notes(&data_dir, is_new)?;
         let notebook =
-            Notebook::open(&data_dir, ledger.clone(), electorates.clone(), keys, shared.clone())?;
+            Notebook::new(notes, ledger.clone(), electorates.clone(), keys, shared.clone())?;
         let notebook = notebook::Handle::start(notebook)?;
         let marker = match SignedMarker::open(&data_dir) {
             Ok(marker) => Some(marker),
+            Err(SignedError::Missing { .. }) if is_new => {
+                Some(SignedMarker::restore(&data_dir, None)?)
+            }
             Err(error @ (SignedError::Missing { .. } | SignedError::Damaged { .. })) => {
                 tracing::error!(%error, "nothing is signed before the peers have said what was");
                 None

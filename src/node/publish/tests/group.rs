@@ -14,7 +14,7 @@ use prost::Message;
 use crate::node::fatal::{Fatal, Stop};
 use crate::node::publish::cosigner::{Cosigner, NotSigned};
 use crate::node::publish::electorate::Electorates;
-use crate::node::publish::notebook::Notebook;
+use crate::node::publish::notebook::{Notebook, open_notes};
 use crate::node::publish::shared::Shared;
 use crate::raft::types::Peer;
 use crate::storage::ledger::tests::trail::{NEVER, TRAIL, Trail, producer};
@@ -107,8 +107,9 @@ impl Node {
         };
         let ledger = trail.ledger.clone();
         let witnesses = vec![witness_key().verifier().clone()];
+        let notes = open_notes(&dir, false).unwrap();
         let notebook =
-            Notebook::open(&dir, ledger, electorates.clone(), witnesses, shared.clone()).unwrap();
+            Notebook::new(notes, ledger, electorates.clone(), witnesses, shared.clone()).unwrap();
         Node { id, trail, shared, electorates, cosigner, notebook, written }
     }
 
