@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const MARGIN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Whether the file system of `dir` has less than `reserve` bytes free. Recovers only at a quarter
-/// more than the reserve, but at most [`MARGIN_BYTES_MAX`] more, so that it does not flap.
+/// more than the reserve, but at most `MARGIN_BYTES_MAX` more, so that it does not flap.
 pub fn is_short(dir: &std::path::Path, reserve: u64, was_short: bool) -> bool {
     match crate::disk::free_bytes(dir) {
         Ok(free) if was_short => free < reserve + (reserve / 4).min(MARGIN_BYTES_MAX),

@@ -1,9 +1,9 @@
 //! Mending: making this node's log whole again with what its peers have.
 //!
-//! At start ([`whole`]), before openraft is built: survey, ask, rebuild, until the log opens. While
+//! At start (`whole`), before openraft is built: survey, ask, rebuild, until the log opens. While
 //! the node runs ([`online`]): what the scrub or a read has found. In both cases storage decides
-//! what fits (`crate::storage::mend`), [`supply`] asks the peers, and [`decide`] says whose word
-//! counts where the end of the log is damaged. [`compare`] finds a log that is whole and not the
+//! what fits (`crate::storage::mend`), `supply` asks the peers, and `decide` says whose word
+//! counts where the end of the log is damaged. `compare` finds a log that is whole and not the
 //! majority's. docs/adr/0007 says why all of this is safe.
 
 mod compare;

@@ -4,7 +4,7 @@
 //! damaged segment is written anew, front to back, of its own frames where they are whole and of
 //! entries that peers hold where they are not; and what comes out is what was there before, byte
 //! for byte. Own frames count only where they belong and if the chain leads to them; entries of
-//! peers have to be sound in themselves and to follow from the entry before ([`walk`]).
+//! peers have to be sound in themselves and to follow from the entry before (`walk`).
 //!
 //! * A *closed* hole, with something whole of ours after it, is filled by whatever leads from the
 //!   entry before to the entry after: SHA3 leaves no choice, so any one peer may fill it.
@@ -15,9 +15,9 @@
 //! Either may be a place that no other log ever reached; then ours ends there, if nothing says that
 //! it was committed.
 //!
-//! With the log closed, [`ClosedLog`] surveys and mends what a start would refuse on ([`survey`],
-//! [`rebuild`]). With the log open, [`super::log::Log`] scrubs and mends one segment at a time. In
-//! both cases [`swap`] puts the new bytes in their place, and keeps the damaged ones in
+//! With the log closed, [`ClosedLog`] surveys and mends what a start would refuse on (`survey`,
+//! `rebuild`). With the log open, [`super::log::Log`] scrubs and mends one segment at a time. In
+//! both cases `swap` puts the new bytes in their place, and keeps the damaged ones in
 //! `quarantine/`. [`source`] serves others, whatever state our own log is in.
 //!
 //! What cannot be mended: a hard state that is gone or damaged (this node could vote twice), an
