@@ -1,6 +1,6 @@
 //! The reading side: everything from one node, with every hash recomputed here.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indelible_core::leaf::{commit, leaf_hash};
@@ -9,9 +9,15 @@ use indelible_core::merkle::Frontier;
 use indelible_core::{Hash, Kind, Leaf, Salt};
 use indelible_proto::v1;
 use indelible_proto::v1::audit_log_client::AuditLogClient;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use super::record::Recorded;
+
+/// How long a node may take to start.
+const STARTING_MAX: Duration = Duration::from_secs(60);
+/// Between two questions whether it has.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What one node has.
 pub(super) struct Readback {
@@ -51,7 +57,17 @@ pub(super) async fn read_back(
         level: Some(v1::ReadLevel { level: Some(v1::read_level::Level::Any(true)) }),
         ..Default::default()
     };
-    let mut stream = client.read(request).await?.into_inner();
+    // A node that was just started says so until it is whole.
+    let deadline = Instant::now() + STARTING_MAX;
+    let mut stream = loop {
+        match client.read(request.clone()).await {
+            Ok(response) => break response.into_inner(),
+            Err(status) if status.code() == Code::Unavailable && Instant::now() < deadline => {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Err(status) => return Err(status.into()),
+        }
+    };
     let mut check = Check::new(recorded);
     while let Some(response) = stream.message().await? {
         for record in response.records {
