@@ -60,7 +60,7 @@ pub(super) async fn read_back(
     // A node that was just started says so until it is whole.
     let deadline = Instant::now() + STARTING_MAX;
     let mut stream = loop {
-        match client.read(request.clone()).await {
+        match client.read(request).await {
             Ok(response) => break response.into_inner(),
             Err(status) if status.code() == Code::Unavailable && Instant::now() < deadline => {
                 tokio::time::sleep(ASK_AGAIN).await;
