@@ -1,8 +1,11 @@
-//! The scrub: reads all sealed segments again and again, slowly, and says what is damaged.
+//! The scrub: reads the tree files and all sealed segments again and again, slowly, and says what
+//! is damaged.
 //!
 //! One thread of lowest priority. It reads at most so many bytes a second, in small pieces, so that
-//! an append never waits for it for long; its reads go past the page cache. What it has found whole
-//! it remembers by digest, for the comparison with peers ([`super::mend`]).
+//! an append never waits for it for long; its reads of segments go past the page cache. Tree files
+//! it mends itself, for all that is in them follows from the segments. What it has found whole it
+//! remembers by digest, for the comparison with peers; what it has not, peers mend
+//! ([`super::mend`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -10,8 +13,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use super::findings::Findings;
 use super::mend::{Numbers, Suspect, Suspects};
 use crate::raft::mending::Digests;
+use crate::storage::ledger::Ledger;
 use crate::storage::log::{Log, ScrubError};
 
 /// The least priority that the system knows.
@@ -19,8 +24,14 @@ const NICE: i32 = 19;
 
 /// What the scrub needs.
 pub struct Options {
+    /// Whose disk it reads.
+    pub node_id: u64,
     /// The log that it reads.
     pub log: Log,
+    /// Whose tree files it reads and mends.
+    pub ledger: Ledger,
+    /// Where it says what it has mended.
+    pub findings: Findings,
     /// Bytes a second; 0 = never.
     pub bytes_per_s: u64,
     /// A pass begins at least this long after the one before.
@@ -141,10 +152,12 @@ impl Run {
         }
     }
 
-    /// All segments that are sealed now.
+    /// The tree files first, for they are small and reads need them, then all segments that are
+    /// sealed now.
     fn pass(&mut self) {
-        let log = self.options.log.clone();
         self.due = Instant::now();
+        self.tree();
+        let log = self.options.log.clone();
         for segment in log.sealed_segments() {
             if self.signal.stopped() {
                 return;
@@ -158,6 +171,18 @@ impl Run {
                     self.options.suspects.report(Suspect::Segment(segment.first));
                 }
             }
+        }
+    }
+
+    fn tree(&mut self) {
+        let ledger = self.options.ledger.clone();
+        let scrubbed = ledger.scrub_tree(&mut |bytes| self.throttle(bytes));
+        let Options { node_id, findings, numbers, .. } = &self.options;
+        match scrubbed {
+            Ok(None) => {}
+            Ok(Some(mended)) => numbers.tree_mended(findings, *node_id, &mended),
+            // A segment is damaged as well, and is mended first; or the disk cannot be read.
+            Err(error) => tracing::error!(%error, "the tree files cannot be mended now"),
         }
     }
 

@@ -118,7 +118,16 @@ impl Node {
         let fatal = Stop::default();
         let initial = genesis_peers(&identity, genesis);
         let storage = (&identity, &initial, &log, &ledger);
-        let opened = open_publication(&config, storage, &fatal, &findings, &starting).await?;
+        let open = || open_publication(&config, storage, &fatal, &findings, &starting);
+        let opened = match open().await {
+            Err(error @ (StartError::Publication(_) | StartError::Raft(_))) => {
+                if !mend_tree(&identity, &ledger, &findings, &numbers).await? {
+                    return Err(error);
+                }
+                open().await?
+            }
+            opened => opened?,
+        };
         mend::raise_vote(&log).await?;
         let (suspects, reported) = Suspects::new();
         let met = suspects.clone();
@@ -198,6 +207,7 @@ impl Node {
             mend::online::Options {
                 config: config.clone(),
                 log: log.clone(),
+                ledger: ledger.clone(),
                 asker: starting.asker(),
                 known: known.clone(),
                 leadership: leadership.clone(),
@@ -371,6 +381,22 @@ async fn open_publication(
         Err(Fatal::Diverged(why)) => Err(StartError::Diverged(why)),
         Err(Fatal::Failed(why)) => Err(StartError::Raft(why)),
     }
+}
+
+/// Tree files that keep a node from reading its own keys and roots are mended before it starts;
+/// true if they were damaged. The scrub would mend them otherwise.
+async fn mend_tree(
+    identity: &Identity,
+    ledger: &Ledger,
+    findings: &Findings,
+    numbers: &Numbers,
+) -> Result<bool, StartError> {
+    let ledger = ledger.clone();
+    let mended = tokio::task::spawn_blocking(move || ledger.scrub_tree(&mut |_| {})).await;
+    let mended = mended.map_err(|error| StartError::Raft(error.to_string()))?;
+    let Some(mended) = mended.map_err(StorageError::from)? else { return Ok(false) };
+    numbers.tree_mended(findings, identity.node_id, &mended);
+    Ok(true)
 }
 
 /// A leader that cannot take events makes room for one that can. Not for one whose disk is full

@@ -49,8 +49,16 @@ struct Mending {
 impl Mending {
     fn register(&self, registry: &mut Registry) {
         for (name, help, counter) in [
-            ("scrub_bytes", "Bytes of segments re-read by the scrub", &self.scrub_bytes),
-            ("scrub_passes", "Passes of the scrub over all sealed segments", &self.scrub_passes),
+            (
+                "scrub_bytes",
+                "Bytes of segments and tree files re-read by the scrub",
+                &self.scrub_bytes,
+            ),
+            (
+                "scrub_passes",
+                "Passes of the scrub over tree files and sealed segments",
+                &self.scrub_passes,
+            ),
             ("damages_found", "Damaged places found", &self.damages_found),
             ("mended", "Damaged places mended from peers", &self.mended),
         ] {

@@ -1,12 +1,13 @@
 //! The Merkle tree on disk: one file for each level, an array of the hashes of its complete nodes.
 //!
 //! `derived/tree/NN` holds the nodes of level NN, 32 bytes each; level 00 holds the leaf hashes.
-//! Complete nodes never change, so the files only grow, and any root or proof of any size is a
+//! Complete nodes never change, so the files only grow (but for [`Tree::overwrite`], which mends), and any root or proof of any size is a
 //! handful of positioned reads. New nodes stay in memory until [`Tree::write_out`], which makes
 //! them durable; only then does the index say that they are there.
 //!
 //! Appending is for one thread at a time; reading is for all.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -62,6 +63,8 @@ struct Appender {
 struct Stored {
     /// Leaves that readers may ask for.
     size: u64,
+    /// Leaves whose nodes are all in the files.
+    written: u64,
     levels: Vec<Level>,
 }
 
@@ -94,7 +97,7 @@ impl Tree {
         for level in 0..LEVELS {
             levels.push(Level::open(&dir, level, size)?);
         }
-        let stored = Stored { size, levels };
+        let stored = Stored { size, written: size, levels };
         // The peaks, largest first: the last node of every level that has an odd number of them.
         let peaks = (0..LEVELS as u8)
             .rev()
@@ -198,7 +201,34 @@ impl Tree {
         }
         // Crash before: as above; the name of a file that the index counts on is durable before the
         // index says so.
-        if made { self.dir.sync() } else { Ok(()) }
+        if made {
+            self.dir.sync()?;
+        }
+        write(&self.stored).written = size;
+        Ok(())
+    }
+
+    /// Leaves whose nodes are all in the files.
+    pub fn written_size(&self) -> u64 {
+        self.read().written
+    }
+
+    /// Puts a node that is in its file right. Whoever reads it meanwhile finds either hash.
+    pub fn overwrite(&self, level: u8, index: u64, hash: &Hash) -> Result<(), DiskError> {
+        let file = self.file_with(level, index);
+        // Crash after: the node is right, or still wrong, and the next scrub mends it.
+        file.write_all_at(&hash.0, index * HASH_SIZE)
+    }
+
+    /// Makes what was put right in these levels durable.
+    pub fn sync_levels(&self, levels: &BTreeSet<u8>) -> Result<(), DiskError> {
+        levels.iter().try_for_each(|level| self.file_with(*level, 0).sync_data())
+    }
+
+    fn file_with(&self, level: u8, index: u64) -> Arc<File> {
+        let level = &self.read().levels[usize::from(level)];
+        assert!(index < level.written, "node {index} is not in the file yet");
+        level.file.clone().expect("it has nodes")
     }
 
     /// A copy of the level, with only those nodes in memory that a tree of `size` leaves has.

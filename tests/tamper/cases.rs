@@ -3,7 +3,9 @@
 use std::fmt;
 use std::path::Path;
 
-use super::files::{FRAMES_START, a_sealed, edit, frames, sealed, the_active};
+use super::files::{
+    FRAMES_START, Frame, a_sealed, edit, frames, sealed, the_active, the_sealed_with,
+};
 use super::rewrite::rewrite;
 
 /// Above the table.
@@ -14,8 +16,8 @@ Written by `INDELIBLE_WRITE_DOCS=1 cargo test --test it tamper`, and compared wi
 stopped; one file of one node is changed; all three are started again. In every case every record that the changed node hands out is compared with
 what was recorded, and none differs.
 
-*Mended*: the damage was found, the damaged bytes are in `quarantine/`, the right ones came from a peer, `indelible check` is content, sealed segments
-are those of the other nodes byte by byte, and a finding is in the trail. *Rebuilt*: what was damaged was thrown away and made again, out of
+*Mended*: the damage was found, the right bytes are back, `indelible check` is content, sealed segments are those of the other nodes byte by byte, and
+a finding is in the trail. Damaged segments are in `quarantine/`, and the right bytes came from a peer; tree files were mended out of the segments. *Rebuilt*: what was damaged was thrown away and made again, out of
 the segments or out of the notes of this node and its peers. *Unaffected*: nothing that counts was changed
 (derived state that is missing altogether is computed as at a first start). *Refused*: the process ended with the exit code and a message that says what to do.
 ";
@@ -186,13 +188,13 @@ fn segments() -> Vec<Case> {
         case(
             sealed_segment,
             "two equal-length salts of one batch exchanged",
-            |dir, _| edit(&a_sealed(dir), |bytes| swap_salts(bytes)),
+            |dir, _| edit(&the_sealed_with(dir, has_two), swap_salts),
             MENDED,
         ),
         case(
             active,
             "two equal-length records exchanged",
-            |dir, _| edit(&the_active(dir), |bytes| swap_frames(bytes)),
+            |dir, _| edit(&the_active(dir), swap_frames),
             MENDED,
         ),
         case(active, "bit in the header", |dir, _| flip(&the_active(dir), |_| 20), MENDED),
@@ -309,6 +311,24 @@ fn derived() -> Vec<Case> {
             REBUILT,
         ),
         case(
+            "tree file, level 0",
+            "bit in the middle",
+            |dir, _| flip(&dir.join("derived/tree/00"), |bytes| bytes.len() / 2),
+            MENDED,
+        ),
+        case(
+            "tree file, level 3",
+            "bit in the middle",
+            |dir, _| flip(&dir.join("derived/tree/03"), |bytes| bytes.len() / 2),
+            MENDED,
+        ),
+        case(
+            "all tree files",
+            "overwritten with zeroes, except their last hashes",
+            |dir, _| zero_trees(dir),
+            MENDED,
+        ),
+        case(
             "index",
             "deleted",
             |dir, _| std::fs::remove_dir_all(dir.join("derived/index")).unwrap(),
@@ -327,18 +347,33 @@ fn swap_segments(dir: &Path) {
     std::fs::rename(aside, path(1)).unwrap();
 }
 
-fn swap_salts(bytes: &mut [u8]) {
-    let frame = *frames(bytes).iter().find(|frame| frame.head >= 16 + 2 * 64).unwrap();
+/// Whether the frame is a batch of two records or more.
+fn has_two(frame: &Frame) -> bool {
+    frame.head >= 16 + 2 * 64
+}
+
+fn swap_salts(bytes: &mut Vec<u8>) {
+    let frame = *frames(bytes).iter().find(|frame| has_two(frame)).unwrap();
     exchange(bytes, frame.body_at(), frame.body_at() + 16, 16);
 }
 
-fn swap_frames(bytes: &mut [u8]) {
+fn swap_frames(bytes: &mut Vec<u8>) {
     let frames = frames(bytes);
-    let same = |pair: &[super::files::Frame]| {
+    let same = |pair: &[Frame]| {
         pair[0].body > 0 && (pair[0].head, pair[0].body) == (pair[1].head, pair[1].body)
     };
     let pair = frames.windows(2).find(|pair| same(pair)).expect("two entries of one size");
     exchange(bytes, pair[0].offset, pair[1].offset, pair[0].bytes());
+}
+
+/// The last hash of a level may be a peak: with another one the node would start anew.
+fn zero_trees(dir: &Path) {
+    for entry in std::fs::read_dir(dir.join("derived/tree")).unwrap() {
+        edit(&entry.unwrap().path(), |bytes| {
+            let end = bytes.len() - 32;
+            bytes[..end].fill(0);
+        });
+    }
 }
 
 fn remove_segments(dir: &Path) {

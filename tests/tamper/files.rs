@@ -66,6 +66,13 @@ pub fn a_sealed(dir: &Path) -> PathBuf {
     dir.join("segments").join(&names[names.len() / 2])
 }
 
+/// The first sealed segment that has such a frame.
+pub fn the_sealed_with(dir: &Path, wanted: impl Fn(&Frame) -> bool) -> PathBuf {
+    let mut paths = sealed(dir).into_iter().map(|name| dir.join("segments").join(name));
+    let has = |path: &PathBuf| frames(&std::fs::read(path).unwrap()).iter().any(&wanted);
+    paths.find(has).expect("a sealed segment with such a frame")
+}
+
 /// The segment that was written last.
 pub fn the_active(dir: &Path) -> PathBuf {
     dir.join("segments").join(segments(dir).last().unwrap())

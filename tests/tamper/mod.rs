@@ -253,7 +253,12 @@ async fn every_change_to_one_nodes_files_is_mended_or_refused() {
         if case.name().contains(&only) {
             let outcome = template.run(case).await;
             eprintln!("{}: {outcome}", case.name());
-            assert!(case.expected.contains(&outcome), "{}: {outcome}", case.name());
+            assert!(
+                case.expected.contains(&outcome),
+                "{}: {outcome}: {}",
+                case.name(),
+                template.log()
+            );
         }
         writeln!(table, "| {} | {} | {} |", case.what, case.how, case.outcome_text()).unwrap();
     }

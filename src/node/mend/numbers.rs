@@ -2,12 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::place::tree_finding;
+use crate::node::findings::Findings;
+use crate::storage::ledger::TreeMended;
+
 /// Counters of one process. Written by the scrub and the mender, read by whoever asks.
 #[derive(Debug, Default)]
 pub struct Numbers {
-    /// Bytes of segments that the scrub has read.
+    /// Bytes of segments and tree files that the scrub has read.
     pub scrubbed_bytes: Count,
-    /// Passes over all sealed segments that the scrub has finished.
+    /// Passes over tree files and sealed segments that the scrub has finished.
     pub scrub_passes: Count,
     /// When the last of them ended, in Unix seconds; 0 if none.
     pub last_pass_unix_s: Count,
@@ -17,6 +21,15 @@ pub struct Numbers {
     pub mended: Count,
     /// Those that wait to be mended.
     pub pending: Count,
+}
+
+impl Numbers {
+    /// Counts tree files that were mended, and has it recorded.
+    pub fn tree_mended(&self, findings: &Findings, node_id: u64, mended: &TreeMended) {
+        self.damages_found.add(1);
+        self.mended.add(1);
+        findings.record(tree_finding(node_id, mended));
+    }
 }
 
 /// One of them.

@@ -24,6 +24,7 @@ use crate::node::start::StartError;
 use crate::raft::mending::{Asker, Digests, Sealed};
 use crate::raft::peers::Known;
 use crate::storage::evidence;
+use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
 use crate::storage::mend::{MendError, Mended};
 use crate::storage::recovery::SEGMENTS_DIR;
@@ -44,6 +45,8 @@ pub struct Options {
     pub config: NodeConfig,
     /// The log.
     pub log: Log,
+    /// What follows from it.
+    pub ledger: Ledger,
     /// Asks peers.
     pub asker: Asker,
     /// Who the peers are.
@@ -69,7 +72,10 @@ pub fn start(
     tasks: &mut JoinSet<()>,
 ) -> std::io::Result<Scrub> {
     let scrub = Scrub::start(scrub::Options {
+        node_id: options.asker.node_id,
         log: options.log.clone(),
+        ledger: options.ledger.clone(),
+        findings: options.findings.clone(),
         bytes_per_s: options.config.storage.scrub_bytes_per_s,
         every: Duration::from_secs(options.config.storage.scrub_every_s),
         digests: options.digests.clone(),

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use indelible_proto::v1;
 
 use crate::node::findings::{outcome, what};
+use crate::storage::ledger::{DERIVED_DIR, TREE_DIR, TreeMended};
 use crate::storage::mend::{Damage, Mended};
+use crate::storage::tree;
 
 /// A damaged place.
 #[derive(Debug, Clone)]
@@ -67,4 +69,24 @@ pub(super) fn mended_finding(node_id: u64, place: &Place, mended: &Mended) -> v1
     }
     let to = place.to.or(mended.end);
     finding(node_id, &Place { to, ..place.clone() }, outcome::MENDED, detail)
+}
+
+/// What is written of tree files that were mended. It names leaves, and no entries.
+pub(super) fn tree_finding(node_id: u64, mended: &TreeMended) -> v1::Finding {
+    let TreeMended { nodes, levels, leaves } = mended;
+    let names = levels.iter().map(|level| tree::file_name(usize::from(*level)));
+    let names = names.collect::<Vec<_>>().join(", ");
+    v1::Finding {
+        node_id,
+        what: what::DAMAGE.into(),
+        place: format!("{DERIVED_DIR}/{TREE_DIR}/{names}"),
+        first_entry: 0,
+        next_entry: 0,
+        outcome: outcome::MENDED.into(),
+        detail: format!(
+            "{nodes} hashes over the leaves {} to {} were not what they had to be; computed again from the segments",
+            leaves.start,
+            leaves.end - 1
+        ),
+    }
 }

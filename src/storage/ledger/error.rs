@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use indelible_core::merkle::ProofError;
 use indelible_core::{FormatError, LeafIndex, TrailId};
 
 use crate::disk::DiskError;
@@ -96,9 +95,4 @@ impl From<DiskError> for LedgerError {
     fn from(error: DiskError) -> Self {
         LedgerError::Disk(Arc::new(error))
     }
-}
-
-/// Why a proof did not hold: its nodes come from the tree files.
-pub(crate) fn proof_does_not_hold(leaf: LeafIndex) -> impl FnOnce(ProofError) -> LedgerError {
-    move |_| LedgerError::Damaged { leaf, what: "the tree files do not prove it" }
 }

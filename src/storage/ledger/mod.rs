@@ -23,6 +23,7 @@ mod producers;
 mod reads;
 mod recover;
 mod rules;
+mod scrub;
 pub(in crate::storage) mod sums;
 mod tiles;
 
@@ -53,6 +54,7 @@ pub use machine::Applied;
 pub use producers::{ProducerState, SeqRun};
 pub use reads::StoredRecord;
 pub use rules::Rejection;
+pub use scrub::TreeMended;
 
 pub(crate) use derived::Derived;
 

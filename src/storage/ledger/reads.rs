@@ -14,7 +14,6 @@ use indelible_core::{
     chain,
 };
 
-use super::error::proof_does_not_hold;
 use super::producers::{SeqRun, with_seqs};
 use super::{Derived, Ledger, LedgerError};
 use crate::storage::rows::EntryRow;
@@ -92,11 +91,19 @@ impl Ledger {
         Ok(records)
     }
 
-    /// A record that does not fit its leaf or the tree: its segment is looked at.
+    /// A record that does not fit its leaf or the tree: its segment is looked at, and everything
+    /// else.
     fn suspect(&self, row: &EntryRow, error: &LedgerError) {
         if matches!(error, LedgerError::Damaged { .. } | LedgerError::Entry { .. }) {
             self.inner.log.suspect(Some(row.location.segment));
+            self.inner.log.suspect(None);
         }
+    }
+
+    /// Nodes out of the tree files that do not lead to the root in memory: the files are looked at.
+    pub(super) fn unproven(&self, leaf: LeafIndex) -> LedgerError {
+        self.inner.log.suspect(None);
+        LedgerError::Damaged { leaf, what: "the tree files do not prove it" }
     }
 
     /// Where recorded seqs of a producer are, in order, clipped to `seqs`. Empty for a producer
@@ -152,7 +159,7 @@ impl Ledger {
         let root = tree.root_at(size)?;
         let proof = tree.consistency_proof(size, head.tree_size)?;
         verify_consistency(size, head.tree_size, &proof, &root, &head.root)
-            .map_err(proof_does_not_hold(size - 1))?;
+            .map_err(|_| self.unproven(size - 1))?;
         Ok(root)
     }
 
@@ -166,8 +173,7 @@ impl Ledger {
         let tree = &self.inner.shared.tree;
         let leaf_hash = tree.node(0, leaf)?;
         let proof = tree.inclusion_proof(leaf, size)?;
-        verify_inclusion(leaf, size, &leaf_hash, &proof, &root)
-            .map_err(proof_does_not_hold(leaf))?;
+        verify_inclusion(leaf, size, &leaf_hash, &proof, &root).map_err(|_| self.unproven(leaf))?;
         Ok(proof)
     }
 
@@ -232,7 +238,7 @@ impl Ledger {
         let proof = RangeProof::prove(from, to, size, |level, index| tree.node(level, index))?;
         match proof.root(hashes) {
             Ok(computed) if computed == *root => Ok(proof),
-            _ => Err(LedgerError::Damaged { leaf: from, what: "the tree files do not prove it" }),
+            _ => Err(self.unproven(from)),
         }
     }
 
@@ -246,7 +252,7 @@ impl Ledger {
         let old_root = self.root_at(old)?;
         let proof = self.inner.shared.tree.consistency_proof(old, new)?;
         verify_consistency(old, new, &proof, &old_root, &new_root)
-            .map_err(proof_does_not_hold(old))?;
+            .map_err(|_| self.unproven(old))?;
         Ok(proof)
     }
 
@@ -325,13 +331,13 @@ impl Ledger {
 }
 
 /// The records of one entry.
-enum Records<'a> {
+pub(super) enum Records<'a> {
     Derived(Derived, LeafIndex),
     Batch(Batch, &'a EntryRow),
 }
 
 impl Records<'_> {
-    fn new<'a>(
+    pub(super) fn new<'a>(
         ledger: &Ledger,
         row: &'a EntryRow,
         entry: Entry,
@@ -352,7 +358,7 @@ impl Records<'_> {
     }
 
     /// The record of a leaf, if the entry has it.
-    fn get(&self, index: LeafIndex) -> Option<StoredRecord> {
+    pub(super) fn get(&self, index: LeafIndex) -> Option<StoredRecord> {
         match self {
             Records::Derived(Derived { leaf, event }, first) => (index == *first).then(|| {
                 StoredRecord { index, leaf: *leaf, salt: Derived::SALT, event: event.clone() }

@@ -36,8 +36,7 @@ impl Ledger {
         let tree = &self.inner.shared.tree;
         let hashes = tree.nodes(level, nodes.clone())?;
         if root_with(tree, level, &nodes, &hashes, size)? != *root {
-            let leaf = nodes.start << level;
-            return Err(LedgerError::Damaged { leaf, what: "its tile does not give the root" });
+            return Err(self.unproven(nodes.start << level));
         }
         Ok(Some(hashes))
     }

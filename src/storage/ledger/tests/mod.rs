@@ -4,5 +4,6 @@ pub(crate) mod damage;
 mod model;
 mod rules;
 mod scripts;
+mod scrub;
 mod tiles;
 pub(crate) mod trail;
