@@ -192,11 +192,8 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     })
     .await;
     assert_eq!(alert["alert"], "rolled_back", "{alert}");
-    // A client that had events acknowledged sees it too, and the cluster takes no appends until
-    // somebody accepts.
-    // NB: a client of now. One that has seen a higher term than the restored nodes are in takes their
-    // word for stale.
-    let client = verifier(&cluster).await;
+    // A client that had events acknowledged sees it too, though its nodes are in lower terms than it
+    // has seen; and the cluster takes no appends until somebody accepts.
     let options = client.producer(ProducerId(*b"goes after copy."), "p").known_last_seq(10);
     let opened = options.open().await;
     let Err(error) = opened else { panic!("the producer was opened") };
@@ -204,7 +201,11 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     let append = ["append", "--actor", "a", "--action", "b", "--target", "c"];
     let refused = indelible(&cluster, &append).await;
     assert!(!refused.status.success(), "{refused:?}");
+    let status = indelible(&cluster, &["status"]).await;
+    assert!(!status.status.success(), "{status:?}");
+    assert!(String::from_utf8_lossy(&status.stderr).contains("rolled back"), "{status:?}");
     stdout(&indelible(&cluster, &["accept-rollback", "--reason", "a test"]).await);
+    stdout(&indelible(&cluster, &["status"]).await);
     stdout(&indelible(&cluster, &append).await);
 }
 

@@ -1,5 +1,7 @@
 //! Reads with proof: what any node serves can be shown to somebody who trusts only the policy.
 
+use std::collections::BTreeSet;
+
 use indelible_client::ProducerId;
 use indelible_core::leaf::leaf_hash;
 use indelible_core::{Checkpoint, Hash, Kind, Leaf, Note, Policy, RangeProof};
@@ -299,4 +301,8 @@ async fn status_and_metrics_show_checkpoints() {
     assert!(value("indelible_checkpoint_size") >= size as f64);
     assert!(value("indelible_checkpoint_age_seconds") < 60.0);
     assert!(value("indelible_proofs_total") >= 1.0);
+    // Prometheus refuses a page that describes a name twice.
+    let described: Vec<&str> = metrics.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    let names: BTreeSet<&str> = described.iter().copied().collect();
+    assert_eq!(described.len(), names.len(), "{metrics}");
 }

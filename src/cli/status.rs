@@ -24,22 +24,19 @@ pub(super) async fn run(global: &Global, _args: Args) -> anyhow::Result<ExitCode
         output::print(status.headline(&nodes))?;
         output::print(status.table(&nodes))?;
     }
-    for view in nodes.iter().filter_map(|node| node.view.as_ref().ok()) {
-        if view.rolled_back_from != 0 {
-            let (id, size) = (view.node_id, view.rolled_back_from);
-            eprintln!(
-                "error: node {id} has seen a checkpoint of {size} leaves: the trail was rolled back"
-            );
-            eprintln!(
-                "hint: find out what was lost; `indelible accept-rollback` goes on without it"
-            );
-        }
+    if let Some(size) = status.rolled_back_from {
+        eprintln!(
+            "error: a checkpoint of {size} leaves was signed and is not in this trail: every disk was rolled back, and \
+             appends are refused"
+        );
+        eprintln!("hint: find out what was lost; `indelible accept-rollback` goes on without it");
     }
     for (tree_size, roots) in &status.forks {
         eprintln!("error: the nodes disagree: tree size {tree_size} has the roots {roots}");
         eprintln!("hint: stop writing, keep every data directory, and run `indelible check`");
     }
-    let sound = status.leader.is_some() && status.forks.is_empty();
+    let sound =
+        status.leader.is_some() && status.forks.is_empty() && status.rolled_back_from.is_none();
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -50,6 +47,8 @@ struct Status {
     leader: Option<u64>,
     /// Highest number of applied entries.
     applied_max: u64,
+    /// Leaves of a signed checkpoint that is not in this trail.
+    rolled_back_from: Option<u64>,
     /// Tree sizes at which two nodes have different roots, with those roots.
     forks: Vec<(u64, String)>,
     /// Of this machine's clock.
@@ -63,9 +62,11 @@ impl Status {
         let newest = views().filter(|view| view.term == term);
         let leader = newest.map(|view| view.leader_id).find(|leader_id| *leader_id != 0);
         let applied_max = views().map(|view| view.applied_index).max().unwrap_or(0);
+        let rolled_back_from =
+            views().map(|view| view.rolled_back_from).max().filter(|size| *size > 0);
         let now_unix_s =
             now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Status { term, leader, applied_max, forks: forks(views()), now_unix_s }
+        Status { term, leader, applied_max, rolled_back_from, forks: forks(views()), now_unix_s }
     }
 
     fn headline(&self, nodes: &[NodeStatus]) -> String {
@@ -200,6 +201,7 @@ fn role(view: &ClusterView) -> &'static str {
 
 fn state(view: &ClusterView) -> &'static str {
     match view.state() {
+        ServingState::Serving if view.rolled_back_from != 0 => "rolled back",
         ServingState::Serving => "serving",
         ServingState::CatchingUp => "catching up",
         ServingState::Draining => "draining",

@@ -374,6 +374,67 @@ impl State {
             self.members.clone_from(&view.nodes);
         }
         self.nodes.entry(addr.to_owned()).or_default().view = Some(view);
+        self.forget_a_term_that_is_gone();
         Ok(())
+    }
+
+    /// A leader had the votes of a majority, and votes are durable: if a majority of the members
+    /// is in lower terms, their disks were put back, and what was known of leaders is void.
+    fn forget_a_term_that_is_gone(&mut self) {
+        let views = self.nodes.values().filter_map(|node| node.view.as_ref());
+        let lower: BTreeSet<u64> = views
+            .filter(|view| view.term < self.leader.term)
+            .map(|view| view.node_id)
+            .filter(|id| self.members.iter().any(|member| member.id == *id))
+            .collect();
+        if lower.len() * 2 <= self.members.len() {
+            return;
+        }
+        self.leader = LeaderView::default();
+        for view in self.nodes.values().filter_map(|node| node.view.as_ref()) {
+            self.leader.observe(view);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(node_id: u64, term: u64, leader_id: u64) -> ClusterView {
+        let nodes = (1..=3).map(|id| Node { id, ..Default::default() }).collect();
+        ClusterView { node_id, term, leader_id, nodes, ..Default::default() }
+    }
+
+    fn leader(table: &Table) -> (u64, Option<u64>) {
+        let state = table.state();
+        (state.leader.term, state.leader.leader)
+    }
+
+    #[test]
+    fn one_node_that_lags_does_not_undo_a_leader() {
+        let table = Table::new(Vec::new());
+        for node in 1..=3 {
+            table.observe(&format!("n{node}:1"), view(node, 7, 2)).unwrap();
+        }
+        table.observe("n1:1", view(1, 6, 3)).unwrap();
+        assert_eq!(leader(&table), (7, Some(2)));
+        // The same node under another name counts once.
+        table.observe("alias:1", view(1, 6, 3)).unwrap();
+        assert_eq!(leader(&table), (7, Some(2)));
+    }
+
+    #[test]
+    fn a_majority_in_lower_terms_undoes_what_was_known() {
+        let table = Table::new(Vec::new());
+        for node in 1..=3 {
+            table.observe(&format!("n{node}:1"), view(node, 7, 2)).unwrap();
+        }
+        for node in [1, 3] {
+            table.observe(&format!("n{node}:1"), view(node, 4, 3)).unwrap();
+        }
+        table.disconnected("n2:1", "gone".into());
+        table.observe("n1:1", view(1, 4, 3)).unwrap();
+        assert_eq!(leader(&table), (4, Some(3)));
     }
 }

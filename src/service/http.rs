@@ -47,7 +47,8 @@ async fn livez() -> Probe {
     probe(true, &json!({ "live": true }))
 }
 
-/// The node serves: it knows a leader, is not far behind, and nobody refuses it.
+/// The node serves: it knows a leader, is not far behind, and nobody refuses it. Reads go on where
+/// `rolled_back_from` says that the group has lost a part of its trail, appends do not.
 async fn readyz(State(shared): State<Shared>) -> Probe {
     let view = shared.node.view();
     let refused = shared.node.peers.refused();
@@ -58,6 +59,7 @@ async fn readyz(State(shared): State<Shared>) -> Probe {
         "state": view.state().as_str_name().trim_start_matches("SERVING_STATE_").to_lowercase(),
         "leader": view.leader_id,
         "refused": refused,
+        "rolled_back_from": (view.rolled_back_from != 0).then_some(view.rolled_back_from),
     });
     probe(ready, &body)
 }

@@ -28,7 +28,6 @@ pub struct Metrics {
     tiles: Counter,
     proven_seconds: Histogram,
     unproven: Counter,
-    witness: Family<Vec<(&'static str, String)>, Level>,
     gauges: Gauges,
     checkpoints: CheckpointMetrics,
     mending: Mending,
@@ -102,14 +101,6 @@ struct Gauges {
     cache_bytes: Level,
     waiting_bytes: Level,
     read_only: Level,
-    checkpoint_size: Level,
-    checkpoint_unix_s: Level,
-    checkpoints_composed: Level,
-    cosigned: Level,
-    other_roots_asked: Level,
-    other_roots_answered: Level,
-    contradictions: Level,
-    rolled_back_from: Level,
 }
 
 impl Default for Metrics {
@@ -128,7 +119,7 @@ impl Metrics {
         let reads = Counter::default();
         let (proofs, tiles) = (Counter::default(), Counter::default());
         let proven_seconds = Histogram::new(exponential_buckets(0.000_5, 2.0, 14));
-        let (unproven, witness) = (Counter::default(), Family::default());
+        let unproven = Counter::default();
         let gauges = Gauges::default();
         registry.register(
             "append_events",
@@ -152,11 +143,6 @@ impl Metrics {
             proven_seconds.clone(),
         );
         registry.register("append_unproven", "Appends whose proof was late", unproven.clone());
-        registry.register(
-            "witness",
-            "Of each witness: size and time of its last signature, and failures",
-            witness.clone(),
-        );
         let levels = [
             ("leader", "1 if this node leads", &gauges.leader),
             ("term", "Raft term", &gauges.term),
@@ -169,38 +155,6 @@ impl Metrics {
             ("log_cache_bytes", "Entries in memory, in bytes", &gauges.cache_bytes),
             ("append_waiting_bytes", "Appends waiting, in bytes", &gauges.waiting_bytes),
             ("read_only", "1 if the disk is nearly full", &gauges.read_only),
-            ("checkpoint_size", "Tree size of the newest checkpoint", &gauges.checkpoint_size),
-            (
-                "checkpoint_unix_seconds",
-                "When a majority had signed the newest checkpoint",
-                &gauges.checkpoint_unix_s,
-            ),
-            (
-                "checkpoints_composed",
-                "Checkpoints composed as the leader since the start",
-                &gauges.checkpoints_composed,
-            ),
-            ("cosigned", "Checkpoints cosigned since the start", &gauges.cosigned),
-            (
-                "other_roots_asked",
-                "Requests to sign a root that is not this node's, since the start",
-                &gauges.other_roots_asked,
-            ),
-            (
-                "other_roots_answered",
-                "Answers of nodes with another root to this leader, since the start",
-                &gauges.other_roots_answered,
-            ),
-            (
-                "contradictions",
-                "Checkpoints that are not in this trail, since the start",
-                &gauges.contradictions,
-            ),
-            (
-                "rolled_back_from",
-                "Tree size that the group has lost; 0 if it has not, or if that was accepted",
-                &gauges.rolled_back_from,
-            ),
         ];
         for (name, help, level) in levels {
             registry.register(name, help, level.clone());
@@ -218,7 +172,6 @@ impl Metrics {
             tiles,
             proven_seconds,
             unproven,
-            witness,
             gauges,
             mending,
             checkpoints,
@@ -278,30 +231,6 @@ impl Metrics {
         gauges.waiting_bytes.set(node.batcher.waiting_bytes() as u64);
         gauges.read_only.set(u64::from(*node.read_only.borrow()));
         self.mending.look(node);
-        gauges.checkpoint_size.set(view.checkpoint_size);
-        gauges.checkpoint_unix_s.set(view.checkpoint_unix_s);
-        gauges.rolled_back_from.set(view.rolled_back_from);
-        let counters = node.publication.counters();
-        for (gauge, counter) in [
-            (&gauges.checkpoints_composed, &counters.composed),
-            (&gauges.cosigned, &counters.cosigned),
-            (&gauges.other_roots_asked, &counters.other_roots_asked),
-            (&gauges.other_roots_answered, &counters.other_roots_answered),
-            (&gauges.contradictions, &counters.contradictions),
-        ] {
-            gauge.set(counter.load(Ordering::Relaxed));
-        }
-        for witness in node.publication.witnesses() {
-            let figures = [
-                ("size", &witness.size),
-                ("signed_unix_seconds", &witness.signed_unix_s),
-                ("failures", &witness.failures),
-            ];
-            for (what, value) in figures {
-                let labels = vec![("witness", witness.name.clone()), ("what", what.to_owned())];
-                self.witness.get_or_create(&labels).set(value.load(Ordering::Relaxed));
-            }
-        }
         self.checkpoints.read(&node.publication, view.tree_size);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");

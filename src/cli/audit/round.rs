@@ -75,6 +75,7 @@ impl Auditor {
                 "records_read": self.tree.size() - before,
                 "nodes": signed.len(),
                 "nodes_asked": nodes,
+                "alerts": self.alerts.count(),
                 "seconds": (began.elapsed().as_millis() as f64) / 1000.0,
             }),
         )?;
