@@ -1,17 +1,21 @@
 //! Whom one has to believe: nobody. Real nodes that sign, and clients that check.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use indelible::cli::local_cluster::LocalCluster;
 use indelible_client::{
     AckLevel, CheckpointOptions, Client, Level, Options, ProducerId, ReadOptions,
 };
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 
 use crate::harness::{
-    PATIENCE, client, eventually, indelible, leader, policy, policy_file, stdout, three_nodes,
+    BINARY, PATIENCE, client, eventually, indelible, leader, policy, policy_file, stdout,
+    three_nodes,
 };
+use crate::http::get;
 
 /// A client with the policy, once a majority has signed something.
 async fn verifier(cluster: &LocalCluster) -> Client {
@@ -141,6 +145,26 @@ async fn the_commands_of_an_auditor() {
     assert!(!verified.keys.is_empty(), "the genesis says whose keys count");
 }
 
+/// An auditor that runs until its first alert, and where its metrics are.
+async fn follow(cluster: &LocalCluster) -> (Child, String) {
+    let (policy, state) = (policy_file(cluster), path_in(cluster, "follow.json"));
+    let mut child = Command::new(BINARY)
+        .args(["--endpoints", &cluster.endpoints().join(","), "--policy", text(&policy)])
+        .args(["audit", "--follow", "--exit-on-alert", "--interval", "1"])
+        .args(["--metrics", "127.0.0.1:0", "--state", text(&state)])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = said.next_line().await.unwrap().unwrap();
+    // Whoever writes to a closed pipe ends.
+    tokio::spawn(async move { while said.next_line().await.is_ok_and(|line| line.is_some()) {} });
+    let addr = line.strip_prefix("metrics at http://").unwrap().strip_suffix("/metrics").unwrap();
+    (child, addr.to_owned())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     let mut cluster = three_nodes();
@@ -174,6 +198,15 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     assert!(checked["tree_size"].as_u64().unwrap() > size + 10);
     assert!(checked["records_read"].as_u64().unwrap() < checked["tree_size"].as_u64().unwrap());
 
+    let (mut following, metrics) = follow(&cluster).await;
+    eventually("the auditor that stays has read everything", || async {
+        let addr = metrics.clone();
+        let page =
+            tokio::task::spawn_blocking(move || get(&addr, "/metrics").text()).await.unwrap();
+        page.contains(&format!("indelible_audit_tree_size {}", checked["tree_size"])).then_some(())
+    })
+    .await;
+
     for node in &mut cluster.nodes {
         assert!(node.stop().unwrap().success());
     }
@@ -192,6 +225,9 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     })
     .await;
     assert_eq!(alert["alert"], "rolled_back", "{alert}");
+    // So does the one that stayed, and it ends with the exit code of an alarm.
+    let ended = tokio::time::timeout(PATIENCE, following.wait()).await.unwrap().unwrap();
+    assert_eq!(ended.code(), Some(3));
     // A client that had events acknowledged sees it too, though its nodes are in lower terms than it
     // has seen; and the cluster takes no appends until somebody accepts.
     let options = client.producer(ProducerId(*b"goes after copy."), "p").known_last_seq(10);
