@@ -126,8 +126,8 @@ pub(super) struct Ring {
 impl Ring {
     pub(super) fn new(next_seq: u64, window: usize, ack: AckLevel) -> Ring {
         let (queue, batches) = (VecDeque::new(), VecDeque::new());
-        // An answer with a proof is not on its way before the next checkpoint is signed.
-        let pipeline_bytes_min = if ack == AckLevel::Durable { PIPELINE_BYTES_MIN } else { 1 };
+        // A witness may take seconds. Proofs take one round trip more, and cost by the request.
+        let pipeline_bytes_min = if ack > AckLevel::Proven { 1 } else { PIPELINE_BYTES_MIN };
         Ring { queue, queue_bytes: 0, batches, window, pipeline_bytes_min, next_seq, made: 0 }
     }
 
