@@ -12,8 +12,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::harness::{
-    BINARY, PATIENCE, client, eventually, indelible, leader, policy, policy_file, stdout,
-    three_nodes,
+    BINARY, PATIENCE, client, copy_folder, eventually, indelible, leader, policy, policy_file,
+    stdout, three_nodes,
 };
 use crate::http::get;
 
@@ -243,16 +243,4 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     stdout(&indelible(&cluster, &["accept-rollback", "--reason", "a test"]).await);
     stdout(&indelible(&cluster, &["status"]).await);
     stdout(&indelible(&cluster, &append).await);
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
-        }
-    }
 }

@@ -273,3 +273,16 @@ pub fn stop_and_compare(cluster: &mut LocalCluster) -> usize {
     eprintln!("{compared} sealed segments compared");
     compared
 }
+
+/// All files below a folder, and the folders that they are in.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_folder(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}

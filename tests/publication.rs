@@ -11,7 +11,7 @@ use indelible_proto::v1;
 use prost::Message;
 
 use crate::harness::{
-    audit_log, client, eventually, indelible_at, leader, stdout, three_nodes, view,
+    audit_log, client, copy_folder, eventually, indelible_at, leader, stdout, three_nodes, view,
 };
 
 /// What `init` gave to the auditors of this trail.
@@ -296,19 +296,6 @@ async fn a_node_that_joins_signs_too() {
         policy(&cluster).check(&note).ok()
     })
     .await;
-}
-
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 fn put_back(copy: &std::path::Path, data_dir: &std::path::Path) {

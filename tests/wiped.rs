@@ -4,26 +4,14 @@ use indelible::cli::local_cluster::Signal;
 use indelible_client::{Level, ProducerId};
 
 use crate::harness::{
-    Trail, client, ended, eventually, indelible_at, leader, stop_and_compare, three_nodes, view,
+    Trail, client, copy_folder, ended, eventually, indelible_at, leader, stop_and_compare,
+    three_nodes, view,
 };
 
 async fn some_events(sdk: &indelible_client::Client, id: &[u8; 16], count: u64) {
     let producer = sdk.producer(ProducerId(*id), "w").open().await.unwrap();
     for number in 0..count {
         producer.append(indelible::cli::generate::event(number)).await.unwrap();
-    }
-}
-
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

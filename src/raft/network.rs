@@ -137,6 +137,11 @@ impl PeerClient {
     }
 }
 
+/// An answer that makes no sense.
+fn unreadable(status: Status) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::new(&status))
+}
+
 impl NetVote<TypeConfig> for PeerClient {
     async fn vote(
         &mut self,
@@ -144,14 +149,11 @@ impl NetVote<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let message = wire::vote_request_to_pb(&request);
-        let answer = self
-            .call(option.soft_ttl(), |open| async move {
-                let (mut client, request) = open.request(message);
-                client.vote(request).await
-            })
-            .await?;
-        wire::vote_response_from_pb(answer)
-            .map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
+        let call = |open: Open| async move {
+            let (mut client, request) = open.request(message);
+            client.vote(request).await
+        };
+        wire::vote_response_from_pb(self.call(option.soft_ttl(), call).await?).map_err(unreadable)
     }
 
     async fn pre_vote(
@@ -160,14 +162,11 @@ impl NetVote<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let message = wire::vote_request_to_pb(&request);
-        let answer = self
-            .call(option.soft_ttl(), |open| async move {
-                let (mut client, request) = open.request(message);
-                client.pre_vote(request).await
-            })
-            .await?;
-        wire::vote_response_from_pb(answer)
-            .map_err(|status| RPCError::Unreachable(Unreachable::new(&status)))
+        let call = |open: Open| async move {
+            let (mut client, request) = open.request(message);
+            client.pre_vote(request).await
+        };
+        wire::vote_response_from_pb(self.call(option.soft_ttl(), call).await?).map_err(unreadable)
     }
 }
 

@@ -14,7 +14,9 @@ use indelible_core::{Chain, Entry as LogEntry, EntryKind};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::raft_server::RaftServer;
 use openraft::raft::linearizable_read::LinearizerOption;
-use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, VoteRequest,
+};
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -86,6 +88,17 @@ impl RaftService {
 
     fn peer<T>(&self, request: &Request<T>) -> Result<u64, Status> {
         sender(&self.peers, request)
+    }
+
+    /// A question for a vote, as openraft takes it: a candidate asks for nobody else.
+    fn vote_request(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<VoteRequest<TypeConfig>, Status> {
+        let peer = self.peer(&request)?;
+        let request = wire::vote_request_from_pb(request.into_inner())?;
+        check_voter(peer, request.vote.leader_id.node_id)?;
+        Ok(request)
     }
 
     /// A request of `peer` as openraft takes it, with every entry verified.
@@ -364,9 +377,7 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let peer = self.peer(&request)?;
-        let request = wire::vote_request_from_pb(request.into_inner())?;
-        check_voter(peer, request.vote.leader_id.node_id)?;
+        let request = self.vote_request(request)?;
         let response = self.raft.vote(request).await.map_err(unavailable)?;
         Ok(Response::new(wire::vote_response_to_pb(&response)))
     }
@@ -375,9 +386,7 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let peer = self.peer(&request)?;
-        let request = wire::vote_request_from_pb(request.into_inner())?;
-        check_voter(peer, request.vote.leader_id.node_id)?;
+        let request = self.vote_request(request)?;
         let response = self.raft.pre_vote(request).await.map_err(unavailable)?;
         Ok(Response::new(wire::vote_response_to_pb(&response)))
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use indelible_core::TrailId;
 use indelible_core::limits::{MEMBERS_MAX, NAME_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
+use super::fields::Fields;
 use crate::disk::{Dir, DiskError};
 
 /// Name of the identity file; only its owner may read it.
@@ -123,7 +124,7 @@ impl Identity {
         let bytes = Dir::open(dir, true)?.read_file(IDENTITY_FILE)?;
         let bytes = bytes.ok_or_else(|| IdentityError::Missing { path: path.clone() })?;
         let damaged = |what| IdentityError::Damaged { path: path.clone(), what };
-        let (trail_id, mut fields) = Fields::open(IDENTITY_MAGIC, &bytes).map_err(damaged)?;
+        let (trail_id, mut fields) = open(IDENTITY_MAGIC, &bytes).map_err(damaged)?;
         let mut read = || -> Option<Identity> {
             Some(Identity {
                 trail_id,
@@ -131,11 +132,11 @@ impl Identity {
                 segment_bytes: fields.u64()?,
                 secret_key: fields.array()?,
                 public_key: fields.array()?,
-                origin: fields.string()?,
+                origin: string(&mut fields)?,
             })
         };
         let identity = read().ok_or_else(|| damaged("a field is cut off"))?;
-        fields.end().map_err(damaged)?;
+        end(&fields).map_err(damaged)?;
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&identity.segment_bytes) {
             return Err(damaged("its segment size is out of range"));
         }
@@ -166,14 +167,14 @@ impl Genesis {
     pub fn read(dir: &Path) -> Result<Option<Genesis>, IdentityError> {
         let Some(bytes) = Dir::open(dir, true)?.read_file(GENESIS_FILE)? else { return Ok(None) };
         let damaged = |what| IdentityError::Damaged { path: dir.join(GENESIS_FILE), what };
-        let (trail_id, mut fields) = Fields::open(GENESIS_MAGIC, &bytes).map_err(damaged)?;
+        let (trail_id, mut fields) = open(GENESIS_MAGIC, &bytes).map_err(damaged)?;
         let mut read = || -> Option<Genesis> {
             let count = fields.u32()?;
             let nodes = (0..count).map(|_| genesis_node(&mut fields)).collect::<Option<_>>()?;
             Some(Genesis { trail_id, nodes })
         };
         let genesis = read().ok_or_else(|| damaged("a field is cut off"))?;
-        fields.end().map_err(damaged)?;
+        end(&fields).map_err(damaged)?;
         Ok(Some(genesis))
     }
 }
@@ -182,9 +183,9 @@ fn genesis_node(fields: &mut Fields<'_>) -> Option<GenesisNode> {
     Some(GenesisNode {
         id: fields.u64()?,
         public_key: fields.array()?,
-        client_addr: fields.string()?,
-        raft_addr: fields.string()?,
-        http_addr: fields.string()?,
+        client_addr: string(fields)?,
+        raft_addr: string(fields)?,
+        http_addr: string(fields)?,
     })
 }
 
@@ -207,51 +208,30 @@ fn finish(mut out: Vec<u8>) -> Vec<u8> {
     out
 }
 
-/// Fields of a file whose checksum is right, in order.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    /// Checks magic, version and checksum; returns the trail id and what follows it.
-    fn open(magic: [u8; 8], bytes: &'a [u8]) -> Result<(TrailId, Fields<'a>), &'static str> {
-        let (covered, crc) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
-        if !covered.starts_with(&magic) {
-            return Err("it does not start with its magic");
-        }
-        if crc32c::crc32c(covered) != u32::from_le_bytes(*crc) {
-            return Err("its checksum does not match");
-        }
-        let mut fields = Fields(&covered[magic.len()..]);
-        if fields.u32() != Some(VERSION) {
-            return Err("its version is unknown");
-        }
-        let trail_id = fields.array().map(TrailId).ok_or("it is too short")?;
-        Ok((trail_id, fields))
+/// Checks magic, version and checksum; returns the trail id and the fields that follow it.
+fn open(magic: [u8; 8], bytes: &[u8]) -> Result<(TrailId, Fields<'_>), &'static str> {
+    let (covered, crc) = bytes.split_last_chunk::<4>().ok_or("it is too short")?;
+    if !covered.starts_with(&magic) {
+        return Err("it does not start with its magic");
     }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*field)
+    if crc32c::crc32c(covered) != u32::from_le_bytes(*crc) {
+        return Err("its checksum does not match");
     }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
+    let mut fields = Fields(&covered[magic.len()..]);
+    if fields.u32() != Some(VERSION) {
+        return Err("its version is unknown");
     }
+    let trail_id = fields.array().map(TrailId).ok_or("it is too short")?;
+    Ok((trail_id, fields))
+}
 
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
+fn string(fields: &mut Fields<'_>) -> Option<String> {
+    let size = fields.u16()?;
+    String::from_utf8(fields.bytes(size.into())?.to_vec()).ok()
+}
 
-    fn string(&mut self) -> Option<String> {
-        let size = usize::from(self.array().map(u16::from_le_bytes)?);
-        let (field, rest) = self.0.split_at_checked(size)?;
-        self.0 = rest;
-        String::from_utf8(field.to_vec()).ok()
-    }
-
-    fn end(&self) -> Result<(), &'static str> {
-        if self.0.is_empty() { Ok(()) } else { Err("bytes follow the last field") }
-    }
+fn end(fields: &Fields<'_>) -> Result<(), &'static str> {
+    if fields.0.is_empty() { Ok(()) } else { Err("bytes follow the last field") }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! what the node has vouched for.
 pub mod check;
 pub mod evidence;
+mod fields;
 pub mod frame;
 pub mod hard_state;
 pub mod identity;

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use indelible_core::{EntryId, EntryKind, Hash, LeafIndex, ProducerId, TrailId};
 
+use super::fields::Fields;
 use super::frame::Location;
 
 /// The only version of these rows so far. Another one is thrown away and computed again.
@@ -289,7 +290,7 @@ impl StateRow {
         }
         let row = StateRow {
             trail_id: TrailId(fields.array()?),
-            id: fields.id()?,
+            id: entry_id(&mut fields)?,
             chain: Hash(fields.array()?),
             tree_size: fields.u64()?,
             root: Hash(fields.array()?),
@@ -309,7 +310,7 @@ pub fn encode_membership(id: EntryId, payload: &[u8]) -> Vec<u8> {
 
 /// The membership of its row; none if the bytes are too few.
 pub fn decode_membership(bytes: &[u8]) -> Option<(EntryId, Bytes)> {
-    let id = Fields(bytes).id()?;
+    let id = entry_id(&mut Fields(bytes))?;
     Some((id, Bytes::copy_from_slice(&bytes[ID_SIZE..])))
 }
 
@@ -334,27 +335,8 @@ fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-/// Takes fixed-width fields off the front.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*field)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn id(&mut self) -> Option<EntryId> {
-        Some(EntryId { index: self.u64()?, term: self.u64()?, leader: self.u64()? })
-    }
+fn entry_id(fields: &mut Fields<'_>) -> Option<EntryId> {
+    Some(EntryId { index: fields.u64()?, term: fields.u64()?, leader: fields.u64()? })
 }
 
 #[cfg(test)]

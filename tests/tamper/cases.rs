@@ -188,13 +188,13 @@ fn segments() -> Vec<Case> {
         case(
             sealed_segment,
             "two equal-length salts of one batch exchanged",
-            |dir, _| edit(&the_sealed_with(dir, has_two), swap_salts),
+            |dir, _| edit(&the_sealed_with(dir, has_two), |bytes| swap_salts(bytes)),
             MENDED,
         ),
         case(
             active,
             "two equal-length records exchanged",
-            |dir, _| edit(&the_active(dir), swap_frames),
+            |dir, _| edit(&the_active(dir), |bytes| swap_frames(bytes)),
             MENDED,
         ),
         case(active, "bit in the header", |dir, _| flip(&the_active(dir), |_| 20), MENDED),
@@ -352,12 +352,12 @@ fn has_two(frame: &Frame) -> bool {
     frame.head >= 16 + 2 * 64
 }
 
-fn swap_salts(bytes: &mut Vec<u8>) {
+fn swap_salts(bytes: &mut [u8]) {
     let frame = *frames(bytes).iter().find(|frame| has_two(frame)).unwrap();
     exchange(bytes, frame.body_at(), frame.body_at() + 16, 16);
 }
 
-fn swap_frames(bytes: &mut Vec<u8>) {
+fn swap_frames(bytes: &mut [u8]) {
     let frames = frames(bytes);
     let same = |pair: &[Frame]| {
         pair[0].body > 0 && (pair[0].head, pair[0].body) == (pair[1].head, pair[1].body)

@@ -84,15 +84,3 @@ pub fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     change(&mut bytes);
     std::fs::write(path, bytes).unwrap();
 }
-
-pub fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_folder(&entry.path(), &target),
-            false => drop(std::fs::copy(entry.path(), target).unwrap()),
-        }
-    }
-}

@@ -21,11 +21,10 @@ use indelible_proto::v1;
 use prost::Message as _;
 
 use crate::harness::{
-    BINARY, PATIENCE, SSHD, audit_log, client, data, eventually, indelible, nodes_with, stdout,
-    view,
+    BINARY, PATIENCE, SSHD, audit_log, client, copy_folder, data, eventually, indelible,
+    nodes_with, stdout, view,
 };
 use cases::{Case, Outcome};
-use files::copy_folder;
 
 /// Small enough that two thousand lines seal several.
 const SEGMENT_BYTES: u64 = 64 * 1024;

@@ -27,7 +27,7 @@ pub fn rewrite(dir: &Path, copy: &Path) {
     };
     let scratch = tempfile::tempdir().unwrap();
     let original = scratch.path().join("original");
-    super::files::copy_folder(copy, &original);
+    crate::harness::copy_folder(copy, &original);
     let forged = scratch.path().join("forged");
     std::fs::create_dir(&forged).unwrap();
     let (from, _) = Log::open(&original, options.clone()).unwrap();
@@ -53,7 +53,7 @@ pub fn rewrite(dir: &Path, copy: &Path) {
     for name in ["segments", "derived"] {
         std::fs::remove_dir_all(dir.join(name)).unwrap();
     }
-    super::files::copy_folder(&forged.join("segments"), &dir.join("segments"));
+    crate::harness::copy_folder(&forged.join("segments"), &dir.join("segments"));
     std::fs::copy(forged.join("synced"), dir.join("synced")).unwrap();
 }
 
