@@ -21,17 +21,17 @@ use crate::harness::{audit_log, client, eventually, leader, nodes_with};
 use crate::publication::{Caller, leader_addr, policy};
 
 /// C2SP tlog-witness, `add-checkpoint` alone.
-struct Witness {
+pub struct Witness {
     key: SignerKey,
     /// The log that it knows; none yet.
-    log: OnceLock<VerifierKey>,
+    pub log: OnceLock<VerifierKey>,
     newest: Mutex<(u64, Hash)>,
     url: String,
     served: tokio::task::JoinHandle<()>,
 }
 
 impl Witness {
-    async fn start(name: &str, seed: u8) -> Arc<Witness> {
+    pub async fn start(name: &str, seed: u8) -> Arc<Witness> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/w", listener.local_addr().unwrap());
         Arc::new_cyclic(|witness: &std::sync::Weak<Witness>| {
@@ -51,7 +51,7 @@ impl Witness {
     }
 
     /// Status, content type and body.
-    fn answer(&self, body: &str) -> (u16, &'static str, String) {
+    pub fn answer(&self, body: &str) -> (u16, &'static str, String) {
         let no = |status: u16, why: &str| (status, "text/plain", format!("{why}\n"));
         let Some((head, note)) = body.split_once("\n\n") else { return no(400, "no note") };
         let mut lines = head.lines();
@@ -91,7 +91,7 @@ impl Witness {
     }
 }
 
-fn unix_s() -> u64 {
+pub fn unix_s() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
@@ -114,7 +114,7 @@ async fn watched_by(witnesses: &[&Arc<Witness>]) -> LocalCluster {
 }
 
 /// The policy of `init`, and some of these witnesses.
-fn with_witnesses(policy: Policy, witnesses: &[&Arc<Witness>], needed: usize) -> Policy {
+pub fn with_witnesses(policy: Policy, witnesses: &[&Arc<Witness>], needed: usize) -> Policy {
     let named = |witness: &&Arc<Witness>| {
         let key = witness.key.verifier().clone();
         Named { name: key.name.clone(), key, url: None }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
+use indelible_core::chain::link_entry;
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
 use indelible_core::{Chain, Entry as LogEntry, EntryKind};
 use indelible_proto::raft as pb;
@@ -23,7 +24,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::link::SESSION_KEY;
 use super::network::unix_ns;
 use super::peers::Peers;
-use super::types::{Entry, LogId, Raft, TypeConfig, entry_id};
+use super::types::{Entry, LogId, Raft, TypeConfig, entry_id, log_id};
 use super::{verify, wire};
 use crate::storage::evidence;
 use crate::storage::log::{Log, LogError};
@@ -106,7 +107,7 @@ impl RaftService {
         &self,
         peer: u64,
         request: pb::AppendRequest,
-    ) -> Result<(AppendEntriesRequest<TypeConfig>, Option<PrevChain>), Status> {
+    ) -> Result<(AppendEntriesRequest<TypeConfig>, Option<KnownChain>), Status> {
         let vote = wire::vote_from_pb(request.vote)?;
         check_voter(peer, vote.leader_id.node_id)?;
         // Blank and membership entries fit the reserve, and without a new leader's blank one
@@ -121,7 +122,7 @@ impl RaftService {
         let prev_log_id = request.prev.map(wire::log_id_from_pb);
         let prev_chain = match prev_log_id {
             None => None,
-            Some(id) => Some(PrevChain {
+            Some(id) => Some(KnownChain {
                 id,
                 chain: Chain::from_slice(&request.prev_chain)
                     .ok_or_else(|| Status::invalid_argument("chain is not of 32 bytes"))?,
@@ -133,13 +134,30 @@ impl RaftService {
             .into_iter()
             .map(wire::entry_from_pb)
             .collect::<Result<Vec<_>, Status>>()?;
+        let known_chain = self.known_chain(prev_chain, &entries);
         let request = AppendEntriesRequest {
             vote,
             prev_log_id,
             entries: verified(entries).await?,
             leader_commit: request.committed.map(wire::log_id_from_pb),
         };
-        Ok((request, prev_chain))
+        Ok((request, known_chain))
+    }
+
+    /// The leader's chain at the last entry, from the one before the request on, that this node has
+    /// already. openraft knows those by their ids and passes over them: what is in them would be
+    /// acknowledged without a look.
+    fn known_chain(&self, prev: Option<KnownChain>, entries: &[LogEntry]) -> Option<KnownChain> {
+        let mut known = prev;
+        let mut chain = prev.map_or_else(|| self.log.genesis(), |prev| prev.chain);
+        let is_here = |entry: &&LogEntry| {
+            self.log.id_at(entry.id.index).is_ok_and(|here| here == Some(entry.id))
+        };
+        for entry in entries.iter().take_while(is_here) {
+            chain = link_entry(&chain, entry);
+            known = Some(KnownChain { id: log_id(entry.id), chain });
+        }
+        known
     }
 }
 
@@ -201,9 +219,9 @@ async fn verified(entries: Vec<LogEntry>) -> Result<Vec<Entry>, Status> {
         .map_err(|error| Status::internal(error.to_string()))?
 }
 
-/// The leader's chain for the entry before a request.
+/// The leader's chain at an entry that this node has too.
 #[derive(Debug, Clone, Copy)]
-struct PrevChain {
+struct KnownChain {
     id: LogId,
     chain: Chain,
 }
@@ -222,7 +240,7 @@ pub(super) async fn chain_at(log: &Log, index: u64) -> Result<Chain, LogError> {
 
 /// Compares the leader's chain with ours before a request is acknowledged. A mismatch is evidence,
 /// not a retry.
-async fn check_chain(log: &Log, data_dir: &Path, theirs: PrevChain) -> Result<(), Status> {
+async fn check_chain(log: &Log, data_dir: &Path, theirs: KnownChain) -> Result<(), Status> {
     let index = theirs.id.index;
     let ours = chain_at(log, index).await.map_err(|error| Status::internal(error.to_string()))?;
     if ours == theirs.chain {
@@ -253,17 +271,17 @@ fn keep_evidence(data_dir: &Path, name: &str, what: &str) {
 #[derive(Default)]
 struct AppendStream {
     /// Chains to compare, one for each request that openraft has been given and not answered.
-    chains: Mutex<VecDeque<Option<PrevChain>>>,
+    chains: Mutex<VecDeque<Option<KnownChain>>>,
     /// Why the incoming half ended early.
     failed: Mutex<Option<Status>>,
 }
 
 impl AppendStream {
-    fn push(&self, chain: Option<PrevChain>) {
+    fn push(&self, chain: Option<KnownChain>) {
         self.chains.lock().expect("no code panics while it holds this lock").push_back(chain);
     }
 
-    fn pop(&self) -> Option<PrevChain> {
+    fn pop(&self) -> Option<KnownChain> {
         self.chains.lock().expect("no code panics while it holds this lock").pop_front().flatten()
     }
 

@@ -142,12 +142,12 @@ impl Spread {
         matches!(&*self.leadership.borrow(), Leadership::Ready(_))
     }
 
-    /// The leader tells everybody; the others tell each other, not the leader.
+    /// The leader tells everybody; the others tell each other, not the leader. Without one all tell
+    /// everybody: those who were shown two histories can follow no new one.
     fn should_tell(&self, node: u64) -> bool {
         match &*self.leadership.borrow() {
-            Leadership::Ready(_) => true,
             Leadership::Follower(leader) => leader.id != node,
-            Leadership::Preparing(_) | Leadership::NoLeader => false,
+            Leadership::Ready(_) | Leadership::Preparing(_) | Leadership::NoLeader => true,
         }
     }
 }

@@ -251,6 +251,11 @@ impl Log {
         self.shared.lock().slot(index)?.placed.map(|placed| placed.chain)
     }
 
+    /// The chain's link before the first entry.
+    pub fn genesis(&self) -> Chain {
+        indelible_core::chain::genesis(&self.shared.options.trail_id)
+    }
+
     /// One past the last entry whose link has been computed.
     pub fn chained(&self) -> watch::Receiver<u64> {
         self.shared.chained.subscribe()
@@ -326,7 +331,7 @@ impl Log {
     pub fn verify_link(&self, index: u64) -> Result<bool, LogError> {
         let (entry, link) = self.read_at(self.locate(index)?)?;
         let previous = match index.checked_sub(1) {
-            None => indelible_core::chain::genesis(&self.shared.options.trail_id),
+            None => self.genesis(),
             Some(before) => self.chain_at(before)?,
         };
         Ok(link == indelible_core::chain::link_entry(&previous, &entry))
