@@ -47,8 +47,8 @@ impl Ledger {
     /// nothing was. `throttle` is told how many bytes were read since the last call, and may wait.
     /// Blocks.
     ///
-    /// [`LedgerError::Damaged`] or [`LedgerError::Log`] if the segments do not give the tree either:
-    /// they have to be mended first.
+    /// [`LedgerError::Damaged`] or [`LedgerError::Log`] if the segments do not give the tree: they
+    /// have to be mended first.
     pub fn scrub_tree(
         &self,
         throttle: &mut dyn FnMut(usize),
