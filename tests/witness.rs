@@ -172,6 +172,26 @@ async fn witnesses_sign_what_the_group_publishes_and_nobody_waits_for_them_in_va
     two.served.abort();
 }
 
+/// Everything was rolled back by a little, and the trail has grown beyond it since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_of_another_history_stops_appends() {
+    let witness = Witness::start("witness.example/four", 4).await;
+    let cluster = watched_by(&[&witness]).await;
+    *witness.newest.lock().unwrap() = (2, Hash([1; 32]));
+    witness.log.set(policy(&cluster).logs()[0].key.clone()).unwrap();
+    let rejected = eventually("appends are refused", || async {
+        let addr = leader_addr(&cluster).await;
+        let request = v1::OpenProducerRequest {
+            producer_id: b"another caller!!".to_vec().into(),
+            ..Default::default()
+        };
+        let status = audit_log(&addr).await.open_producer(request).await.err()?;
+        Rejected::from_status(&status).filter(|rejected| rejected.reason == Reason::RolledBack)
+    })
+    .await;
+    assert_eq!(rejected.metadata.get(key::CHECKPOINT_SIZE), Some(&2));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_witness_that_knows_more_than_the_trail_stops_appends_until_an_operator_accepts() {
     let witness = Witness::start("witness.example/three", 3).await;

@@ -152,10 +152,9 @@ impl Witnesses {
                 known.figures.failures.fetch_add(1, Ordering::Relaxed);
                 match error {
                     NotWitnessed::OtherSize(theirs) => self.is_ahead(&name, theirs).await,
-                    NotWitnessed::Refused { status: 422, .. } => tracing::error!(
-                        witness = name, size = shown.checkpoint.size, %error,
-                        "a witness holds another history; hint: compare checkpoints before anything else"
-                    ),
+                    NotWitnessed::OtherRoot(theirs) => {
+                        self.has_another_history(&name, theirs).await;
+                    }
                     error => tracing::warn!(witness = name, %error, "not witnessed"),
                 }
             }
@@ -188,18 +187,31 @@ impl Witnesses {
         if self.reads.barrier(Level::Linearizable).await.is_err() {
             return;
         }
-        let ours = self.ledger.head().borrow().tree_size;
-        let leads = matches!(&*self.leadership.borrow(), Leadership::Ready(_));
-        if !leads || theirs <= ours {
+        if theirs > self.ledger.head().borrow().tree_size {
+            self.claims(name, theirs, "a larger tree than the trail is");
+        }
+    }
+
+    /// A witness holds another root at a size that it has signed: what it has signed is not in the
+    /// trail, which has grown beyond that size since.
+    async fn has_another_history(&self, name: &str, theirs: u64) {
+        if self.reads.barrier(Level::Linearizable).await.is_ok() {
+            self.claims(name, theirs, "another tree than the trail was at that size");
+        }
+    }
+
+    fn claims(&self, name: &str, theirs: u64, what: &str) {
+        if !matches!(&*self.leadership.borrow(), Leadership::Ready(_)) {
             return;
         }
+        let ours = self.ledger.head().borrow().tree_size;
         let accepted = *self.shared.accepted_unix_s.borrow() > 0;
         tracing::error!(
             witness = name,
             theirs,
             ours,
             accepted,
-            "a witness knows a larger tree than the trail is; hint: every disk was rolled back, or the witness is wrong"
+            "a witness knows {what}; hint: every disk was rolled back, or the witness is wrong"
         );
         // A witness's word says no time. Once a rollback was accepted it may be about what was lost
         // then: from there on only notes count.
@@ -233,6 +245,15 @@ fn take_turn(
         match ended {
             Ok(_) => {
                 old = size;
+                break;
+            }
+            // Asked to grow from the size that it has, it says that size again.
+            Err(NotWitnessed::OtherSize(theirs)) if theirs == old => {
+                ended = Err(NotWitnessed::OtherRoot(old));
+                break;
+            }
+            Err(NotWitnessed::Refused { status: 422, .. }) => {
+                ended = Err(NotWitnessed::OtherRoot(old));
                 break;
             }
             Err(NotWitnessed::OtherSize(theirs)) => {

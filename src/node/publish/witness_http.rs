@@ -19,7 +19,10 @@ pub(super) enum NotWitnessed {
     /// It has another size than it was asked to grow from.
     #[error("the witness has tree size {0}")]
     OtherSize(u64),
-    /// It will not sign: it does not know the log, or holds another history.
+    /// It does not accept a proof from the size that it has: it holds another root there.
+    #[error("the witness holds another root at tree size {0}")]
+    OtherRoot(u64),
+    /// It will not sign: it does not know the log, for instance.
     #[error("the witness answers {status}: {message}")]
     Refused {
         /// HTTP status.
