@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indelible::cli::local_cluster::{LocalCluster, Signal};
-use indelible_client::{Level, ProducerId, Receipt};
+use indelible_client::{ProducerId, Receipt};
 use prost::Message;
 use serde_json::Value;
 
@@ -170,8 +170,6 @@ async fn a_paused_leader_that_wakes_up_changes_nothing() {
     let mut cluster = three_nodes();
     let sdk = client(&cluster).await;
     let stop = Arc::new(AtomicBool::new(false));
-    // Before the first entry is on a majority, the others do not know that they may elect.
-    sdk.tree_head(Level::Linearizable).await.unwrap();
     let id = ProducerId(*b"a patient caller");
     let caller = tokio::spawn(append_until(sdk.clone(), id, stop.clone()));
     for _ in 0..2 {

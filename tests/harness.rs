@@ -42,7 +42,8 @@ pub fn policy(cluster: &LocalCluster) -> Policy {
     std::fs::read_to_string(policy_file(cluster)).unwrap().parse().unwrap()
 }
 
-/// A client that does not give up during an election.
+/// A client that does not give up during an election, of a group whose first entry is on a majority:
+/// before, the others would not know that they may elect.
 pub async fn client(cluster: &LocalCluster) -> Client {
     let mut options = Options::new(cluster.endpoints()).unwrap();
     options.request_timeout = PATIENCE;
@@ -52,6 +53,7 @@ pub async fn client(cluster: &LocalCluster) -> Client {
     };
     let client = eventually("a node answers", connect).await;
     tokio::time::timeout(PATIENCE, client.wait_for_leader()).await.expect("a leader");
+    client.tree_head(Level::Linearizable).await.expect("a leader that can serve reads");
     client
 }
 

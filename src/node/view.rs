@@ -61,8 +61,9 @@ impl Node {
         let committed = metrics.cluster_committed.map_or(0, |id| id.index + 1);
         let applied = self.ledger.head().borrow().applied;
         // A follower is always a little behind; a recovering one is far behind, or knows no leader
-        // yet.
-        let behind = committed > applied + self.raft.config().replication_lag_threshold;
+        // yet. One that has nothing of the trail does not even know who may elect.
+        let behind =
+            applied == 0 || committed > applied + self.raft.config().replication_lag_threshold;
         if behind || metrics.current_leader.is_none() {
             return v1::ServingState::CatchingUp;
         }

@@ -1,9 +1,10 @@
 //! The Merkle tree on disk: one file for each level, an array of the hashes of its complete nodes.
 //!
 //! `derived/tree/NN` holds the nodes of level NN, 32 bytes each; level 00 holds the leaf hashes.
-//! Complete nodes never change, so the files only grow (but for [`Tree::overwrite`], which mends), and any root or proof of any size is a
+//! Complete nodes never change, so the files only grow, and any root or proof of any size is a
 //! handful of positioned reads. New nodes stay in memory until [`Tree::write_out`], which makes
-//! them durable; only then does the index say that they are there.
+//! them durable; only then does the index say that they are there. Only [`Tree::overwrite`], which
+//! mends, writes over anything.
 //!
 //! Appending is for one thread at a time; reading is for all.
 
