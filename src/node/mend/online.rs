@@ -84,7 +84,7 @@ pub fn start(
     })?;
     let mender = Mender {
         options,
-        passes: scrub.passes(),
+        passes: Some(scrub.passes()),
         hurry: scrub.hurry_handle(),
         waiting: BTreeMap::new(),
         strangers: Vec::new(),
@@ -102,7 +102,8 @@ struct Waiting {
 
 struct Mender {
     options: Options,
-    passes: watch::Receiver<u64>,
+    /// Counts passes of the scrub; none once it has ended.
+    passes: Option<watch::Receiver<u64>>,
     hurry: scrub::Hurry,
     waiting: BTreeMap<Suspect, Waiting>,
     /// Divergences of others that have been reported.
@@ -126,11 +127,7 @@ impl Mender {
                     self.waiting.entry(suspect).or_insert(now);
                 }
                 () = due => {}
-                passed = self.passes.changed() => match passed {
-                    Ok(()) => self.compare().await,
-                    // Scrubbing is off: reads and peers still report.
-                    Err(_) => self.passes = watch::channel(0).1,
-                },
+                () = next_pass(&mut self.passes) => self.compare().await,
             }
             self.mend_due().await;
             self.options.numbers.pending.set(self.waiting.len() as u64);
@@ -238,6 +235,17 @@ impl Mender {
     }
 }
 
+/// Until the scrub has ended a pass. For ever if scrubbing is off: reads and peers still report.
+async fn next_pass(passes: &mut Option<watch::Receiver<u64>>) {
+    if let Some(counting) = passes {
+        if counting.changed().await.is_ok() {
+            return;
+        }
+        *passes = None;
+    }
+    std::future::pending().await
+}
+
 /// Mends one segment, with each peer in turn as the first to be asked. Nothing in the answer:
 /// nothing was damaged.
 fn mend_segment(log: &Log, first: u64, mut supplier: Supplier) -> Result<Mended, MendError> {
@@ -328,5 +336,26 @@ fn keep_evidence(config: &NodeConfig, divergence: &Divergence, message: &str) {
     let name = format!("divergence-{}.txt", divergence.ours.first);
     if let Err(error) = evidence::keep(&config.data_dir, &name, message.as_bytes()) {
         tracing::error!(%error, "cannot keep the evidence");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// The channel's end was taken for a pass, again and again, as fast as a core could.
+    #[test]
+    fn a_scrub_that_is_off_is_waited_for_in_peace() {
+        let (passed, passes) = watch::channel(0);
+        let mut passes = Some(passes);
+        assert_eq!(next_pass(&mut passes).now_or_never(), None);
+        passed.send_replace(1);
+        assert_eq!(next_pass(&mut passes).now_or_never(), Some(()));
+        drop(passed);
+        for _ in 0..3 {
+            assert_eq!(next_pass(&mut passes).now_or_never(), None);
+        }
     }
 }
