@@ -1,8 +1,9 @@
 //! The scrub: reads the tree files and all sealed segments again and again, slowly, and says what
 //! is damaged.
 //!
-//! One thread of lowest priority. It reads at most so many bytes a second, in small pieces, so that
-//! an append never waits for it for long; its reads of segments go past the page cache. Tree files
+//! One thread of lowest priority. It reads at most so many bytes a second, in small pieces, and a
+//! quarter of that while entries are being appended: they wait for the same disk. Its reads of
+//! segments go past the page cache. Tree files
 //! it mends itself, for all that is in them follows from the segments. What it has found whole it
 //! remembers by digest, for the comparison with peers; what it has not, peers mend
 //! ([`super::mend`]).
@@ -22,6 +23,11 @@ use crate::storage::log::{Log, ScrubError};
 /// The least priority that the system knows.
 const NICE: i32 = 19;
 
+/// While entries are being appended the rate is divided by this.
+const BUSY: u32 = 4;
+/// How long the log counts as busy after an entry.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+
 /// What the scrub needs.
 pub struct Options {
     /// Whose disk it reads.
@@ -32,7 +38,7 @@ pub struct Options {
     pub ledger: Ledger,
     /// Where it says what it has mended.
     pub findings: Findings,
-    /// Bytes a second; 0 = never.
+    /// Bytes a second, of which it takes a quarter while entries are being appended; 0 = never.
     pub bytes_per_s: u64,
     /// A pass begins at least this long after the one before.
     pub every: Duration,
@@ -55,7 +61,8 @@ impl Scrub {
     pub fn start(options: Options) -> std::io::Result<Scrub> {
         let signal = Arc::new(Signal::default());
         let (passed, passes) = watch::channel(0);
-        let thread = Run { options, signal: signal.clone(), due: Instant::now(), passed };
+        let (now, appending) = (Instant::now(), Appending::default());
+        let thread = Run { options, signal: signal.clone(), due: now, appending, passed };
         std::thread::Builder::new().name("scrub".into()).spawn(move || thread.run())?;
         Ok(Scrub { signal, passes })
     }
@@ -122,6 +129,7 @@ struct Run {
     signal: Arc<Signal>,
     /// When what was read so far may have been read, at the permitted rate.
     due: Instant,
+    appending: Appending,
     passed: watch::Sender<u64>,
 }
 
@@ -190,12 +198,37 @@ impl Run {
     fn throttle(&mut self, bytes: usize) {
         self.options.numbers.scrubbed_bytes.add(bytes as u64);
         let nanoseconds = bytes as u128 * 1_000_000_000 / u128::from(self.options.bytes_per_s);
-        self.due += Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        let pause = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        let pause = match self.appending.looks_busy(self.options.log.next(), Instant::now()) {
+            true => pause.saturating_mul(BUSY),
+            false => pause,
+        };
+        self.due += pause;
         // Once stopped it hurries through the rest of the segment.
         self.signal.wait_until(self.due, || false);
         // Time that was lost is not made up for: the disk was busy with something that matters
         // more.
         self.due = self.due.max(Instant::now());
+    }
+}
+
+/// Whether entries are being appended.
+#[derive(Debug, Default)]
+struct Appending {
+    /// Where the log ended when it was last seen to have grown, and when that was.
+    seen: Option<(u64, Instant)>,
+}
+
+impl Appending {
+    /// The log ends before entry `next` now.
+    fn looks_busy(&mut self, next: u64, now: Instant) -> bool {
+        match self.seen {
+            Some((seen, at)) if seen == next => now - at < BUSY_FOR,
+            _ => {
+                self.seen = Some((next, now));
+                true
+            }
+        }
     }
 }
 
@@ -210,6 +243,18 @@ fn lower_priority() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_is_busy_while_it_grows_and_for_a_moment_after() {
+        let (mut appending, start) = (Appending::default(), Instant::now());
+        let at = |part: u32| start + BUSY_FOR * part / 4;
+        assert!(appending.looks_busy(7, at(0)));
+        assert!(appending.looks_busy(7, at(3)));
+        assert!(!appending.looks_busy(7, at(4)));
+        assert!(appending.looks_busy(8, at(5)));
+        assert!(appending.looks_busy(8, at(8)));
+        assert!(!appending.looks_busy(8, at(9)));
+    }
 
     #[test]
     fn a_wait_ends_early_or_when_it_is_stopped() {
