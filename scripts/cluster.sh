@@ -34,7 +34,7 @@ pid_of() {
   local file=$data/node$1.pid pid
   [ -f "$file" ] || return 1
   pid=$(cat "$file")
-  tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null | grep -q "serve --config cluster/node$1.toml" || return 1
+  { tr '\0' ' ' < "/proc/$pid/cmdline"; } 2>/dev/null | grep -q "serve --config cluster/node$1.toml" || return 1
   echo "$pid"
 }
 
