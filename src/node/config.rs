@@ -75,8 +75,8 @@ pub struct StorageConfig {
     pub disk_reserve_bytes: u64,
     /// Entries kept in memory, in bytes.
     pub log_cache_bytes: usize,
-    /// How fast tree files and sealed segments are re-read in search of damage, in bytes a second; a
-    /// quarter of it while events are being appended; 0 = not at all.
+    /// How fast tree files and sealed segments are re-read in search of damage, in bytes a second;
+    /// a quarter of it while events are being appended; 0 = not at all.
     pub scrub_bytes_per_s: u64,
     /// A pass over all of them begins at least this many seconds after the one before.
     pub scrub_every_s: u64,
