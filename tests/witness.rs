@@ -17,7 +17,7 @@ use indelible_core::{
 use indelible_proto::reason::{Reason, Rejected, key};
 use indelible_proto::v1;
 
-use crate::harness::{audit_log, client, eventually, leader, nodes_with};
+use crate::harness::{audit_log, client, eventually, leader, nodes_with, view};
 use crate::publication::{Caller, leader_addr, policy};
 
 /// C2SP tlog-witness, `add-checkpoint` alone.
@@ -75,7 +75,7 @@ impl Witness {
         }
         let mut newest = self.newest.lock().unwrap();
         let (size, root) = *newest;
-        if old != size {
+        if old != size || (old == checkpoint.size && root != checkpoint.root) {
             return (409, "text/x.tlog.size", format!("{size}\n"));
         }
         let consistent = match size {
@@ -172,6 +172,20 @@ async fn witnesses_sign_what_the_group_publishes_and_nobody_waits_for_them_in_va
     two.served.abort();
 }
 
+/// What the leader says once it refuses appends for a rollback.
+async fn refused(cluster: &LocalCluster) -> Rejected {
+    eventually("appends are refused", || async {
+        let request = v1::OpenProducerRequest {
+            producer_id: b"another caller!!".to_vec().into(),
+            ..Default::default()
+        };
+        let mut leader = audit_log(&leader_addr(cluster).await).await;
+        let status = leader.open_producer(request).await.err()?;
+        Rejected::from_status(&status).filter(|rejected| rejected.reason == Reason::RolledBack)
+    })
+    .await
+}
+
 /// Everything was rolled back by a little, and the trail has grown beyond it since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_witness_of_another_history_stops_appends() {
@@ -179,17 +193,24 @@ async fn a_witness_of_another_history_stops_appends() {
     let cluster = watched_by(&[&witness]).await;
     *witness.newest.lock().unwrap() = (2, Hash([1; 32]));
     witness.log.set(policy(&cluster).logs()[0].key.clone()).unwrap();
-    let rejected = eventually("appends are refused", || async {
-        let addr = leader_addr(&cluster).await;
-        let request = v1::OpenProducerRequest {
-            producer_id: b"another caller!!".to_vec().into(),
-            ..Default::default()
-        };
-        let status = audit_log(&addr).await.open_producer(request).await.err()?;
-        Rejected::from_status(&status).filter(|rejected| rejected.reason == Reason::RolledBack)
+    let rejected = refused(&cluster).await;
+    assert_eq!(rejected.metadata.get(key::CHECKPOINT_SIZE), Some(&2));
+}
+
+/// As above, and the trail has grown to the very size that the witness has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_with_another_root_at_the_same_size_stops_appends() {
+    let witness = Witness::start("witness.example/five", 5).await;
+    let cluster = watched_by(&[&witness]).await;
+    let size = eventually("a checkpoint", || async {
+        let view = view(&leader_addr(&cluster).await).await?;
+        (view.checkpoint_size == view.tree_size).then_some(view.tree_size)
     })
     .await;
-    assert_eq!(rejected.metadata.get(key::CHECKPOINT_SIZE), Some(&2));
+    *witness.newest.lock().unwrap() = (size, Hash([1; 32]));
+    witness.log.set(policy(&cluster).logs()[0].key.clone()).unwrap();
+    let rejected = refused(&cluster).await;
+    assert_eq!(rejected.metadata.get(key::CHECKPOINT_SIZE), Some(&size));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,16 +222,7 @@ async fn a_witness_that_knows_more_than_the_trail_stops_appends_until_an_operato
     caller.append(&cluster, 3, v1::AckLevel::Witnessed, 30_000).await;
     // As if all disks had been put back: the witness remembers more.
     *witness.newest.lock().unwrap() = (5000, Hash([1; 32]));
-    let refused = eventually("appends are refused", || async {
-        let addr = leader_addr(&cluster).await;
-        let request = v1::OpenProducerRequest {
-            producer_id: b"another caller!!".to_vec().into(),
-            ..Default::default()
-        };
-        let status = audit_log(&addr).await.open_producer(request).await.err()?;
-        Rejected::from_status(&status).filter(|rejected| rejected.reason == Reason::RolledBack)
-    })
-    .await;
+    let refused = refused(&cluster).await;
     assert_eq!(refused.metadata.get(key::CHECKPOINT_SIZE), Some(&5000));
     eventually("the loss is accepted", || async {
         let channel = crate::harness::channel(&leader_addr(&cluster).await).await;

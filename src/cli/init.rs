@@ -199,7 +199,10 @@ impl Made {
     fn report(&self, json: bool, configs: &[NodeConfig]) {
         let trail_id = self.identities[0].trail_id;
         if json {
-            let node = |id: &Identity| serde_json::json!({"id": id.node_id, "public_key": hex::encode(id.public_key)});
+            let node = |id: &Identity| {
+                let public_key = hex::encode(id.public_key);
+                serde_json::json!({"id": id.node_id, "public_key": public_key})
+            };
             let nodes: Vec<_> = self.identities.iter().map(node).collect();
             println!(
                 "{}",

@@ -3,10 +3,9 @@
 //!
 //! One thread of lowest priority. It reads at most so many bytes a second, in small pieces, and a
 //! quarter of that while entries are being appended: they wait for the same disk. Its reads of
-//! segments go past the page cache. Tree files
-//! it mends itself, for all that is in them follows from the segments. What it has found whole it
-//! remembers by digest, for the comparison with peers; what it has not, peers mend
-//! ([`super::mend`]).
+//! segments go past the page cache. Tree files it mends itself, for all that is in them follows
+//! from the segments. Segments that it has found whole it remembers by digest, for the comparison
+//! with peers; those that are not, peers mend ([`super::mend`]).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

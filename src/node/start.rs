@@ -120,12 +120,14 @@ impl Node {
         let storage = (&identity, &initial, &log, &ledger);
         let open = || open_publication(&config, storage, &fatal, &findings, &starting);
         let opened = match open().await {
-            Err(error @ (StartError::Publication(_) | StartError::Raft(_))) => {
-                if !mend_tree(&identity, &ledger, &findings, &numbers).await? {
-                    return Err(error);
-                }
-                open().await?
-            }
+            // It could not read its own trail, then or in the comparison.
+            Err(
+                error @ (StartError::Publication(publish::OpenError::Ledger(_))
+                | StartError::Raft(_)),
+            ) => match mend_tree(&identity, &ledger, &findings, &numbers).await {
+                true => open().await?,
+                false => return Err(error),
+            },
             opened => opened?,
         };
         mend::raise_vote(&log).await?;
@@ -384,19 +386,24 @@ async fn open_publication(
 }
 
 /// Tree files that keep a node from reading its own keys and roots are mended before it starts;
-/// true if they were damaged. The scrub would mend them otherwise.
+/// true if they were damaged and are whole again. The scrub would mend them otherwise.
 async fn mend_tree(
     identity: &Identity,
     ledger: &Ledger,
     findings: &Findings,
     numbers: &Numbers,
-) -> Result<bool, StartError> {
+) -> bool {
     let ledger = ledger.clone();
-    let mended = tokio::task::spawn_blocking(move || ledger.scrub_tree(&mut |_| {})).await;
-    let mended = mended.map_err(|error| StartError::Raft(error.to_string()))?;
-    let Some(mended) = mended.map_err(StorageError::from)? else { return Ok(false) };
-    numbers.tree_mended(findings, identity.node_id, &mended);
-    Ok(true)
+    match tokio::task::spawn_blocking(move || ledger.scrub_tree(&mut |_| {})).await {
+        Ok(Ok(Some(mended))) => {
+            numbers.tree_mended(findings, identity.node_id, &mended);
+            return true;
+        }
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the tree files cannot be mended"),
+        Err(error) => tracing::error!(%error, "the scrub of the tree files did not end"),
+    }
+    false
 }
 
 /// A leader that cannot take events makes room for one that can. Not for one whose disk is full

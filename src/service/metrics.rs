@@ -59,7 +59,7 @@ impl Mending {
                 &self.scrub_passes,
             ),
             ("damages_found", "Damaged places found", &self.damages_found),
-            ("mended", "Damaged places mended from peers", &self.mended),
+            ("mended", "Damaged places mended", &self.mended),
         ] {
             registry.register(name, help, counter.clone());
         }

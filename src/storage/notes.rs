@@ -281,7 +281,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // A closed file ends with its last record. If this fails, the next start does it.
+        // A closed file ends with its last record. Crash before, or a failure: the next start cuts
+        // the zeros off.
         if !self.failed && self.reserved > self.end {
             let _ = self.file.set_len(self.end as u64);
         }

@@ -217,12 +217,13 @@ impl Tree {
     /// Puts a node that is in its file right. Whoever reads it meanwhile finds either hash.
     pub fn overwrite(&self, level: u8, index: u64, hash: &Hash) -> Result<(), DiskError> {
         let file = self.file_with(level, index);
-        // Crash after: the node is right, or still wrong, and the next scrub mends it.
+        // Not durable yet: see `sync_levels`.
         file.write_all_at(&hash.0, index * HASH_SIZE)
     }
 
     /// Makes what was put right in these levels durable.
     pub fn sync_levels(&self, levels: &BTreeSet<u8>) -> Result<(), DiskError> {
+        // Crash before: some of it is still wrong, and the next scrub finds it again.
         levels.iter().try_for_each(|level| self.file_with(*level, 0).sync_data())
     }
 

@@ -257,6 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn proven_events_gather_and_witnessed_ones_do_not_wait() {
+        for (ack, waits) in [(AckLevel::Proven, true), (AckLevel::Witnessed, false)] {
+            let mut ring = Ring::new(1, 4, ack);
+            let (first, _outcome) = item(None, &[10]);
+            let (second, _outcome) = item(None, &[10]);
+            ring.push(first);
+            assert!(ring.form_batch());
+            ring.push(second);
+            assert_eq!(ring.form_batch(), !waits, "{ack:?}");
+        }
+    }
+
+    #[test]
     fn own_numbers_may_repeat_but_not_leave_gaps() {
         let mut ring = Ring::new(10, 8, AckLevel::Durable);
         let (replay, _replayed) = item(Some(4), &[1, 1]);

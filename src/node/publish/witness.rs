@@ -247,20 +247,17 @@ fn take_turn(
                 old = size;
                 break;
             }
-            // Asked to grow from the size that it has, it says that size again.
-            Err(NotWitnessed::OtherSize(theirs)) if theirs == old => {
-                ended = Err(NotWitnessed::OtherRoot(old));
-                break;
-            }
-            Err(NotWitnessed::Refused { status: 422, .. }) => {
-                ended = Err(NotWitnessed::OtherRoot(old));
-                break;
-            }
-            Err(NotWitnessed::OtherSize(theirs)) => {
+            Err(NotWitnessed::OtherSize(theirs)) if theirs != old => {
                 old = theirs;
                 if theirs > size {
                     break;
                 }
+            }
+            // Asked to grow from the size that it has, it says that size again, or that the proof
+            // does not hold.
+            Err(NotWitnessed::OtherSize(_) | NotWitnessed::Refused { status: 422, .. }) => {
+                ended = Err(NotWitnessed::OtherRoot(old));
+                break;
             }
             Err(_) => break,
         }

@@ -136,13 +136,37 @@ impl Ledger {
         self.reach(leaf.saturating_add(1))?;
         let rows = self.rows_from(leaf)?;
         let row = rows.first().expect("a row that added the leaf");
+        let (entry, chain) = self.read_row(row)?;
+        Ok((entry.id, chain))
+    }
+
+    /// The entry of a row, with its link of the chain.
+    pub(super) fn read_row(&self, row: &EntryRow) -> Result<(Entry, Chain), LedgerError> {
         let (entry, chain) = self.inner.log.read_at(row.location)?;
-        match entry.id.index == row.index {
-            true => Ok((entry.id, chain)),
-            false => {
-                Err(LedgerError::Damaged { leaf, what: "the index names another entry's place" })
+        if entry.id.index != row.index || entry.kind != row.kind {
+            let what = "the index names another entry's place";
+            return Err(LedgerError::Damaged { leaf: row.first_leaf, what });
+        }
+        Ok((entry, chain))
+    }
+
+    /// Gives `each` every row that has some of these leaves, which exist, with those it has.
+    pub(super) fn each_row(
+        &self,
+        leaves: Range<LeafIndex>,
+        mut each: impl FnMut(&EntryRow, Range<LeafIndex>) -> Result<(), LedgerError>,
+    ) -> Result<(), LedgerError> {
+        let mut next = leaves.start;
+        while next < leaves.end {
+            for row in self.rows_from(next)? {
+                if next < leaves.end {
+                    let end = row.leaves_end().min(leaves.end);
+                    each(&row, next..end)?;
+                    next = end;
+                }
             }
         }
+        Ok(())
     }
 
     /// Root of the first `size` leaves. It is that of a prefix of the head's tree, whose root is in
@@ -313,11 +337,7 @@ impl Ledger {
         mut each: impl FnMut(StoredRecord) -> bool,
     ) -> Result<(), LedgerError> {
         let damaged = |what| LedgerError::Damaged { leaf: leaves.start, what };
-        let (entry, _) = self.inner.log.read_at(row.location)?;
-        if entry.id.index != row.index || entry.kind != row.kind {
-            return Err(damaged("the index names another entry's place"));
-        }
-        let records = Records::new(self, row, entry)?;
+        let records = Records::new(self, row, self.read_row(row)?.0)?;
         let hashes = self.inner.shared.tree.leaf_hashes(leaves.clone())?;
         for (index, expected) in leaves.clone().zip(hashes) {
             let record = records.get(index).ok_or(damaged("its entry has no such record"))?;

@@ -79,25 +79,15 @@ impl Ledger {
     /// Hashes of consecutive leaves, out of the segments and nothing else.
     fn leaf_hashes_of_segments(&self, leaves: Range<u64>) -> Result<Vec<Hash>, LedgerError> {
         let mut hashes: Vec<Hash> = Vec::with_capacity((leaves.end - leaves.start) as usize);
-        while leaves.start + (hashes.len() as u64) < leaves.end {
-            for row in self.rows_from(leaves.start + hashes.len() as u64)? {
-                let from = leaves.start + hashes.len() as u64;
-                if from >= leaves.end {
-                    break;
-                }
-                let damaged = |what| LedgerError::Damaged { leaf: from, what };
-                let (entry, _) = self.inner.log.read_at(row.location)?;
-                if entry.id.index != row.index || entry.kind != row.kind {
-                    return Err(damaged("the index names another entry's place"));
-                }
-                let records = Records::new(self, &row, entry)?;
-                for leaf in from..row.leaves_end().min(leaves.end) {
-                    let record = records.get(leaf);
-                    let record = record.ok_or(damaged("its entry has no such record"))?;
-                    hashes.push(leaf_hash(&record.leaf));
-                }
+        self.each_row(leaves, |row, leaves| {
+            let records = Records::new(self, row, self.read_row(row)?.0)?;
+            for leaf in leaves {
+                let what = "its entry has no such record";
+                let record = records.get(leaf).ok_or(LedgerError::Damaged { leaf, what })?;
+                hashes.push(leaf_hash(&record.leaf));
             }
-        }
+            Ok(())
+        })?;
         Ok(hashes)
     }
 }
@@ -131,26 +121,27 @@ impl<'a> Walk<'a> {
         while self.frontier.size() < size {
             let from = self.frontier.size();
             let leaves = from..(from + CHUNK).min(size);
-            let filed = self.tree.leaf_hashes(leaves.clone())?;
-            let mut computed = match self.leaves {
-                Leaves::File | Leaves::Doubted => self.nodes_over(&filed),
-                Leaves::Segments => {
-                    self.nodes_over(&self.ledger.leaf_hashes_of_segments(leaves.clone())?)
+            let mut from_file = self.leaves != Leaves::Segments;
+            let (frontier, nodes, differing) = loop {
+                let (frontier, nodes) = self.nodes_over(&match from_file {
+                    true => self.tree.leaf_hashes(leaves.clone())?,
+                    false => self.ledger.leaf_hashes_of_segments(leaves.clone())?,
+                });
+                // Leaves of the file do not differ from themselves.
+                let differing = self.differing(&nodes, usize::from(from_file))?;
+                if !from_file || self.leaves == Leaves::File || differing.is_empty() {
+                    break (frontier, nodes, differing);
                 }
+                from_file = false;
             };
-            let mut differing = self.differing(&computed.1)?;
-            if self.leaves == Leaves::Doubted && !differing.is_empty() {
-                computed = self.nodes_over(&self.ledger.leaf_hashes_of_segments(leaves)?);
-                differing = self.differing(&computed.1)?;
-            }
             for (level, index, hash) in differing {
                 self.note(level, index);
                 if self.writes {
                     self.tree.overwrite(level, index, &hash)?;
                 }
             }
-            self.frontier = computed.0;
-            let read: usize = computed.1.iter().map(|nodes| nodes.hashes.len() * Hash::SIZE).sum();
+            self.frontier = frontier;
+            let read: usize = nodes.iter().map(|nodes| nodes.hashes.len() * Hash::SIZE).sum();
             (self.throttle)(read);
         }
         Ok(self)
@@ -172,10 +163,14 @@ impl<'a> Walk<'a> {
         (frontier, levels)
     }
 
-    /// Those nodes that the files have otherwise.
-    fn differing(&self, computed: &[Nodes]) -> Result<Vec<(u8, u64, Hash)>, DiskError> {
+    /// Those nodes of level `lowest` and above that the files have otherwise.
+    fn differing(
+        &self,
+        computed: &[Nodes],
+        lowest: usize,
+    ) -> Result<Vec<(u8, u64, Hash)>, DiskError> {
         let mut differing = Vec::new();
-        for (level, Nodes { first, hashes }) in (0u8..).zip(computed) {
+        for (level, Nodes { first, hashes }) in (0u8..).zip(computed).skip(lowest) {
             let filed = self.tree.nodes(level, *first..first + hashes.len() as u64)?;
             for ((index, hash), filed) in (*first..).zip(hashes).zip(filed) {
                 if *hash != filed {

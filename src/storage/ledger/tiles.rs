@@ -54,14 +54,7 @@ impl Ledger {
         let first = index * u64::from(TILE_WIDTH);
         let end = first + u64::from(width);
         let mut leaves: Vec<[u8; LEAF_SIZE]> = Vec::with_capacity(width.into());
-        while leaves.len() < usize::from(width) {
-            for row in self.rows_from(first + leaves.len() as u64)? {
-                let from = first + leaves.len() as u64;
-                if from < row.leaves_end().min(end) {
-                    self.leaves_of(&row, from..row.leaves_end().min(end), &mut leaves)?;
-                }
-            }
-        }
+        self.each_row(first..end, |row, range| self.leaves_of(row, range, &mut leaves))?;
         for (position, (leaf, expected)) in leaves.iter().zip(&hashes).enumerate() {
             if leaf_hash(leaf) != *expected {
                 let leaf = first + position as u64;

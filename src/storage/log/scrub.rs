@@ -120,7 +120,7 @@ impl Log {
         let location = self.locate(index)?;
         let (entry, link) = self.read_at(location)?;
         let before = match index.checked_sub(1) {
-            None => chain::genesis(&self.shared.options.trail_id),
+            None => self.genesis(),
             Some(before) => self.chain_at(before)?,
         };
         let fault = match crate::storage::mend::check_entry(&entry) {
