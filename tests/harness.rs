@@ -42,13 +42,16 @@ pub fn policy(cluster: &LocalCluster) -> Policy {
     std::fs::read_to_string(policy_file(cluster)).unwrap().parse().unwrap()
 }
 
+/// For a client that does not give up during an election.
+pub fn options(cluster: &LocalCluster) -> Options {
+    Options { request_timeout: PATIENCE, ..Options::new(cluster.endpoints()).unwrap() }
+}
+
 /// A client that does not give up during an election, of a group whose first entry is on a majority:
 /// before, the others would not know that they may elect.
 pub async fn client(cluster: &LocalCluster) -> Client {
-    let mut options = Options::new(cluster.endpoints()).unwrap();
-    options.request_timeout = PATIENCE;
     let connect = || {
-        let options = options.clone();
+        let options = options(cluster);
         async move { Client::connect_with(options).await.ok() }
     };
     let client = eventually("a node answers", connect).await;

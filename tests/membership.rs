@@ -1,13 +1,14 @@
 //! A group grows from three to four and shrinks to three again, while leaders die at each step.
 
 use indelible::cli::local_cluster::LocalCluster;
-use indelible_client::ProducerId;
+use indelible_client::{Client, Level, Options, Policy, ProducerId};
+use indelible_core::node_key_name;
 use indelible_proto::v1;
 use serde_json::Value;
 
 use crate::harness::{
-    Trail, client, eventually, indelible, indelible_at, leader, stdout, stop_and_compare,
-    three_nodes, view,
+    Trail, client, eventually, indelible, indelible_at, leader, options, policy, policy_file,
+    stdout, stop_and_compare, three_nodes, view,
 };
 
 /// The voters that every running node agrees on, once no change is under way.
@@ -40,27 +41,7 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
         producer.append(indelible::cli::generate::event(number)).await.unwrap();
     }
 
-    let endpoints = cluster.endpoints();
-    let fourth = cluster.configure(4).unwrap();
-    let config = fourth.config.to_str().unwrap().to_owned();
-    let key = indelible_at(&endpoints, &["--json", "node-key", "--config", &config]).await;
-    let key: Value = serde_json::from_str(&stdout(&key)).unwrap();
-    assert_eq!(key["id"], 4);
-    cluster.node(4).unwrap().start().unwrap();
-    let text = |name: &str| key[name].as_str().unwrap().to_owned();
-    let add = vec![
-        "add-node".to_owned(),
-        "--id".into(),
-        "4".into(),
-        "--client-addr".into(),
-        text("client_addr"),
-        "--raft-addr".into(),
-        text("raft_addr"),
-        "--http-addr".into(),
-        text("http_addr"),
-        "--public-key".into(),
-        text("public_key"),
-    ];
+    let add = joining(&mut cluster, 4, &[]).await;
     let learner = |view: &v1::ClusterView| view.nodes.iter().any(|node| node.id == 4);
     change_while_the_leader_dies(&mut cluster, &add, learner).await;
     let voting = |view: &v1::ClusterView| {
@@ -110,6 +91,99 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
         .filter(|(leaf, _)| leaf.kind == indelible_core::Kind::Operation)
         .count();
     assert!(operations >= 2, "who asked for a change is in the trail");
+    stop_and_compare(&mut cluster);
+}
+
+/// Starts a node that is to be added, and returns the command that adds it.
+async fn joining(cluster: &mut LocalCluster, id: u64, node_key: &[&str]) -> Vec<String> {
+    let endpoints = cluster.endpoints();
+    let node = cluster.configure(id).unwrap();
+    let args = ["--json", "node-key", "--config", node.config.to_str().unwrap()];
+    let args: Vec<&str> = args.into_iter().chain(node_key.iter().copied()).collect();
+    let key = indelible_at(&endpoints, &args).await;
+    let key: Value = serde_json::from_str(&stdout(&key)).unwrap();
+    assert_eq!(key["id"], id);
+    cluster.node(id).unwrap().start().unwrap();
+    let mut add = vec!["add-node".to_owned(), "--id".into(), id.to_string()];
+    for name in ["client_addr", "raft_addr", "http_addr", "public_key"] {
+        add.push(format!("--{}", name.replace('_', "-")));
+        add.push(key[name].as_str().unwrap().to_owned());
+    }
+    add
+}
+
+/// One founder after the other leaves and another node comes. Whoever began with the founders'
+/// policy and looks in between still believes the trail in the end, and whoever did not look does
+/// not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_founder_is_replaced_and_those_who_watch_follow() {
+    let mut cluster = three_nodes();
+    let founders = policy(&cluster);
+    let file = |name: &str| cluster.dir().join(name).to_str().unwrap().to_owned();
+    let (policy_path, seen, state, log_key) = (
+        policy_file(&cluster).to_str().unwrap().to_owned(),
+        file("seen"),
+        file("audit.json"),
+        file("node1/log_key"),
+    );
+    let options = Options { policy: Some(founders.clone()), ..options(&cluster) };
+    let sdk = Client::connect_with(options).await.unwrap();
+    let producer = sdk.producer(ProducerId(*b"replacing nodes!"), "m").open().await.unwrap();
+    let append = async || producer.append(indelible::cli::generate::event(1)).await.unwrap();
+    append().await;
+
+    for (new, old) in [(4, 1), (5, 2), (6, 3)] {
+        let add = joining(&mut cluster, new, &["--log-key", &log_key]).await;
+        until_done(&cluster, &add).await;
+        let name = |id: u64| node_key_name(founders.origin(), id);
+        let watched = async |cluster: &LocalCluster, is_there: bool, id: u64| {
+            append().await;
+            let args = ["--policy", &policy_path, "--checkpoint-file", &seen, "--json", "policy"];
+            eventually(&format!("node {id} in the policy: {is_there}"), || async {
+                let output = indelible(cluster, &args).await;
+                let policy: Value = serde_json::from_slice(&output.stdout).ok()?;
+                let policy: Policy = policy["policy"].as_str().unwrap().parse().unwrap();
+                (policy.nodes().any(|key| key.name == name(id)) == is_there).then_some(())
+            })
+            .await;
+            let args = ["--policy", &policy_path, "audit", "--state", &state];
+            eventually("the auditor has followed", || async {
+                let output = indelible(cluster, &args).await;
+                let text = std::fs::read_to_string(format!("{state}.checkpoint.policy"));
+                let followed = text.is_ok_and(|text| text.contains(&name(id)) == is_there);
+                (output.status.success() && followed).then_some(())
+            })
+            .await;
+            eventually("a client that runs has followed", || async {
+                sdk.get(0, Level::Any).await.unwrap();
+                let policy = sdk.policy().unwrap();
+                (policy.nodes().any(|key| key.name == name(id)) == is_there).then_some(())
+            })
+            .await;
+        };
+        watched(&cluster, true, new).await;
+        if leader(&cluster).await == old {
+            until_done(&cluster, &["transfer-leader".to_owned(), "--to".into(), new.to_string()])
+                .await;
+        }
+        until_done(&cluster, &["remove-node".to_owned(), old.to_string()]).await;
+        assert!(cluster.node(old).unwrap().stop().unwrap().success());
+        cluster.nodes.retain(|node| node.id != old);
+        watched(&cluster, false, old).await;
+    }
+
+    assert_eq!(voters(&cluster).await, [4, 5, 6]);
+    assert!(sdk.get(1, Level::Any).await.unwrap().verification.is_verified());
+    assert_eq!(sdk.alarms().try_next(), None);
+    let get = ["--policy", &policy_path, "--checkpoint-file", &seen, "get", "1"];
+    let record: Value = serde_json::from_str(&stdout(&indelible(&cluster, &get).await)).unwrap();
+    assert_eq!(record["verified"], true);
+    let stranger =
+        indelible(&cluster, &["--policy", &policy_path, "--timeout", "1", "policy"]).await;
+    assert_eq!(stranger.status.code(), Some(1));
+    let message = String::from_utf8_lossy(&stranger.stderr).into_owned();
+    assert!(message.contains("does not accept the checkpoint"), "{message}");
+    drop(sdk);
     stop_and_compare(&mut cluster);
 }
 

@@ -99,7 +99,7 @@ async fn header(
     }
     let keys = client.key_history(checkpoint).await.context("ask for the key history")?;
     Ok(BundleHeader {
-        policy: client.policy().cloned(),
+        policy: client.policy().map(|policy| (*policy).clone()),
         note: Note::parse(&checkpoint.note).context("read the checkpoint")?,
         proof: client.range_proof(from, to, checkpoint).await?,
         older: proven,

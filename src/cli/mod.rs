@@ -24,6 +24,7 @@ mod init;
 pub mod local_cluster;
 mod node_key;
 pub mod output;
+mod policy;
 mod prove;
 mod read;
 mod remove_node;
@@ -70,6 +71,8 @@ enum Command {
     Checkpoint(checkpoint::Args),
     /// Write a file that proves one record to somebody who has only the policy
     Prove(prove::Args),
+    /// Print the policy, with the nodes that the group has now
+    Policy(policy::Args),
     /// Write records, proofs and keys into one file for an auditor
     Export(export::Args),
     /// Watch the cluster from outside: recompute the trail, and compare what the nodes sign
@@ -131,6 +134,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<ExitCode>
         Command::Read(args) => Box::pin(read::run(global, args)).await,
         Command::Checkpoint(args) => Box::pin(checkpoint::run(global, args)).await,
         Command::Prove(args) => Box::pin(prove::run(global, args)).await,
+        Command::Policy(args) => Box::pin(policy::run(global, args)).await,
         Command::Export(args) => Box::pin(export::run(global, args)).await,
         Command::Audit(args) => Box::pin(audit::run(global, args)).await,
         Command::AcceptRollback(args) => Box::pin(accept_rollback::run(global, args)).await,

@@ -121,6 +121,15 @@ pub enum CallError {
         /// [`crate::Options::checkpoint_age_max`].
         age_max: Duration,
     },
+    /// The group has other nodes than the policy, and the policy cannot follow it there.
+    #[error(
+        "the policy cannot follow the group to other nodes: {what}\n\
+         hint: try again when all nodes run; if it stays so, a new policy has to come by the way on which this one did"
+    )]
+    NotFollowed {
+        /// Why not.
+        what: String,
+    },
     /// The nodes that answered could not prove what they say. They may only lag.
     #[error("not proven: {what}\nhint: try again; a node that was just started catches up first")]
     NotProven {

@@ -177,8 +177,9 @@ impl Client {
         Alarms::new(&self.trust().alarms)
     }
 
-    /// Who has to have signed: [`Options::policy`], or what was pinned on first use.
-    pub fn policy(&self) -> Option<&Policy> {
+    /// Who has to have signed now: [`Options::policy`] or what was pinned on first use, with the
+    /// nodes that the group has now as far as it was followed ([`Client::follow_keys`]).
+    pub fn policy(&self) -> Option<Arc<Policy>> {
         self.trust().policy()
     }
 

@@ -37,7 +37,8 @@ pub struct Options {
     /// Whether that is what counts. Default: it is.
     pub trust: TrustMode,
     /// Where to keep the newest checkpoint from one run to the next, so that a trail that was
-    /// rolled back or forked meanwhile is noticed. Default: nowhere.
+    /// rolled back or forked meanwhile is noticed, and beside it what the policy has become.
+    /// Default: nowhere.
     pub checkpoint_file: Option<PathBuf>,
     /// How old a checkpoint may be that something is proven against. Nodes sign one every ten
     /// seconds even if nothing happens. Default 60 s.

@@ -10,12 +10,13 @@ mod round;
 mod tree;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
+use indelible_client::Client;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Global, output};
@@ -27,7 +28,8 @@ use tree::Tree;
 /// Reads every record, recomputes the tree, and compares it with what each node has signed.
 ///
 /// Prints a JSON line for everything that it finds: lines with "alert" are for a person to look at,
-/// lines with "event" say what was checked. Alerts: lied, fork, other_root, inconsistent, rolled_back,
+/// lines with "event" say what was checked, and when the group has
+/// other nodes and the policy with it. Alerts: lied, fork, other_root, inconsistent, rolled_back,
 /// not_accepted, stale, shrunk, time_backwards. What it has checked is kept in --state, so the next
 /// run goes on from there and notices what was changed meanwhile. Needs a policy.
 ///
@@ -53,15 +55,23 @@ pub(super) struct Args {
     metrics: Option<SocketAddr>,
 }
 
+/// What the policy becomes while the group changes is kept beside the state.
+async fn connect(global: &Global, state: &Path) -> anyhow::Result<Client> {
+    let mut name = state.as_os_str().to_owned();
+    name.push(".checkpoint");
+    let checkpoint_file = global.checkpoint_file.clone().or(Some(name.into()));
+    Global { checkpoint_file, ..global.clone() }.connect().await
+}
+
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
-    let client = global.connect().await?;
+    let client = connect(global, &args.state).await?;
     let Some(policy) = client.policy() else {
         bail!(
             "an audit needs to know whose signatures count\n\
              hint: give the policy file that `indelible init` wrote with --policy FILE, or say --trust-on-first-use"
         );
     };
-    let tree = Tree::load(&args.state, policy).await?;
+    let tree = Tree::load(&args.state, &policy).await?;
     let metrics = Arc::new(Metrics::new());
     if let Some(addr) = args.metrics {
         metrics::serve(addr, metrics.clone()).await?;

@@ -50,6 +50,7 @@ impl Auditor {
         let signed = self.accepted(answers)?;
         self.compare(&signed)?;
         let outcome = self.hold_against_the_tree(&signed).await;
+        self.follow_keys(&signed).await?;
         // Also if that failed: nodes that lost the end of the trail cannot prove anything about it.
         self.look_for_the_end(&signed).await?;
         while let Some(alarm) = self.alarms.try_next() {
@@ -145,6 +146,29 @@ impl Auditor {
             self.alerts.raise(Alert { kind: "fork", node: None, what, evidence })?;
         }
         Ok(())
+    }
+
+    /// Moves on to the nodes that the trail names at the newest checkpoint which fits the tree.
+    async fn follow_keys(&mut self, signed: &[Signed]) -> anyhow::Result<()> {
+        let fits = |signed: &&Signed| {
+            let checkpoint = &signed.1.checkpoint;
+            self.tree.root_at(checkpoint.size) == Some(checkpoint.root)
+        };
+        let Some((_, newest)) = signed.iter().rfind(fits) else { return Ok(()) };
+        let policy = match self.client.follow_keys(newest).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(policy)) => policy,
+            Err(error) => {
+                match of_error(&error) {
+                    Some(alert) => self.alerts.raise(alert)?,
+                    None => eprintln!("warning: {error}"),
+                }
+                return Ok(());
+            }
+        };
+        let nodes: Vec<&str> = policy.nodes().map(|key| key.name.as_str()).collect();
+        let size = newest.checkpoint.size;
+        self.alerts.event("followed", json!({ "checkpoint_size": size, "nodes": nodes }))
     }
 
     /// Reads up to each larger checkpoint and compares roots; has smaller ones proven.

@@ -40,15 +40,15 @@ pub(super) fn differences(
             _ => {}
         }
     }
-    let prefix = node_key_name(&checkpoint.origin, 0);
-    let prefix = prefix.strip_suffix('0').unwrap_or(&prefix);
-    for witness in policy.witnesses() {
-        let id = witness.key.name.strip_prefix(prefix).and_then(|id| id.parse::<u64>().ok());
-        if let Some(id) = id
-            && !membership.members.iter().any(|member| member.id == id)
-        {
+    for key in policy.nodes() {
+        let is_key = |member: &v1::Member| node_key_name(&checkpoint.origin, member.id) == key.name;
+        if !membership.members.iter().any(is_key) {
+            let id = key.name.rsplit('/').next().unwrap_or_default();
             found.push(format!("node {id} of the policy is not in the membership of leaf {index}"));
         }
+    }
+    if !found.is_empty() {
+        found.push("`indelible policy` brings a policy up to date".into());
     }
     found
 }

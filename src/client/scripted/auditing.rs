@@ -24,18 +24,21 @@ async fn signed() -> (Fake, Client) {
     (fake, client)
 }
 
-async fn append(client: &Client, count: usize) {
+pub(super) async fn append(client: &Client, count: usize) {
     let producer = client.producer(ProducerId([6; 16]), "test").open().await.expect("opens");
     let events = (0..count).map(|_| Event::new("a", "b", "c"));
     producer.append_bulk(events).await.expect("recorded");
 }
 
 /// The same trail again, which then goes its own way.
-fn copy(fake: &Fake) -> SharedTrail {
+pub(super) fn copy(fake: &Fake) -> SharedTrail {
     Arc::new(Mutex::new(fake.trail().clone()))
 }
 
-fn change<T>(trail: &SharedTrail, change: impl FnOnce(&mut super::trail::Trail) -> T) -> T {
+pub(super) fn change<T>(
+    trail: &SharedTrail,
+    change: impl FnOnce(&mut super::trail::Trail) -> T,
+) -> T {
     change(&mut trail.lock().expect("lock"))
 }
 
@@ -335,7 +338,7 @@ async fn trust_on_first_use_pins_what_it_sees() {
         ..fake.options()
     };
     let first = fake.connect(options()).await;
-    assert_eq!(first.policy(), Some(&policy()));
+    assert_eq!(first.policy().as_deref(), Some(&policy()));
     assert!(first.get(5, Level::Any).await.expect("reads").verification.is_verified());
     drop(first);
     let kept = std::fs::read_to_string(dir.path().join("checkpoint.policy")).expect("was kept");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use indelible_core::{Kind, Leaf, Salt};
+use indelible_core::{Kind, Leaf};
 use indelible_proto::v1::audit_log_server::AuditLogServer;
 use indelible_proto::v1::cluster_server::ClusterServer;
 use indelible_proto::v1::*;
@@ -48,6 +48,7 @@ pub(crate) struct Twist {
     pub(crate) checkpoint: Option<fn(&mut GetCheckpointResponse)>,
     pub(crate) prove: Option<fn(&mut ProveResponse)>,
     pub(crate) consistency: Option<fn(&mut ProveConsistencyResponse)>,
+    pub(crate) keys: Option<fn(&mut KeyHistoryResponse)>,
 }
 
 /// One node.
@@ -70,7 +71,7 @@ impl Fake {
     /// Nodes 1 to `count`; node 1 leads term 1.
     pub(crate) async fn start(count: u64) -> Fake {
         let trail = Arc::new(Mutex::new(Trail { signs: true, ..Trail::default() }));
-        trail.lock().expect("lock").push(Kind::Membership, 0, 0, Salt::default(), b"genesis");
+        trail.lock().expect("lock").change_members(&[&[1, 2, 3]]);
         let mut nodes = Vec::new();
         for id in 1..=count {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
@@ -125,6 +126,16 @@ impl Fake {
             nodes: self.nodes.iter().map(member).collect(),
             ..Default::default()
         });
+    }
+
+    /// Every node says that these vote.
+    pub(crate) fn vote(&self, voters: &[u64]) {
+        for node in &self.nodes {
+            node.view.send_modify(|view| {
+                view.applied_index += 1;
+                view.nodes.iter_mut().for_each(|node| node.voter = voters.contains(&node.id));
+            });
+        }
     }
 
     pub(crate) fn node(&self, id: u64) -> &Node {

@@ -3,6 +3,7 @@
 mod appending;
 mod auditing;
 mod fake;
+mod following;
 mod reading;
 mod services;
 mod settling;

@@ -233,11 +233,17 @@ impl AuditLog for Handle {
         request: Request<KeyHistoryRequest>,
     ) -> Result<Response<KeyHistoryResponse>, Status> {
         let tree_size = request.into_inner().tree_size;
-        Ok(Response::new(self.0.with(|trail| KeyHistoryResponse {
-            tree_size,
-            records: vec![trail.records[0].clone()],
-            proofs: vec![trail.range_proof(0, 1, tree_size)],
-        })))
+        let mut response = self.0.with(|trail| {
+            let records = trail.memberships(tree_size);
+            let prove =
+                |record: &Record| trail.range_proof(record.index, record.index + 1, tree_size);
+            let proofs = records.iter().map(prove).collect();
+            KeyHistoryResponse { tree_size, records, proofs }
+        });
+        if let Some(twist) = self.0.twisted().keys {
+            twist(&mut response);
+        }
+        Ok(Response::new(response))
     }
 }
 

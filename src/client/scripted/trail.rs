@@ -1,6 +1,6 @@
 //! The trail of scripted nodes: records in memory, and checkpoints signed with the test's keys.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use indelible_core::{
 };
 use indelible_proto::v1::{self, AppendRequest, AppendResponse, Record, Run};
 use indelible_proto::{Reason, Rejected, reason::key};
+use prost::Message;
 
 pub(crate) const ORIGIN: &str = "example.com/trail";
 /// Nodes that the test's policy names; a majority of them is two.
@@ -110,8 +111,12 @@ impl Trail {
 
     /// Has it signed by the witness too; what is published stays.
     pub(crate) fn witness(&mut self) {
-        let (size, root) = (self.size(), self.root());
-        self.witnessed = Some(sign(size, root, &[1, 2, 3], now_s(), true));
+        self.witness_by(&[1, 2, 3]);
+    }
+
+    /// The same, with the keys of these nodes.
+    pub(crate) fn witness_by(&mut self, nodes: &[u64]) {
+        self.witnessed = Some(sign(self.size(), self.root(), nodes, now_s(), true));
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -180,6 +185,35 @@ impl Trail {
         leaf.event_size = record.event.len() as u32;
         leaf.commitment = commit(&salt, &record.event);
         record.leaf = Bytes::copy_from_slice(&leaf.encode());
+    }
+
+    /// A membership record. Two sets: a change from the first to the second is under way.
+    pub(crate) fn change_members(&mut self, sets: &[&[u64]]) {
+        let ids: BTreeSet<u64> = sets.iter().flat_map(|set| set.iter().copied()).collect();
+        let member = |id: u64| v1::Member {
+            id,
+            public_key: Bytes::copy_from_slice(&node_signer(id).verifier().public_key),
+            ..Default::default()
+        };
+        let membership = v1::Membership {
+            trail_id: Bytes::from_static(&[9; 16]),
+            voter_sets: sets.iter().map(|set| v1::VoterSet { node_ids: set.to_vec() }).collect(),
+            members: ids.into_iter().map(member).collect(),
+        };
+        let record = v1::MembershipRecord { membership: Some(membership), ..Default::default() };
+        self.push(Kind::Membership, 0, 0, Salt::default(), &record.encode_to_vec());
+    }
+
+    /// The membership records among the first `size`.
+    pub(crate) fn memberships(&self, size: u64) -> Vec<Record> {
+        let is_membership =
+            |record: &&Record| Leaf::decode(&record.leaf).expect("ours").kind == Kind::Membership;
+        self.records[..size as usize].iter().filter(is_membership).cloned().collect()
+    }
+
+    /// Signs what there is, now, with the keys of these nodes.
+    pub(crate) fn publish_by(&mut self, nodes: &[u64]) {
+        self.published = Some(sign(self.size(), self.root(), nodes, now_s(), false));
     }
 
     pub(crate) fn push(

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use indelible_core::limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX};
 use indelible_core::{Checkpoint, Note, Policy};
+use sha2::{Digest, Sha256};
 
 /// How often the file is replaced at most. What is newer is written when the client goes.
 const PACE: Duration = Duration::from_secs(1);
@@ -45,6 +46,8 @@ pub enum FileError {
 /// The file, and what is still to be written to it.
 pub(crate) struct CheckpointFile {
     path: PathBuf,
+    /// The policy that the client was given; none if it pins what it sees.
+    given: Option<Policy>,
     state: Mutex<State>,
 }
 
@@ -57,8 +60,8 @@ struct State {
 }
 
 impl CheckpointFile {
-    pub(crate) fn new(path: &Path) -> CheckpointFile {
-        CheckpointFile { path: path.to_owned(), state: Mutex::default() }
+    pub(crate) fn new(path: &Path, given: Option<Policy>) -> CheckpointFile {
+        CheckpointFile { path: path.to_owned(), given, state: Mutex::default() }
     }
 
     /// The signed note in it; none if there is no file yet.
@@ -78,6 +81,20 @@ impl CheckpointFile {
         state.unwritten = Some(note.clone());
         if state.written.is_none_or(|written| written.elapsed() >= PACE) {
             self.write(&mut state);
+        }
+    }
+
+    /// Writes a checkpoint at once, and then the policy that accepts it as the one before does. A
+    /// failure is logged: the next run follows again from where the file stands.
+    pub(crate) fn follow(&self, note: &Arc<str>, policy: &Policy) {
+        let mut state = self.state();
+        state.unwritten = Some(note.clone());
+        self.write(&mut state);
+        // Crash before: a checkpoint that both policies accept, and the earlier one.
+        let origin = self.given.as_ref().map(follows).unwrap_or_default();
+        let written = replace(&policy_path(&self.path), &format!("{origin}{policy}"));
+        if let Err(error) = written {
+            tracing::warn!(%error, "that the policy was followed will not be remembered");
         }
     }
 
@@ -111,18 +128,36 @@ impl Drop for CheckpointFile {
 
 /// The policy that was pinned on first use, if there is one: beside the checkpoint file.
 pub(crate) fn read_pinned(checkpoint_file: &Path) -> Result<Option<Policy>, FileError> {
-    let path = pinned_path(checkpoint_file);
+    let path = policy_path(checkpoint_file);
     let Some(text) = read_text(&path, POLICY_BYTES_MAX)? else { return Ok(None) };
     let policy = text.parse::<Policy>();
     policy.map(Some).map_err(|error| FileError::Unfit { path, what: error.to_string() })
 }
 
-/// Keeps a policy for the next run.
-pub(crate) fn write_pinned(checkpoint_file: &Path, policy: &Policy) -> Result<(), FileError> {
-    replace(&pinned_path(checkpoint_file), &policy.to_string())
+/// What became of a given policy, if a run before this one followed it: beside the checkpoint file.
+/// Another policy that is given begins anew.
+pub(crate) fn read_followed(
+    checkpoint_file: &Path,
+    given: &Policy,
+) -> Result<Option<Policy>, FileError> {
+    let path = policy_path(checkpoint_file);
+    let text = read_text(&path, POLICY_BYTES_MAX)?;
+    let Some(text) = text.filter(|text| text.starts_with(&follows(given))) else { return Ok(None) };
+    let policy = text.parse::<Policy>();
+    policy.map(Some).map_err(|error| FileError::Unfit { path, what: error.to_string() })
 }
 
-fn pinned_path(checkpoint_file: &Path) -> PathBuf {
+/// The first line of a policy that another one became.
+fn follows(given: &Policy) -> String {
+    format!("# follows {}\n", hex::encode(Sha256::digest(given.to_string())))
+}
+
+/// Keeps a policy for the next run.
+pub(crate) fn write_pinned(checkpoint_file: &Path, policy: &Policy) -> Result<(), FileError> {
+    replace(&policy_path(checkpoint_file), &policy.to_string())
+}
+
+fn policy_path(checkpoint_file: &Path) -> PathBuf {
     let mut name = checkpoint_file.as_os_str().to_owned();
     name.push(".policy");
     name.into()
@@ -179,14 +214,14 @@ mod tests {
     fn the_newest_is_there_after_the_client_went() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("checkpoint");
-        let file = CheckpointFile::new(&path);
+        let file = CheckpointFile::new(&path, None);
         assert_eq!(file.read().expect("reads"), None);
         file.offer(&note(1));
         assert_eq!(file.read().expect("reads").as_deref(), Some(&*note(1)), "the first at once");
         file.offer(&note(2));
         file.offer(&note(3));
         drop(file);
-        let again = CheckpointFile::new(&path);
+        let again = CheckpointFile::new(&path, None);
         assert_eq!(again.read().expect("reads").as_deref(), Some(&*note(3)));
         // Another process was faster.
         again.offer(&note(2));
@@ -200,7 +235,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("checkpoint");
         fs::write(&path, vec![b'a'; NOTE_BYTES_MAX + 1]).expect("writes");
-        let error = CheckpointFile::new(&path).read().expect_err("too large");
+        let error = CheckpointFile::new(&path, None).read().expect_err("too large");
         assert!(error.to_string().contains("the limit is"), "{error}");
     }
 }

@@ -1,9 +1,10 @@
 //! Trust on first use: the keys that the first node names are taken for the trail's.
 
-use indelible_core::{KeyType, Policy, VerifierKey, node_key_name};
+use indelible_core::{Policy, VerifierKey};
 use indelible_proto::v1::ClusterView;
 
 use super::file::{FileError, write_pinned};
+use super::keys::voters;
 use crate::Client;
 
 /// There is nothing to trust on first use.
@@ -49,13 +50,6 @@ fn policy_of(view: &ClusterView) -> Result<Policy, String> {
     if log.name != view.origin {
         return Err(format!("the log key is that of {}, the trail is {}", log.name, view.origin));
     }
-    let voters = view.nodes.iter().filter(|node| node.voter);
-    let nodes = voters.map(|node| {
-        let key =
-            node.public_key[..].try_into().map_err(|_| format!("node {} has no key", node.id))?;
-        VerifierKey::new(node_key_name(&view.origin, node.id), KeyType::Cosigner, key)
-            .map_err(|error| error.to_string())
-    });
-    let nodes = nodes.collect::<Result<Vec<_>, String>>()?;
+    let nodes = voters(&view.origin, &view.nodes)?;
     Policy::majority(log, nodes).map_err(|error| error.to_string())
 }

@@ -66,7 +66,9 @@ impl Client {
             let (size, age_max) = (checkpoint.checkpoint.size, self.options().checkpoint_age_max);
             return Err(Fault::Unproven(CallError::StaleCheckpoint { size, age, age_max }));
         }
-        self.link_to_seen(Some(link), checkpoint).await
+        self.link_to_seen(Some(link), checkpoint).await?;
+        self.follow_named(checkpoint).await;
+        Ok(())
     }
 
     /// The newest checkpoint that the policy accepts, if there is one that is fresh. Asks for a

@@ -4,6 +4,7 @@
 //! verified before it was proven to be in the tree of such a checkpoint, the checkpoint is fresh,
 //! and it was proven to be of one history with every checkpoint seen before:
 //!
+//! * [`keys`] moves the policy on to other nodes of the group;
 //! * [`signed`] takes notes apart and holds them against the policy;
 //! * [`seen`] is what is known of one history, [`link`] asks the nodes to prove that more is;
 //! * [`proof`] is what one record or receipt brings with it;
@@ -15,6 +16,7 @@ pub(crate) mod alarm;
 pub(crate) mod evidence;
 mod file;
 mod first_use;
+mod keys;
 mod link;
 pub(crate) mod proof;
 mod rollback;
@@ -22,7 +24,7 @@ pub(crate) mod seen;
 pub(crate) mod settle;
 pub(crate) mod signed;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use indelible_core::{Hash, Policy};
@@ -97,8 +99,9 @@ impl Verification {
 
 /// What one client believes. Shared by all its calls and tasks.
 pub(crate) struct Trust {
-    /// Set once: given, or pinned on first use.
-    policy: OnceLock<Policy>,
+    /// Given, pinned on first use, or what became of either.
+    policy: RwLock<Option<Arc<Policy>>>,
+    pub(crate) following: tokio::sync::Mutex<keys::Following>,
     checkpoint_age_max: Duration,
     checker: Checker,
     seen: Mutex<Seen>,
@@ -114,7 +117,8 @@ impl Trust {
     /// Reads the checkpoint file, if there is to be one.
     pub(crate) fn new(options: &Options) -> Result<Trust, FileError> {
         let trust = Trust {
-            policy: OnceLock::new(),
+            policy: RwLock::default(),
+            following: tokio::sync::Mutex::default(),
             checkpoint_age_max: options.checkpoint_age_max,
             checker: Checker::new(),
             seen: Mutex::default(),
@@ -125,7 +129,10 @@ impl Trust {
         };
         let policy = match (options.trust, &options.policy, &options.checkpoint_file) {
             (TrustMode::Unverified, ..) => return Ok(trust),
-            (_, Some(policy), _) => Some(policy.clone()),
+            (_, Some(given), Some(path)) => {
+                Some(file::read_followed(path, given)?.unwrap_or_else(|| given.clone()))
+            }
+            (_, Some(given), None) => Some(given.clone()),
             (TrustMode::OnFirstUse, None, Some(path)) => file::read_pinned(path)?,
             (_, None, _) => None,
         };
@@ -136,7 +143,7 @@ impl Trust {
             trust.pin(policy);
         }
         let Some(path) = &options.checkpoint_file else { return Ok(trust) };
-        let file = CheckpointFile::new(path);
+        let file = CheckpointFile::new(path, options.policy.clone());
         if let Some(note) = file.read()? {
             let checked = trust.check(&note).map_err(|what| file.unfit(what))?;
             if let Some(lacks) = &checked.lacks {
@@ -148,21 +155,32 @@ impl Trust {
     }
 
     /// The policy from now on.
-    fn pin(&self, policy: Policy) {
-        if self.policy.set(policy).is_ok() {
-            self.checker.forget();
+    fn pin(&self, policy: Policy) -> Arc<Policy> {
+        let policy = Arc::new(policy);
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(policy.clone());
+        policy
+    }
+
+    /// The policy from now on, which accepts this checkpoint as the one before it does. The
+    /// checkpoint is of the history that was seen. Both are
+    /// remembered, in an order that leaves a file that fits the other one at any time.
+    fn follow(&self, policy: Policy, checkpoint: &Arc<SignedCheckpoint>) -> Arc<Policy> {
+        self.seen().keep(checkpoint);
+        if let Some(file) = &self.file {
+            file.follow(&checkpoint.note, &policy);
         }
+        self.pin(policy)
     }
 
     /// Who has to have signed.
-    pub(crate) fn policy(&self) -> Option<&Policy> {
-        self.policy.get()
+    pub(crate) fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes a note apart and holds it against the policy; what is wrong with it, if nobody can
     /// have signed it in good faith.
     pub(crate) fn check(&self, note: &str) -> Result<Arc<SignedCheckpoint>, String> {
-        self.checker.check(note, self.policy())
+        self.checker.check(note, self.policy().as_ref())
     }
 
     /// The newest checkpoint that was accepted.

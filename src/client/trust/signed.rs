@@ -46,7 +46,14 @@ impl SignedCheckpoint {
 
 /// Checks notes, and remembers the last ones.
 pub(crate) struct Checker {
-    checked: Mutex<VecDeque<Arc<SignedCheckpoint>>>,
+    checked: Mutex<Checked>,
+}
+
+/// By one policy; another one has to check again.
+#[derive(Default)]
+struct Checked {
+    policy: Option<Arc<Policy>>,
+    notes: VecDeque<Arc<SignedCheckpoint>>,
 }
 
 impl Checker {
@@ -60,21 +67,19 @@ impl Checker {
     pub(crate) fn check(
         &self,
         note: &str,
-        policy: Option<&Policy>,
+        policy: Option<&Arc<Policy>>,
     ) -> Result<Arc<SignedCheckpoint>, String> {
         let mut checked = self.checked.lock().expect("nothing panics while it holds this lock");
-        if let Some(known) = checked.iter().find(|known| *known.note == *note) {
+        if checked.policy.as_ref().map(Arc::as_ptr) != policy.map(Arc::as_ptr) {
+            *checked = Checked { policy: policy.cloned(), notes: VecDeque::new() };
+        }
+        if let Some(known) = checked.notes.iter().find(|known| *known.note == *note) {
             return Ok(known.clone());
         }
-        let signed = Arc::new(take_apart(note, policy)?);
-        checked.push_front(signed.clone());
-        checked.truncate(CHECKED_MAX);
+        let signed = Arc::new(take_apart(note, policy.map(Arc::as_ref))?);
+        checked.notes.push_front(signed.clone());
+        checked.notes.truncate(CHECKED_MAX);
         Ok(signed)
-    }
-
-    /// The policy is another one now: what was checked is to be checked again.
-    pub(crate) fn forget(&self) {
-        self.checked.lock().expect("nothing panics while it holds this lock").clear();
     }
 }
 

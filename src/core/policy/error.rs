@@ -1,4 +1,5 @@
-//! Why a text is no policy, and why a policy does not believe a note.
+//! Why a text is no policy, why a policy does not believe a note, and why it cannot be one for
+//! other nodes.
 
 use crate::checkpoint::CheckpointError;
 use crate::key::{KeyError, SignatureError};
@@ -171,4 +172,31 @@ pub enum PolicyFault {
         /// Signatures of the smallest note that would satisfy it.
         needed: usize,
     },
+}
+
+/// Why a policy cannot follow the group to other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodesError {
+    /// Nodes stand in several groups, in none, or beside others.
+    #[error(
+        "the nodes of the group do not stand in one group of their own, so only its author can tell what the policy \
+         asks of other nodes"
+    )]
+    NoGroup,
+    /// Neither a majority nor all.
+    #[error(
+        "group {group} asks for {threshold} of {count} nodes, which is neither a majority nor all, so only its author \
+         can tell what the policy asks of other nodes"
+    )]
+    Threshold {
+        /// Name of the group.
+        group: String,
+        /// Members asked for.
+        threshold: usize,
+        /// Members there are.
+        count: usize,
+    },
+    /// The nodes make no policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyFault),
 }

@@ -9,12 +9,13 @@
 //! there are no cycles, and no signature counts twice.
 
 mod error;
+mod nodes;
 mod syntax;
 
 use crate::limits::{NOTE_SIGNATURES_MAX, POLICY_NAMES_MAX};
 use crate::{Checkpoint, KeyType, Note, NoteSignature, VerifierKey};
 
-pub use error::{PolicyError, PolicyFault, PolicySyntaxError};
+pub use error::{NodesError, PolicyError, PolicyFault, PolicySyntaxError};
 
 /// Name of the group that [`Policy::majority`] makes of the nodes.
 const NODES: &str = "nodes";

@@ -7,7 +7,7 @@ use super::notes::{CHECKPOINT_NOTE, LOG_KEY, TIME, WITNESS_KEY, log_key};
 use super::seeded;
 use crate::key::SignatureError;
 use crate::limits::{NOTE_SIGNATURES_MAX, POLICY_BYTES_MAX, POLICY_NAMES_MAX};
-use crate::policy::{PolicyError, PolicyFault, Witness};
+use crate::policy::{NodesError, PolicyError, PolicyFault, Witness};
 use crate::{Checkpoint, Hash, KeyType, Note, NoteSignature, Policy, SignerKey, VerifierKey};
 
 const ORIGIN: &str = "audit.example.com/t1";
@@ -382,4 +382,69 @@ fn messages_are_for_people() {
     );
     let error = format!("log {LOG_KEY}\nquorum all\n").parse::<Policy>().unwrap_err().to_string();
     assert_eq!(error, "policy, line 2: \"all\" is not defined above this line");
+}
+
+#[test]
+fn a_policy_follows_its_nodes_and_keeps_what_it_asks_for() {
+    let keys = |ids: &[u8]| -> Vec<VerifierKey> {
+        ids.iter().map(|id| cosigner(*id).verifier().clone()).collect()
+    };
+    let w = |number: u8| {
+        let key = witness(number).verifier().clone();
+        Witness { name: key.name.clone(), key, url: Some("https://w.example".into()) }
+    };
+    let (majority, _) = majority_of(3);
+    assert!(majority.has_nodes(&keys(&[3, 2, 1])));
+    assert!(!majority.has_nodes(&keys(&[1, 2])) && !majority.has_nodes(&keys(&[1, 2, 4])));
+    for count in 1..=7u8 {
+        let ids: Vec<u8> = (2..2 + count).collect();
+        let followed = majority.with_nodes(keys(&ids)).unwrap();
+        let log = log_key().verifier().clone();
+        assert_eq!(followed, Policy::majority(log, keys(&ids)).unwrap());
+        assert_eq!(followed.with_nodes(keys(&[1, 2, 3])).unwrap(), majority);
+    }
+    // What is outside the group stays, in names, numbers and places.
+    let witnessed = majority.clone().with_witnesses(vec![w(1), w(2)], 1).unwrap();
+    let followed = witnessed.with_nodes(keys(&[2, 3, 4, 5])).unwrap();
+    assert_eq!(followed.to_string().parse::<Policy>().unwrap(), followed);
+    let (n, o) = ([2, 3, 4, 5].map(cosigner), [witness(1), witness(2)]);
+    let by = |nodes: usize, witnesses: usize| {
+        let cosigners = n[..nodes].iter().chain(&o[..witnesses]).map(|key| (key, TIME));
+        followed.check(&signed(&cosigners.collect::<Vec<_>>())).is_ok()
+    };
+    assert_eq!([by(3, 1), by(3, 0), by(2, 2), by(4, 2)], [true, false, false, true]);
+    // All of three are all of four, and a node is still called what its author calls it.
+    let text = |ids: &[u8], threshold: &str| {
+        let named = |id: &u8| format!("witness n{id} {}\n", cosigner(*id).verifier());
+        let names: String = ids.iter().map(|id| format!(" n{id}")).collect();
+        let nodes: String = ids.iter().map(named).collect();
+        format!("log {LOG_KEY}\n{nodes}group g {threshold}{names}\nquorum g\n")
+    };
+    let all: Policy = text(&[1, 2, 3], "all").parse().unwrap();
+    let followed = all.with_nodes(keys(&[1, 2, 3, 4])).unwrap();
+    let fourth = crate::node_key_name(ORIGIN, 4);
+    assert_eq!(followed.to_string(), text(&[1, 2, 3, 4], "all").replace("n4", &fourth));
+    assert_eq!(followed.with_nodes(keys(&[1, 2, 3])).unwrap(), all);
+    // What only its author can tell.
+    let any: Policy = text(&[1, 2, 3], "any").parse().unwrap();
+    let error = any.with_nodes(keys(&[1, 2])).unwrap_err();
+    assert!(matches!(error, NodesError::Threshold { threshold: 1, count: 3, .. }), "{error}");
+    let mixed = text(&[1, 2], "2").replace(
+        "group g 2 n1 n2",
+        &format!("witness w {}\ngroup g 2 n1 n2 w", witness(1).verifier()),
+    );
+    let mixed: Policy = mixed.parse().unwrap();
+    assert_eq!(mixed.with_nodes(keys(&[1, 2])), Err(NodesError::NoGroup));
+    assert_eq!(
+        majority.with_nodes(vec![]),
+        Err(NodesError::Policy(PolicyFault::Threshold {
+            name: "nodes".into(),
+            threshold: 1,
+            count: 0
+        }))
+    );
+    // A policy of witnesses alone has nothing to follow.
+    let outside: Policy =
+        format!("log {LOG_KEY}\nwitness w {}\nquorum w\n", witness(1).verifier()).parse().unwrap();
+    assert_eq!(outside.with_nodes(keys(&[1])), Ok(outside.clone()));
 }
