@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use indelible_client::{CallError, CheckpointOptions, Client, Policy, SignedCheckpoint};
+use indelible_client::{CallError, CheckpointOptions, Client, Level, Policy, SignedCheckpoint};
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Global, output};
 
@@ -69,32 +69,51 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Follows up to the newest checkpoint, and returns its size. Tries again for a while: a checkpoint
-/// is shown as soon as a majority has signed, and gathers the signatures of the others later.
+/// Follows up to a checkpoint of what is in the trail now, and returns its size. Tries again for a
+/// while: a checkpoint is shown as soon as a majority has signed, and gathers the signatures of the
+/// others later.
 async fn follow(global: &Global, client: &Client) -> anyhow::Result<u64> {
-    let deadline = Instant::now() + global.timeout_or(10);
+    // Witnesses sign every ten seconds.
+    let deadline = Instant::now() + global.timeout_or(15);
+    let size_min = match client.tree_head(Level::Linearizable).await {
+        Ok(head) => head.tree_size,
+        Err(error) if error.is_alarming() => return Err(error.into()),
+        Err(error) => {
+            eprintln!("warning: what was signed last may not cover the newest records: {error}");
+            0
+        }
+    };
     loop {
-        let Some(checkpoint) = newest(client).await? else { bail!("there is no checkpoint yet") };
+        let wait = deadline.duration_since(Instant::now());
+        let found = newest(client, CheckpointOptions { size_min, wait, witnessed: false }).await?;
+        let Some(checkpoint) = found else { bail!("there is no checkpoint yet") };
+        let size = checkpoint.checkpoint.size;
+        let is_time_left = Instant::now() + AGAIN < deadline;
         match client.follow_keys(&checkpoint).await {
-            Ok(_) => return Ok(checkpoint.checkpoint.size),
-            Err(CallError::NotFollowed { .. }) if Instant::now() + AGAIN < deadline => {
-                tokio::time::sleep(AGAIN).await;
-            }
-            Err(error) => return Err(error.into()),
+            Ok(_) if size >= size_min || !is_time_left => return Ok(size),
+            Err(error) if !(is_time_left && is_passing(&error)) => return Err(error.into()),
+            Ok(_) | Err(_) => sleep(AGAIN).await,
         }
     }
 }
 
+/// Whether a later checkpoint may do.
+fn is_passing(error: &CallError) -> bool {
+    matches!(error, CallError::NotFollowed { .. })
+}
+
 /// The newest checkpoint; if the policy wants more than a majority, the newest that a witness has
 /// signed.
-async fn newest(client: &Client) -> Result<Option<Arc<SignedCheckpoint>>, CallError> {
-    let options = CheckpointOptions::default();
+async fn newest(
+    client: &Client,
+    options: CheckpointOptions,
+) -> Result<Option<Arc<SignedCheckpoint>>, CallError> {
     let found = client.checkpoint(options).await?;
     if found.as_ref().is_some_and(|found| found.is_verified()) {
         return Ok(found);
     }
-    let witnessed = client.checkpoint(CheckpointOptions { witnessed: true, ..options }).await?;
-    Ok(witnessed.or(found))
+    let witnessed = CheckpointOptions { witnessed: true, wait: Duration::ZERO, ..options };
+    Ok(client.checkpoint(witnessed).await?.or(found))
 }
 
 /// Names of the nodes of one policy that the other does not have.
