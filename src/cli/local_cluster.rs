@@ -2,8 +2,10 @@
 //! the integration tests.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, bail};
 pub use rustix::process::Signal;
@@ -11,6 +13,9 @@ use rustix::process::{Pid, kill_process};
 use tempfile::TempDir;
 
 use crate::disk::{output_file, read_text, write_text};
+
+/// Where the ports of nodes are looked for.
+const PORTS: Range<u16> = 12_000..32_000;
 
 /// How to make a group.
 pub struct LocalOptions {
@@ -98,15 +103,7 @@ impl LocalCluster {
     /// Writes the configuration of one more node; it has no identity yet.
     pub fn configure(&mut self, id: u64) -> anyhow::Result<&mut LocalNode> {
         let dir = self.dir.path();
-        // A port that was free when an earlier node got it is still free: that node may not run
-        // yet.
-        let ports = loop {
-            let ports = free_ports(3)?;
-            let is_taken = |port: &u16| self.nodes.iter().any(|node| node.has_port(*port));
-            if !ports.iter().any(is_taken) {
-                break ports;
-            }
-        };
+        let ports = free_ports(3)?;
         let addr = |port: u16| format!("127.0.0.1:{port}");
         let node = LocalNode {
             id,
@@ -202,14 +199,6 @@ impl LocalNode {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(10)..].join("\n")
     }
-
-    fn has_port(&self, port: u16) -> bool {
-        let end = format!(":{port}");
-        [&self.client_addr, &self.raft_addr, &self.http_addr]
-            .iter()
-            .any(|addr| addr.ends_with(&end))
-    }
-
     fn take(&mut self) -> anyhow::Result<Child> {
         self.child.take().with_context(|| format!("node {} does not run", self.id))
     }
@@ -225,11 +214,23 @@ impl Drop for LocalNode {
     }
 }
 
-/// Ports that nobody listens on now.
+/// Ports that nobody listens on now, and that stay free while a node is down: the system gives
+/// them to no connection, as they are below its range, and this process to no other node.
 fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let held = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0"))
-        .collect::<Result<Vec<_>, _>>()
-        .context("find free ports")?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+    static NEXT: OnceLock<Mutex<u16>> = OnceLock::new();
+    // Another process begins elsewhere.
+    let first = || Mutex::new(rand::random_range(PORTS));
+    let mut next = NEXT.get_or_init(first).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = Vec::with_capacity(count);
+    for _ in PORTS {
+        let port = *next;
+        *next = if port + 1 < PORTS.end { port + 1 } else { PORTS.start };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            found.push(port);
+        }
+        if found.len() == count {
+            return Ok(found);
+        }
+    }
+    bail!("find {count} free ports from {} to {}", PORTS.start, PORTS.end - 1)
 }
