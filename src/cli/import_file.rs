@@ -175,7 +175,10 @@ fn explain(sent: Sent, error: &AppendError) -> anyhow::Error {
             "{rejected}\nhint: the file, or --year, is not what was imported under this name; if \
              it is another file, give it another --producer"
         ),
-        AppendError::Unknown { .. } | AppendError::NotSent { .. } | AppendError::Fenced(_) => {
+        AppendError::Unknown { .. }
+        | AppendError::NotSent { .. }
+        | AppendError::Partial(_)
+        | AppendError::Fenced(_) => {
             format!("{error}\nhint: import it again; what is recorded is not recorded twice")
         }
         _ => error.to_string(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indelible_proto::{Reason, Rejected};
 use tonic::Status;
 
+use crate::producer::partial::{Lines, Part};
 use crate::table::Link;
 use crate::trust::evidence::{Evidence, Fork, Lie, RolledBack};
 use crate::trust::{FileError, FirstUseError};
@@ -178,6 +179,11 @@ pub enum AppendError {
         /// What the last attempt met.
         last: String,
     },
+    /// Events that took several requests, and not all of these have receipts. What has the outcome
+    /// [`AppendError::NotSent`] may be appended again, and nothing else; after
+    /// [`crate::Producer::append_at`] all of it may.
+    #[error("{}\nhint: append those again that were not sent, and only them", Lines(.0))]
+    Partial(Vec<Part>),
     /// The seq is in the trail with other content: two sources number their events under one
     /// producer id.
     #[error("{0}\nhint: another source uses this producer id, or events were renumbered")]

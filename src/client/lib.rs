@@ -97,6 +97,7 @@ pub use indelible_core::{Kind, Leaf, LeafIndex, Policy, ProducerId, RangeProof, 
 pub use indelible_proto::v1::{self, Event, Outcome};
 pub use indelible_proto::{LeaderHint, Reason, Rejected};
 pub use options::{BUFFER_BYTES_DEFAULT, Options, WINDOW_DEFAULT};
+pub use producer::partial::Part;
 pub use producer::receipt::{AckLevel, Receipt, Receipts, Run};
 pub use producer::{Producer, ProducerOptions, Ticket};
 pub use reader::{Consistency, Inclusion, Level, Prove, TreeHead};

@@ -5,6 +5,7 @@
 //! producer never waits for more), and repeats what is unacknowledged under the same seq until a
 //! node answers. [`receipt`] checks every answer.
 
+pub(crate) mod partial;
 pub(crate) mod receipt;
 mod request;
 mod ring;
@@ -25,8 +26,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::call::{OnUnknown, call_leader};
 use crate::options::{BUFFER_BYTES_DEFAULT, WINDOW_DEFAULT};
 use crate::{Alarm, AppendError, CallError, Client, RolledBack};
+use partial::Part;
 use receipt::{AckLevel, Receipt, Receipts};
-use request::{check_request, chunks};
+use request::{check_events, check_request, chunks};
 use ring::{Item, Ring};
 use task::{ProducerTask, Progress};
 
@@ -220,6 +222,10 @@ impl Producer {
     }
 
     /// Appends many events, in order, as few requests.
+    ///
+    /// # Errors
+    /// [`AppendError::Invalid`] before anything is sent if one of them can never be accepted;
+    /// [`AppendError::Partial`] if it took several requests and some have no receipts.
     pub async fn append_bulk(
         &self,
         events: impl IntoIterator<Item = Event>,
@@ -291,18 +297,26 @@ impl Producer {
         events: Vec<Bytes>,
     ) -> Result<Receipts, AppendError> {
         let deadline = Instant::now() + self.shared.timeout;
-        let mut first_seq = first_seq;
+        // Before the first of them is sent.
+        check_events(&events)?;
+        let mut next = 0;
         let mut tickets = Vec::new();
         for chunk in chunks(events) {
-            let count = chunk.len() as u64;
-            tickets.push(self.submit_with(first_seq, chunk, deadline).await?);
-            first_seq = first_seq.map(|seq| seq + count);
+            let events = next..next + chunk.len();
+            let seq = first_seq.map(|seq| seq + next as u64);
+            next = events.end;
+            tickets.push((events, self.submit_with(seq, chunk, deadline).await));
         }
+        // All of them, whatever became of the first: what was handed over is sent.
         let mut parts = Vec::with_capacity(tickets.len());
-        for ticket in tickets {
-            parts.push(ticket.await_receipts().await?);
+        for (events, ticket) in tickets {
+            let outcome = match ticket {
+                Ok(ticket) => ticket.await_receipts().await,
+                Err(error) => Err(error),
+            };
+            parts.push(Part { events, outcome });
         }
-        Ok(Receipts::concat(parts))
+        partial::whole(parts)
     }
 
     async fn submit_with(

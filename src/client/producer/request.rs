@@ -23,23 +23,30 @@ pub(super) fn check_request(
     if events.len() > APPEND_EVENTS_MAX {
         return invalid(format!("{} events, the limit is {APPEND_EVENTS_MAX}", events.len()));
     }
-    let mut bytes = 0;
-    for (position, event) in events.iter().enumerate() {
-        if event.len() > EVENT_BYTES_MAX {
-            let size = event.len();
-            return invalid(format!("an event of {size} bytes, the limit is {EVENT_BYTES_MAX}"));
-        }
-        bytes += event.len();
-        if let Err(error) = validate_event(event) {
-            let which =
-                if events.len() == 1 { "the event".into() } else { format!("event {position}") };
-            return invalid(format!("{which} is not valid: {error}"));
-        }
-    }
+    let bytes = check_events(events)?;
     if bytes > APPEND_BYTES_MAX {
         return invalid(format!("{bytes} bytes of events, the limit is {APPEND_BYTES_MAX}"));
     }
     Ok(bytes)
+}
+
+/// The bytes of events of which a node would accept each, however many there are.
+pub(super) fn check_events(events: &[Bytes]) -> Result<usize, AppendError> {
+    let which = |position: usize| match events.len() {
+        1 => "the event".to_owned(),
+        _ => format!("event {position}"),
+    };
+    for (position, event) in events.iter().enumerate() {
+        let (which, size) = (which(position), event.len());
+        let invalid = |what: String| Err(AppendError::Invalid(format!("{which} {what}")));
+        if size > EVENT_BYTES_MAX {
+            return invalid(format!("has {size} bytes, the limit is {EVENT_BYTES_MAX}"));
+        }
+        if let Err(error) = validate_event(event) {
+            return invalid(format!("is not valid: {error}"));
+        }
+    }
+    Ok(events.iter().map(Bytes::len).sum())
 }
 
 /// Splits events, in order, into what fits one request each.

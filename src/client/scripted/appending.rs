@@ -368,3 +368,50 @@ async fn the_policy_is_refused_for_another_trail() {
     let Err(error) = Client::connect_with(options).await else { panic!("it connected") };
     assert!(error.to_string().contains("example.com/other"), "{error}");
 }
+
+/// Events of a quarter of a MiB: two fit a request, and three requests the smallest buffer.
+fn large(count: usize) -> Vec<Bytes> {
+    let mut event = Event::new("a", "b", "c");
+    event.reason = "r".repeat(250 * 1024);
+    vec![Bytes::from(event.encode_to_vec()); count]
+}
+
+#[tokio::test]
+async fn nothing_is_sent_of_events_of_which_one_can_never_be_accepted() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let options = client.producer(ID, "test").buffer_bytes_max(0);
+    let producer = options.open().await.expect("opens");
+    let mut events = large(16);
+    events.push(Bytes::from_static(b"no event"));
+    let error = producer.append_encoded(events).await.expect_err("the last one is none");
+    assert!(matches!(&error, AppendError::Invalid(what) if what.contains("event 16")), "{error}");
+    // What comes later is the first that is recorded.
+    producer.append(Event::new("a", "b", "c")).await.expect("recorded");
+    assert_eq!(fake.recorded().len(), 1);
+}
+
+#[tokio::test]
+async fn of_events_that_are_recorded_in_part_each_part_says_what_became_of_it() {
+    let fake = Fake::start(1).await;
+    let client = fake.client().await;
+    let options = client.producer(ID, "test").buffer_bytes_max(0);
+    let options = options.timeout(Duration::from_secs(2));
+    let producer = options.open().await.expect("opens");
+    // The first is recorded, and those after it stay in the buffer for ever.
+    producer.append(Event::new("a", "b", "c")).await.expect("recorded");
+    fake.node(1).script((0..100).map(|_| Act::Hang));
+    let error = producer.append_encoded(large(40)).await.expect_err("nothing is answered");
+    let AppendError::Partial(parts) = error else { panic!("{error}") };
+    assert_eq!(parts.last().map(|part| part.events.end), Some(40));
+    let unknown = |error: &AppendError| matches!(error, AppendError::Unknown { .. });
+    let not_sent = |error: &AppendError| matches!(error, AppendError::NotSent { .. });
+    let errors: Vec<&AppendError> =
+        parts.iter().map(|part| part.outcome.as_ref().expect_err("no answer")).collect();
+    assert!(unknown(errors[0]) && not_sent(errors[errors.len() - 1]), "{errors:?}");
+    assert!(errors.iter().all(|error| unknown(error) || not_sent(error)), "{errors:?}");
+    let sent: usize = fake.node(1).calls()[1..].iter().map(|(_, events)| events).sum();
+    let told = parts.iter().zip(&errors).filter(|(_, error)| unknown(error));
+    let told: usize = told.map(|(part, _)| part.events.len()).sum();
+    assert!(sent <= told, "{sent} events came, and {told} are called unknown");
+}
