@@ -151,7 +151,7 @@ impl Client {
             }
             proof.verify(hashes.iter().copied(), &checkpoint.checkpoint).map_err(|error| {
                 let what = format!("its proof of leaves {from} to {to}: {error}");
-                Fault::Lie(what, Evidence::new([&checkpoint.note], format!("{proof:?}")))
+                unfit(checkpoint, what, format!("{proof:?}"))
             })?;
             Ok((proof, hashes))
         })
@@ -220,7 +220,7 @@ impl Client {
                 let mut record = Record::verify(record, index)?;
                 let leaves = vec![record.leaf_hash()];
                 let proof = Unbelieved::new(checkpoint.clone(), proof, index, leaves)
-                    .map_err(|what| Fault::Lie(what, Evidence::new([&checkpoint.note], "")))?;
+                    .map_err(|what| unfit(checkpoint, what, String::new()))?;
                 record.proven(&proof.believed(checkpoint.verification));
                 Ok(record)
             })
@@ -228,4 +228,13 @@ impl Client {
         })
         .await
     }
+}
+
+/// A proof does not lead to a checkpoint's root: a lie if that is signed as the policy wants. If
+/// not, the checkpoint may be the lie of whoever gave it.
+fn unfit(checkpoint: &SignedCheckpoint, what: String, answer: String) -> Fault {
+    if checkpoint.is_verified() {
+        return Fault::Lie(what, Evidence::new([&checkpoint.note], answer));
+    }
+    Fault::Unproven(CallError::NotProven { what })
 }

@@ -128,6 +128,9 @@ impl Client {
     ) -> Result<Record, CallError> {
         let request = GetRequest { index, level: Some(level.into()), prove: self.proves(prove) };
         let mut nodes = Nodes::new(self.options());
+        if self.trust().covers(index.saturating_add(1)) {
+            nodes = nodes.for_what_exists();
+        }
         loop {
             let link = nodes.next(self.table()).await?;
             match self.get_from(&link, request, nodes.attempt_limit()).await {
@@ -221,18 +224,40 @@ impl Client {
         Ok(())
     }
 
-    /// Tree size and root, as one node sees them.
+    /// Tree size and root, as one node sees them. At other levels than `Any` a node is passed over
+    /// that sees less than was asked for, or than a checkpoint that was accepted before: it lags
+    /// or lies. If all do, the largest of their answers comes: the trail may have been rolled back.
     pub async fn tree_head(&self, level: Level) -> Result<TreeHead, CallError> {
         let request = TreeHeadRequest { level: Some(level.into()) };
         let call = |link: Link| async move { link.audit().tree_head(request).await };
-        self.read_any(self.nodes(None), call, |response: TreeHeadResponse| {
+        let signed = self.trust().newest().map_or(0, |newest| newest.checkpoint.size);
+        let size_min = match level {
+            Level::Any => 0,
+            Level::AtLeast(size) => size.max(signed),
+            Level::Linearizable => signed,
+        };
+        let mut smaller = None::<TreeHead>;
+        let found = self.read_any(self.nodes(None), call, |response: TreeHeadResponse| {
             let (tree_size, root) = (response.tree_size, hash(&response.root)?);
             let verification = self.verify_head(tree_size, root)?;
             self.table().saw_tree_size(tree_size);
             let (node_id, origin) = (response.node_id, response.origin);
-            Ok(TreeHead { tree_size, root, node_id, origin, verification })
-        })
-        .await
+            let head = TreeHead { tree_size, root, node_id, origin, verification };
+            if tree_size >= size_min {
+                return Ok(head);
+            }
+            if smaller.as_ref().is_none_or(|smaller| smaller.tree_size < tree_size) {
+                smaller = Some(head);
+            }
+            let what = format!(
+                "node {node_id} sees {tree_size} records, and there are {size_min} or more"
+            );
+            Err(Fault::Unproven(CallError::NotProven { what }))
+        });
+        match (found.await, smaller) {
+            (Err(CallError::NotProven { .. }), Some(smaller)) => Ok(smaller),
+            (found, _) => found,
+        }
     }
 
     /// What is known of a tree of this size and root.
@@ -243,7 +268,7 @@ impl Client {
         }
         match trust.standing(tree_size, root) {
             Standing::Known => {
-                let newest = trust.newest();
+                let newest = trust.newest().filter(|newest| newest.checkpoint.size >= tree_size);
                 Ok(newest.map_or(Verification::Pending, |newest| newest.verification))
             }
             Standing::Conflict(seen) => {
@@ -317,7 +342,7 @@ impl Client {
         &self,
         mut nodes: Nodes,
         call: impl Fn(Link) -> F,
-        verify: impl Fn(R) -> Result<T, Fault>,
+        mut verify: impl FnMut(R) -> Result<T, Fault>,
     ) -> Result<T, CallError>
     where
         F: Future<Output = Result<tonic::Response<R>, Status>>,

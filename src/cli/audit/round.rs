@@ -255,6 +255,15 @@ impl Auditor {
         if (proof.old_root, proof.new_root) == (signed.checkpoint.root, self.tree.root()) {
             return Ok(());
         }
+        if proof.new_root != self.tree.root() {
+            // Whoever proved it has another tree: that says nothing about who signed the older one.
+            let what = format!(
+                "a node shows root {} for size {new}, the records lead to {}",
+                proof.new_root,
+                self.tree.root()
+            );
+            return Err(CallError::NotProven { what });
+        }
         let what = format!("its checkpoint of size {old} is not of one history with size {new}");
         let answer =
             format!("size {old}: root {}; size {new}: root {}", proof.old_root, proof.new_root);

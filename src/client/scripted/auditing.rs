@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::fake::{Fake, SharedTrail, Twist};
+use super::fake::{Act, Fake, SharedTrail, Twist};
 use super::trail::{now_s, policy, sign, witnessed_policy};
 use crate::{
-    Alarm, CallError, CheckpointOptions, Client, ConnectError, Event, Level, Options, ProducerId,
-    Prove, ReadOptions, RolledBack, TrustMode, Verification,
+    Alarm, CallError, CheckpointOptions, Client, ConnectError, Event, Kind, Level, Options,
+    ProducerId, Prove, ReadOptions, Reason, Rejected, RolledBack, Salt, TrustMode, Verification,
 };
 
 /// A trail of 12 records, all of them signed for, and a client with the policy that has seen
@@ -411,4 +411,131 @@ async fn unverified_means_that_nothing_is_asked_for() {
     let record = client.get(5, Level::Any).await.expect("reads");
     assert_eq!((record.verification, record.proof()), (Verification::Unverified, None));
     assert_eq!((client.policy(), client.unsettled()), (None, 0));
+}
+
+/// A client that has seen 12, and was then shown a tree of 14 by everybody: nobody has signed it,
+/// and what it holds beyond 12 is invented.
+async fn shown_an_invented_tree() -> (Fake, Client, SharedTrail) {
+    let (fake, client) = signed().await;
+    assert_eq!(newest(&client).await.expect("signed"), 12);
+    let forged = copy(&fake);
+    change(&forged, |trail| {
+        for seq in [60, 61] {
+            trail.push(Kind::Event, 1, seq, Salt::default(), b"nobody did this");
+        }
+        trail.published = Some(sign(14, trail.root(), &[], now_s(), false));
+    });
+    for node in &fake.nodes {
+        node.show(&forged);
+    }
+    let record = client.get(5, Level::Any).await.expect("reads");
+    assert_eq!(record.verification.checkpoint_size(), Some(12), "it is in both trees");
+    for node in &fake.nodes {
+        node.show(&fake.trail);
+    }
+    append(&fake.client().await, 4).await;
+    (fake, client, forged)
+}
+
+#[tokio::test]
+async fn what_a_node_invents_beyond_the_newest_checkpoint_is_never_verified() {
+    let (fake, client, forged) = shown_an_invented_tree().await;
+    fake.trail().publish();
+    assert_eq!(newest(&client).await.expect("signed"), 17);
+    fake.node(2).show(&forged);
+    let honest = fake.trail().records[13].clone();
+    let calls = fake.node(2).calls().len();
+    while fake.node(2).calls().len() == calls {
+        let record = client.get(13, Level::Any).await.expect("another node is honest");
+        assert!(record.verification.is_verified());
+        assert_eq!(record.event, honest.event);
+    }
+}
+
+#[tokio::test]
+async fn what_a_node_invents_beyond_the_newest_checkpoint_makes_no_fork() {
+    let (fake, client, _) = shown_an_invented_tree().await;
+    let (root, nodes) = (fake.trail().root_at(14), [1, 2, 3]);
+    fake.trail().published = Some(sign(14, root, &nodes, now_s(), false));
+    assert_eq!(newest(&client).await.expect("of one history with 12"), 14);
+    assert!(client.get(13, Level::Any).await.expect("reads").verification.is_verified());
+    assert_eq!(accused(&client), []);
+}
+
+/// The leader has signed one history with one follower, and another with the other: both followers
+/// are honest, and neither is to be accused.
+#[tokio::test]
+async fn an_honest_node_that_was_shown_the_other_history_is_not_accused() {
+    let (fake, client) = signed().await;
+    append(&client, 4).await;
+    let other = copy(&fake);
+    change(&other, |trail| {
+        trail.alter(5);
+        let (root, nodes) = (trail.root_at(14), [1, 3]);
+        trail.published = Some(sign(14, root, &nodes, now_s(), false));
+    });
+    fake.trail().publish_by(&[1, 2]);
+    assert_eq!(newest(&client).await.expect("signed"), 17);
+    fake.node(3).show(&other);
+    let calls = fake.node(3).calls().len();
+    let error = loop {
+        match client.get(3, Level::Any).await {
+            Ok(_) => assert_eq!(fake.node(3).calls().len(), calls, "two histories, and no alarm"),
+            Err(error) => break error,
+        }
+    };
+    let CallError::Fork(fork) = error else { panic!("{error}") };
+    assert_eq!((fork.ours.checkpoint.size, fork.theirs.checkpoint.size), (17, 14));
+    assert_eq!(accused(&client), [], "nobody can tell who signed in good faith");
+}
+
+#[tokio::test]
+async fn what_is_known_to_exist_is_asked_of_another_node() {
+    let (fake, client) = signed().await;
+    assert_eq!(newest(&client).await.expect("signed"), 12);
+    // "There is no such record", say two of three.
+    for id in [2, 3] {
+        let refusal = || Rejected::new(Reason::NotFound, "no such record");
+        fake.node(id).script((0..4).map(|_| Act::Refuse(refusal())));
+    }
+    for _ in 0..4 {
+        let record = client.get(5, Level::Linearizable).await.expect("it was signed");
+        assert!(record.verification.is_verified());
+    }
+    // "The trail ends here", say two of three, with roots that are right.
+    let short = copy(&fake);
+    change(&short, |trail| trail.records.truncate(8));
+    for id in [2, 3] {
+        fake.node(id).show(&short);
+    }
+    for level in [Level::Linearizable, Level::AtLeast(9)] {
+        assert_eq!(client.tree_head(level).await.expect("answers").tree_size, 12);
+        let options = ReadOptions { level, ..ReadOptions::default() };
+        let mut records = client.read(.., options).await.expect("opens");
+        let mut count = 0;
+        while records.next().await.transpose().expect("reads").is_some() {
+            count += 1;
+        }
+        assert_eq!(count, 12);
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_nobody_signed_accuses_nobody() {
+    let (fake, client) = signed().await;
+    fake.node(2).twist(Twist {
+        checkpoint: Some(|response| {
+            let root = indelible_core::Hash([1; 32]);
+            response.checkpoint = sign(12, root, &[], now_s(), false);
+        }),
+        ..Twist::default()
+    });
+    let found = client.checkpoints().await.into_iter().find(|node| node.node_id == 2);
+    let found = found.expect("it answers").checkpoint.expect("a note").expect("there is one");
+    assert!(!found.is_verified() && found.checkpoint.root == indelible_core::Hash([1; 32]));
+    let error = client.key_history(&found).await.expect_err("nobody can prove that");
+    assert!(matches!(error, CallError::NotProven { .. }), "{error}");
+    let error = client.range_proof(1, 3, &found).await.expect_err("nor that");
+    assert!(matches!(error, CallError::NotProven { .. }), "{error}");
+    assert_eq!(accused(&client), []);
 }

@@ -23,7 +23,9 @@ enum Answer {
     Proven,
     /// The newer tree has another prefix of that size: shown by its own root.
     OtherPrefix(Evidence),
-    /// The node contradicts itself or what was signed.
+    /// Another root for the newer tree, of which the older one is a prefix or not.
+    OtherTree(String, Evidence),
+    /// The node contradicts itself.
     Lie(String, Evidence),
     /// The node does not have a tree of that size yet.
     Behind,
@@ -184,22 +186,32 @@ impl Client {
     ) -> Result<(), Fault> {
         let mut others = self.table().links();
         others.retain(|link| asked.is_none_or(|asked| asked.node_id != link.node_id));
+        let both_signed = newer.is_verified() && older.is_verified();
         let mut is_behind = false;
         let mut last = "no other node is connected".to_owned();
+        let mut other_trees = Vec::new();
         for link in asked.into_iter().chain(&others) {
             let is_asked = asked.is_some_and(|asked| asked.node_id == link.node_id);
             match self.ask_consistency(link, older, newer).await {
-                Answer::Proven => return Ok(()),
+                Answer::Proven => return self.accuse_all(asked, other_trees),
                 Answer::OtherPrefix(evidence) => {
                     let ours = if Arc::ptr_eq(head, newer) { older } else { newer };
                     return Err(self.contradiction(ours, head, evidence));
                 }
-                Answer::Lie(what, evidence) if is_asked => return Err(Fault::Lie(what, evidence)),
+                // It may be honest, and the other history the forged one: whether there are two,
+                // a node that has the newer tree knows.
+                Answer::OtherTree(what, evidence) if both_signed => {
+                    last = what.clone();
+                    other_trees.push((link, what, evidence));
+                }
+                Answer::Lie(what, evidence) | Answer::OtherTree(what, evidence) if is_asked => {
+                    return Err(Fault::Lie(what, evidence));
+                }
                 // What nobody has signed may be the lie of whoever named it.
-                Answer::Lie(what, evidence) if newer.is_verified() && older.is_verified() => {
+                Answer::Lie(what, evidence) if both_signed => {
                     last = self.accuse(link, what, evidence).to_string();
                 }
-                Answer::Lie(what, _) => last = what,
+                Answer::Lie(what, _) | Answer::OtherTree(what, _) => last = what,
                 Answer::Behind => is_behind = true,
                 Answer::Failed(what) => last = what,
             }
@@ -215,6 +227,23 @@ impl Client {
             newer.checkpoint.size, older.checkpoint.size
         );
         Err(Fault::Unproven(CallError::NotProven { what }))
+    }
+
+    /// Both trees are of one history, and these nodes have shown another.
+    fn accuse_all(
+        &self,
+        asked: Option<&Link>,
+        liars: Vec<(&Link, String, Evidence)>,
+    ) -> Result<(), Fault> {
+        let mut outcome = Ok(());
+        for (link, what, evidence) in liars {
+            if asked.is_some_and(|asked| asked.node_id == link.node_id) {
+                outcome = Err(Fault::Lie(what, evidence));
+            } else {
+                self.accuse(link, what, evidence);
+            }
+        }
+        outcome
     }
 
     async fn ask_consistency(
@@ -282,7 +311,7 @@ fn judge(
                 "its tree of size {size} has root {new_root}, a checkpoint says {}",
                 new.root
             );
-            Answer::Lie(what, evidence)
+            Answer::OtherTree(what, evidence)
         }
         Err(error) => {
             let what = format!("its proof from size {} to {}: {error}", old.size, new.size);

@@ -17,6 +17,10 @@ pub(crate) struct Seen {
     newest: Option<Arc<SignedCheckpoint>>,
     /// Size and root of trees that are prefixes of `newest`, last found first.
     linked: VecDeque<(u64, Hash)>,
+    /// Larger trees of which `newest` is a prefix, and which nobody has signed for. Another tree of
+    /// that size may extend it as well, so this says nothing of what will be signed, and nothing
+    /// at all once `newest` has grown.
+    ahead: VecDeque<(u64, Hash)>,
     /// Once found, nothing is believed any more.
     fork: Option<Box<Fork>>,
 }
@@ -68,6 +72,7 @@ impl Seen {
         match known_root {
             Some(known) if known == root => Standing::Known,
             Some(_) => Standing::Conflict(newest.clone()),
+            None if self.ahead.contains(&(size, root)) => Standing::Known,
             None if size > newest.checkpoint.size => Standing::Newer(newest.clone()),
             None => Standing::Older(newest.clone()),
         }
@@ -80,19 +85,24 @@ impl Seen {
         let order = |seen: &SignedCheckpoint| (seen.checkpoint.size, seen.unix_s);
         let is_newer = self.newest.as_ref().is_none_or(|newest| order(newest) < order(checkpoint));
         if is_newer {
+            if self.newest.as_ref().is_none_or(|newest| newest.checkpoint.size < size) {
+                self.ahead.clear();
+            }
             self.newest = Some(checkpoint.clone());
         }
         self.link(size, root);
         is_newer
     }
 
-    /// A tree was proven to be a prefix of the newest, or the newest of it.
+    /// A tree was proven to be a prefix of the newest, or the newest one of it.
     pub(crate) fn link(&mut self, size: u64, root: Hash) {
-        if self.linked.contains(&(size, root)) {
+        let is_ahead = self.newest.as_ref().is_none_or(|newest| newest.checkpoint.size < size);
+        let list = if is_ahead { &mut self.ahead } else { &mut self.linked };
+        if list.contains(&(size, root)) {
             return;
         }
-        self.linked.push_front((size, root));
-        self.linked.truncate(CLIENT_LINKED_MAX);
+        list.push_front((size, root));
+        list.truncate(CLIENT_LINKED_MAX);
     }
 }
 
@@ -122,6 +132,21 @@ mod tests {
         assert!(!seen.keep(&signed(9, root(9), 99)), "an older signature is not newer");
         assert!(seen.keep(&signed(9, root(9), 101)), "a later signature is");
         assert_eq!(seen.newest().map(|newest| newest.unix_s), Some(101));
+    }
+
+    #[test]
+    fn an_unsigned_tree_ahead_says_nothing_once_another_was_signed() {
+        let mut seen = Seen::default();
+        let root = |byte| Hash([byte; 32]);
+        seen.keep(&signed(12, root(12), 100));
+        // One node has shown that this extends the newest; that nobody else will sign another is
+        // not known.
+        seen.link(14, root(99));
+        assert_eq!(seen.standing(14, root(99)), Standing::Known);
+        assert!(matches!(seen.standing(14, root(14)), Standing::Newer(_)));
+        assert!(seen.keep(&signed(17, root(17), 100)));
+        assert!(matches!(seen.standing(14, root(99)), Standing::Older(_)));
+        assert!(matches!(seen.standing(14, root(14)), Standing::Older(_)));
     }
 
     #[test]
