@@ -109,6 +109,9 @@ fn bundle(report: &mut Report, input: impl Read, terms: &Terms) -> anyhow::Resul
         })
         .collect();
     report.older = verified.older;
+    report.notes.extend(verified.older_doubted.iter().map(|(size, lacks)| {
+        format!("the policy does not believe the checkpoint of size {size} inside: {lacks}")
+    }));
     report.keys = Some(verified.keys.len());
     match (&terms.policy, own) {
         (Some(policy), Some(own)) if *policy != own => {

@@ -122,6 +122,27 @@ async fn new_nodes_are_not_believed_on_their_own_word() {
 }
 
 #[tokio::test]
+async fn what_all_nodes_have_to_sign_is_followed_by_hand_and_stays_so() {
+    let (fake, _client) = signed().await;
+    let all: Policy =
+        policy().to_string().replace("group nodes 2 ", "group nodes all ").parse().expect("one");
+    let options = Options { policy: Some(all.clone()), ..fake.options() };
+    let client = fake.connect(options).await;
+    // The leader alone has decided this, and the others have only signed that it has.
+    change_voters(&fake, &[1, 4, 5], &[1, 2, 3, 4, 5]);
+    for _ in 0..3 {
+        assert!(client.get(5, Level::Any).await.expect("reads").verification.is_verified());
+    }
+    assert_eq!(believed(&client), all);
+    for voters in [&[1, 4][..], &[1, 4, 5]] {
+        change_voters(&fake, voters, &[1, 2, 3, 4, 5]);
+        follow(&client).await.expect("all have signed");
+    }
+    let nodes = of_nodes(&[1, 4, 5]).nodes().cloned().collect();
+    assert_eq!(believed(&client), all.with_nodes(nodes).expect("a policy"));
+}
+
+#[tokio::test]
 async fn another_history_leads_nowhere() {
     let (fake, client) = signed().await;
     let forked = copy(&fake);

@@ -42,7 +42,8 @@ struct Membership {
 
 impl Client {
     /// Moves on to the nodes that the trail names at this checkpoint, if the policy accepts it.
-    /// Happens by itself, too, as soon as the nodes name others; with
+    /// Happens by itself, too, as soon as the nodes name others, unless the policy asks for all
+    /// nodes: a corrupted leader alone can change who they are. With
     /// [`crate::Options::checkpoint_file`] it is remembered. Returns the policy from now on if this
     /// call has changed it.
     ///
@@ -63,6 +64,9 @@ impl Client {
     /// fails is no reason to believe what was asked for less.
     pub(crate) async fn follow_named(&self, checkpoint: &Arc<SignedCheckpoint>) {
         let Ok(mut following) = self.trust().following.try_lock() else { return };
+        if self.policy().is_some_and(|policy| policy.asks_for_all_nodes()) {
+            return;
+        }
         if following.tried.is_some_and(|tried| tried.elapsed() < PACE) || !self.names_others() {
             return;
         }
@@ -111,7 +115,9 @@ impl Client {
         };
         let mut changed = None;
         if !policy.has_nodes(&newest.nodes) {
-            let followed = policy.with_nodes(newest.nodes.clone());
+            // Of the first policy: what all of two nodes are, a majority of them is as well.
+            let given = self.trust().given.as_ref().unwrap_or(&policy);
+            let followed = given.with_nodes(newest.nodes.clone());
             let followed = followed.map_err(|error| not_followed(error.to_string()))?;
             followed.check(&note).map_err(|error| {
                 not_followed(format!("the new nodes do not stand behind the checkpoint: {error}"))

@@ -99,7 +99,9 @@ impl Verification {
 
 /// What one client believes. Shared by all its calls and tasks.
 pub(crate) struct Trust {
-    /// Given, pinned on first use, or what became of either.
+    /// What the client was told; none if it pins what it sees.
+    given: Option<Policy>,
+    /// That, what was pinned on first use, or what became of either.
     policy: RwLock<Option<Arc<Policy>>>,
     pub(crate) following: tokio::sync::Mutex<keys::Following>,
     checkpoint_age_max: Duration,
@@ -117,6 +119,7 @@ impl Trust {
     /// Reads the checkpoint file, if there is to be one.
     pub(crate) fn new(options: &Options) -> Result<Trust, FileError> {
         let trust = Trust {
+            given: options.policy.clone(),
             policy: RwLock::default(),
             following: tokio::sync::Mutex::default(),
             checkpoint_age_max: options.checkpoint_age_max,

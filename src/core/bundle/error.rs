@@ -60,7 +60,7 @@ pub enum BundleError {
     /// The policy does not believe the checkpoint.
     #[error("checkpoint of the bundle: {0}")]
     Untrusted(#[from] PolicyError),
-    /// The policy does not believe an older checkpoint in it.
+    /// A signature of an older checkpoint in it is wrong, or it is one of another trail.
     #[error("the bundle's checkpoint of size {size}: {source}")]
     OlderUntrusted {
         /// Size of the older tree.

@@ -14,6 +14,7 @@ use super::{
 use crate::leaf::{LEAF_SIZE, commit, leaf_hash};
 use crate::limits::EVENT_BYTES_MAX;
 use crate::merkle::{Frontier, verify_consistency, verify_inclusion};
+use crate::policy::PolicyError;
 use crate::{Checkpoint, Hash, Kind, Leaf, LeafIndex, Policy, Salt, Trusted};
 
 /// A record of a bundle, sound in itself: the leaf is one, and commits to the event. Whether it is
@@ -74,8 +75,12 @@ pub struct Verified {
     pub event_bytes: u64,
     /// The older checkpoints that were given.
     pub against: Vec<Against>,
-    /// Sizes of the older checkpoints in the bundle, which the trail grew from.
+    /// Sizes of the older checkpoints in the bundle, which the trail grew from. Sizes that have a
+    /// proof and no checkpoint are not among them: only [`Self::against`] is held against those.
     pub older: Vec<u64>,
+    /// Those of them that the policy does not believe, and why: they may be older than the policy's
+    /// keys. That the trail grew from them is proven all the same.
+    pub older_doubted: Vec<(u64, PolicyError)>,
     /// The records that say whose keys count, all of which are in the tree.
     pub keys: Vec<KeyRecord>,
     /// Indexes of records of kinds 3 and 12 in the range that the key history leaves out.
@@ -101,7 +106,7 @@ impl<R: Read> BundleReader<R> {
         let BundleReader { mut input, header, checkpoint } = self;
         let trusted = policy.map(|policy| policy.check(&header.note)).transpose()?;
         check_keys(&header, &checkpoint)?;
-        check_older(&header, &checkpoint, policy)?;
+        let (older, older_doubted) = check_older(&header, &checkpoint, policy)?;
         let mut sizes = OldRoots::plan(&header, &checkpoint, against)?;
         let records = header.proof.from..header.proof.to;
         let mut walk = Walk::new(&header)?;
@@ -133,7 +138,8 @@ impl<R: Read> BundleReader<R> {
             withheld,
             event_bytes,
             against,
-            older: header.older.iter().map(|older| older.size).collect(),
+            older,
+            older_doubted,
             keys: header.keys,
             keys_left_out,
         })
@@ -156,19 +162,24 @@ fn check_keys(header: &BundleHeader, checkpoint: &Checkpoint) -> Result<(), Bund
     Ok(())
 }
 
-/// Every older checkpoint of the bundle is one of this trail, believed, and consistent.
+/// Every older checkpoint of the bundle is one of this trail, and consistent. Returns their sizes,
+/// and which of them lack signatures that the policy wants.
 fn check_older(
     header: &BundleHeader,
     checkpoint: &Checkpoint,
     policy: Option<&Policy>,
-) -> Result<(), BundleError> {
+) -> Result<(Vec<u64>, Vec<(u64, PolicyError)>), BundleError> {
+    let (mut sizes, mut doubted) = (Vec::new(), Vec::new());
     for older in &header.older {
         let Some(note) = &older.note else { continue };
         let (size, tree_size) = (older.size, checkpoint.size);
-        if let Some(policy) = policy {
-            let believed = policy.check(note);
-            believed.map_err(|source| BundleError::OlderUntrusted { size, source })?;
+        match policy.map(|policy| policy.check(note)) {
+            None | Some(Ok(_)) => {}
+            // The log's key does not change with the nodes.
+            Some(Err(lack @ PolicyError::Quorum { .. })) => doubted.push((size, lack)),
+            Some(Err(source)) => return Err(BundleError::OlderUntrusted { size, source }),
         }
+        sizes.push(size);
         let old = Checkpoint::parse(&note.text)?;
         if old.origin != checkpoint.origin || old.size != size {
             return Err(BundleError::Form { what: "an older checkpoint is another one" });
@@ -176,7 +187,7 @@ fn check_older(
         verify_consistency(size, tree_size, &older.proof, &old.root, &checkpoint.root)
             .map_err(|source| BundleError::Older { size, tree_size, source })?;
     }
-    Ok(())
+    Ok((sizes, doubted))
 }
 
 /// The older checkpoints whose roots the records give, by ascending size.

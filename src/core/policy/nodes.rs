@@ -26,16 +26,11 @@ impl Policy {
     /// Its nodes do not stand in one group of their own, or neither a majority of them nor all are
     /// asked for: then nobody but its author can tell what it means for other nodes.
     pub fn with_nodes(&self, nodes: Vec<VerifierKey>) -> Result<Policy, NodesError> {
-        let is_node =
-            |name: &Name| matches!(name, Name::Witness(witness) if self.is_node(&witness.key));
-        let old: Vec<usize> =
-            (0..self.names.len()).filter(|position| is_node(&self.names[*position])).collect();
+        let old = self.node_positions();
         if old.is_empty() {
             return Ok(self.clone());
         }
-        let is_of_nodes =
-            |name: &Name| matches!(name, Name::Group { members, .. } if same(members, &old));
-        let group = self.names.iter().position(is_of_nodes).ok_or(NodesError::NoGroup)?;
+        let (group, ..) = self.group_of_nodes().ok_or(NodesError::NoGroup)?;
         let mut builder = Builder::default();
         for log in &self.logs {
             builder.log(log.key.clone(), log.url.clone())?;
@@ -57,6 +52,30 @@ impl Policy {
         }
         builder.quorum(self.quorum.map_or(NONE, |position| self.names[position].name()))?;
         Ok(builder.finish()?)
+    }
+
+    /// Whether all nodes have to sign, and that is more than a majority. A leader alone can change
+    /// who belongs to the group: what such a policy becomes is for a person to look at.
+    pub fn asks_for_all_nodes(&self) -> bool {
+        let all = |(_, threshold, count)| threshold == count && threshold > count / 2 + 1;
+        self.group_of_nodes().is_some_and(all)
+    }
+
+    fn node_positions(&self) -> Vec<usize> {
+        let is_node =
+            |name: &Name| matches!(name, Name::Witness(witness) if self.is_node(&witness.key));
+        (0..self.names.len()).filter(|position| is_node(&self.names[*position])).collect()
+    }
+
+    /// The group that has all nodes and nobody else: its position, threshold and members.
+    fn group_of_nodes(&self) -> Option<(usize, usize, usize)> {
+        let nodes = self.node_positions();
+        self.names.iter().enumerate().find_map(|(position, name)| match name {
+            Name::Group { threshold, members, .. } if same(members, &nodes) => {
+                Some((position, *threshold, members.len()))
+            }
+            _ => None,
+        })
     }
 
     /// A node of the group by what it is called here; a new one by the name of its key.

@@ -425,6 +425,9 @@ fn a_policy_follows_its_nodes_and_keeps_what_it_asks_for() {
     let fourth = crate::node_key_name(ORIGIN, 4);
     assert_eq!(followed.to_string(), text(&[1, 2, 3, 4], "all").replace("n4", &fourth));
     assert_eq!(followed.with_nodes(keys(&[1, 2, 3])).unwrap(), all);
+    // Whether all are meant by that of two, nobody can tell any more.
+    assert!(all.asks_for_all_nodes() && !majority.asks_for_all_nodes());
+    assert!(!all.with_nodes(keys(&[1, 2])).unwrap().asks_for_all_nodes());
     // What only its author can tell.
     let any: Policy = text(&[1, 2, 3], "any").parse().unwrap();
     let error = any.with_nodes(keys(&[1, 2])).unwrap_err();
