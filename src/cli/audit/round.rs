@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use indelible_client::{
-    Alarms, CallError, Client, Evidence, Level, NodeCheckpoint, Prove, ReadOptions,
+    Alarms, CallError, Client, Evidence, Level, NodeCheckpoint, Policy, Prove, ReadOptions,
     SignedCheckpoint,
 };
+use indelible_core::merkle::Frontier;
 use serde_json::json;
 
 use super::alert::{Alert, Alerts, of_alarm, of_error};
@@ -154,7 +155,8 @@ impl Auditor {
             let checkpoint = &signed.1.checkpoint;
             self.tree.root_at(checkpoint.size) == Some(checkpoint.root)
         };
-        let by_hand = self.client.policy().is_none_or(|policy| policy.asks_for_all_nodes());
+        let given = self.client.options().policy.as_ref();
+        let by_hand = given.is_some_and(Policy::asks_for_all_nodes);
         let Some((_, newest)) = signed.iter().rfind(fits).filter(|_| !by_hand) else {
             return Ok(());
         };
@@ -186,13 +188,18 @@ impl Auditor {
                 } else if size == self.tree.size() {
                     // The same tree, signed later.
                     let draft = self.tree.draft();
-                    self.tree.advance(draft, &signed.checkpoint, &signed.note);
+                    self.advance(draft, signed);
                 }
             } else {
                 self.prove_older(*node_id, signed).await?;
             }
         }
         Ok(())
+    }
+
+    fn advance(&mut self, draft: (Frontier, u64), signed: &SignedCheckpoint) {
+        let policy = self.client.policy().expect("there is one from the start");
+        self.tree.advance(draft, &signed.checkpoint, &signed.note, &policy);
     }
 
     /// Reads every record up to a checkpoint. The tree goes on only if the roots are equal.
@@ -226,7 +233,7 @@ impl Auditor {
         } else if draft.0.root() != signed.checkpoint.root {
             self.other_root(node_id, signed, &draft.0.root().to_string());
         } else {
-            self.tree.advance(draft, &signed.checkpoint, &signed.note);
+            self.advance(draft, signed);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use indelible_client::{Policy, Record};
 use indelible_core::merkle::Frontier;
+use indelible_core::policy::PolicyError;
 use indelible_core::{Checkpoint, Hash, Note};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,8 @@ pub(super) struct Tree {
     received: u64,
     /// The newest checkpoint that fits, a signed note.
     note: Option<String>,
+    /// The policy that accepted it.
+    policy: Policy,
     checkpoint: Option<Checkpoint>,
     /// Roots of this tree when it had other sizes.
     roots: BTreeMap<u64, Hash>,
@@ -39,6 +42,8 @@ struct State {
     peaks: Vec<String>,
     received_unix_ns: u64,
     checkpoint: Option<String>,
+    /// The policy that accepted the checkpoint: nodes may have been replaced since.
+    policy: Option<String>,
 }
 
 impl Tree {
@@ -48,16 +53,17 @@ impl Tree {
         let text = match tokio::fs::read_to_string(path).await {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Tree::empty(policy.origin()));
+                return Ok(Tree::empty(policy));
             }
             Err(error) => return Err(error).with_context(doing),
         };
         Tree::parse(&text, policy).with_context(doing)
     }
 
-    fn empty(origin: &str) -> Tree {
+    fn empty(policy: &Policy) -> Tree {
         Tree {
-            origin: origin.to_owned(),
+            origin: policy.origin().to_owned(),
+            policy: policy.clone(),
             frontier: Frontier::new(),
             received: 0,
             note: None,
@@ -66,8 +72,8 @@ impl Tree {
         }
     }
 
-    /// What the file says is believed only as far as the policy accepts its checkpoint and its
-    /// peaks lead to that checkpoint's root.
+    /// What the file says is believed only as far as the policy accepts its checkpoint, or the one
+    /// that did does and is for the same log, and its peaks lead to that checkpoint's root.
     fn parse(text: &str, policy: &Policy) -> anyhow::Result<Tree> {
         let state: State = serde_json::from_str(text)?;
         if state.version != VERSION {
@@ -80,12 +86,22 @@ impl Tree {
                 policy.origin()
             );
         }
-        let mut tree = Tree::empty(&state.origin);
+        let mut tree = Tree::empty(policy);
         let peaks: Option<Vec<Hash>> = state.peaks.iter().map(|peak| hash(peak)).collect();
         tree.frontier = Frontier::from_peaks(state.size, &peaks.context("read a hash")?)?;
         tree.received = state.received_unix_ns;
         if let Some(note) = state.checkpoint {
-            let trusted = policy.check(&Note::parse(&note)?)?;
+            let trusted = match (policy.check(&Note::parse(&note)?), state.policy) {
+                (Err(PolicyError::Quorum { .. }), Some(kept)) => {
+                    let kept: Policy = kept.parse()?;
+                    if kept.logs() != policy.logs() {
+                        bail!("its policy is for another log key: it was changed");
+                    }
+                    tree.policy = kept;
+                    tree.policy.check(&Note::parse(&note)?)?
+                }
+                (trusted, _) => trusted?,
+            };
             let Checkpoint { size, root, .. } = trusted.checkpoint;
             if size != state.size || root != tree.frontier.root() {
                 bail!("its hashes do not lead to the root of its checkpoint: it was changed");
@@ -108,6 +124,7 @@ impl Tree {
             peaks: self.frontier.peaks().iter().map(Hash::to_string).collect(),
             received_unix_ns: self.received,
             checkpoint: self.note.clone(),
+            policy: Some(self.policy.to_string()),
         };
         let mut text = serde_json::to_string_pretty(&state).context("write JSON")?;
         text.push('\n');
@@ -139,12 +156,19 @@ impl Tree {
         (self.frontier.clone(), self.received)
     }
 
-    /// The draft was right: this note is signed for it.
-    pub(super) fn advance(&mut self, draft: (Frontier, u64), checkpoint: &Checkpoint, note: &str) {
+    /// The draft was right: this note is signed for it, and accepted by this policy.
+    pub(super) fn advance(
+        &mut self,
+        draft: (Frontier, u64),
+        checkpoint: &Checkpoint,
+        note: &str,
+        policy: &Policy,
+    ) {
         (self.frontier, self.received) = draft;
         assert_eq!(self.size(), checkpoint.size, "the draft is the checkpoint's tree");
         self.note = Some(note.to_owned());
         self.checkpoint = Some(checkpoint.clone());
+        self.policy = policy.clone();
         self.remember();
     }
 
@@ -203,13 +227,27 @@ mod tests {
         let checkpoint = Checkpoint::new(ORIGIN, 5, draft.0.root());
         let signatures = vec![log.sign(&checkpoint), node.cosign(&checkpoint, 1_700_000_000)];
         let note = Note { text: checkpoint.to_string(), signatures }.to_string();
-        tree.advance(draft, &checkpoint, &note);
+        tree.advance(draft, &checkpoint, &note, &policy);
         tree.save(&path).await.expect("saved");
         let again = Tree::load(&path, &policy).await.expect("loaded");
         assert_eq!((again.size(), again.root()), (5, checkpoint.root));
         assert_eq!(again.checkpoint(), Some((&checkpoint, &*note)));
         assert_eq!(again.root_at(5), Some(checkpoint.root));
         let text = tokio::fs::read_to_string(&path).await.expect("reads");
+        // The node was replaced: what another policy for this log accepted is remembered, and
+        // nothing else.
+        let other = key(&node_key_name(ORIGIN, 2), KeyType::Cosigner, 3).verifier().clone();
+        let later = policy.with_nodes(vec![other]).expect("a policy");
+        assert_eq!(Tree::parse(&text, &later).expect("loaded").size(), 5);
+        let unknown = text.replacen(
+            &node.verifier().to_string(),
+            &later.nodes().next().expect("one").to_string(),
+            1,
+        );
+        assert!(Tree::parse(&unknown, &later).is_err());
+        let other_log = key(ORIGIN, KeyType::Log, 9).verifier().to_string();
+        let other_log = text.replacen(&log.verifier().to_string(), &other_log, 1);
+        assert!(Tree::parse(&other_log, &later).is_err());
         for (from, to) in [
             ("\"size\": 5", "\"size\": 6"),
             ("\"version\": 1", "\"version\": 2"),

@@ -224,6 +224,11 @@ async fn what_was_followed_is_remembered_for_the_policy_that_it_follows() {
     let checkpoint = again.checkpoint(CheckpointOptions::default()).await.expect("answers");
     assert!(checkpoint.expect("there is one").is_verified());
     drop(again);
+    // Under a policy that its nodes do not satisfy, what was seen was seen all the same.
+    let other = fake.connect(with(of_nodes(&[2, 3]))).await;
+    assert_eq!(other.newest_checkpoint().expect("was kept").checkpoint.size, 14);
+    assert_eq!(believed(&other), of_nodes(&[2, 3]));
+    drop(other);
     // Another policy is another beginning.
     let other = fake.connect(with(of_nodes(&[1, 4]))).await;
     assert_eq!(believed(&other), of_nodes(&[1, 4]));

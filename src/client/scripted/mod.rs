@@ -8,3 +8,5 @@ mod reading;
 mod services;
 mod settling;
 mod trail;
+
+pub(crate) use trail::policy;

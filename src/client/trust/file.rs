@@ -1,4 +1,5 @@
-//! The checkpoint file: the newest checkpoint that a client has seen, kept for its next run.
+//! The checkpoint file: the newest checkpoint that a client has seen, kept for its next run, and
+//! beside it the policy that accepted it.
 //!
 //! The only file of the client, and the only place of it that touches files (tests/tidy.rs names
 //! it): the layer `disk` belongs to the server, which the client does not depend on.
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indelible_core::limits::{NOTE_BYTES_MAX, POLICY_BYTES_MAX};
-use indelible_core::{Checkpoint, Note, Policy};
+use indelible_core::{Checkpoint, Note, Policy, VerifierKey};
 use sha2::{Digest, Sha256};
 
 /// How often the file is replaced at most. What is newer is written when the client goes.
@@ -53,10 +54,12 @@ pub(crate) struct CheckpointFile {
 
 #[derive(Default)]
 struct State {
-    /// Newer than what the file holds.
-    unwritten: Option<Arc<str>>,
+    /// Newer than what the file holds, and the policy that accepts it.
+    unwritten: Option<(Arc<str>, Arc<Policy>)>,
     /// When the file was last replaced.
     written: Option<Instant>,
+    /// The policy that was last written beside it.
+    policy: Option<Arc<Policy>>,
 }
 
 impl CheckpointFile {
@@ -76,41 +79,56 @@ impl CheckpointFile {
 
     /// Writes a newer checkpoint, now or when the last one is a second old. Takes a few
     /// milliseconds once a second, on whichever thread comes.
-    pub(crate) fn offer(&self, note: &Arc<str>) {
+    pub(crate) fn offer(&self, note: &Arc<str>, policy: &Arc<Policy>) {
         let mut state = self.state();
-        state.unwritten = Some(note.clone());
+        state.unwritten = Some((note.clone(), policy.clone()));
         if state.written.is_none_or(|written| written.elapsed() >= PACE) {
             self.write(&mut state);
         }
     }
 
-    /// Writes a checkpoint at once, and then the policy that accepts it as the one before does. A
-    /// failure is logged: the next run follows again from where the file stands.
-    pub(crate) fn follow(&self, note: &Arc<str>, policy: &Policy) {
+    /// Writes a checkpoint now, and the policy that accepts it as the one before does.
+    pub(crate) fn follow(&self, note: &Arc<str>, policy: &Arc<Policy>) {
         let mut state = self.state();
-        state.unwritten = Some(note.clone());
+        state.unwritten = Some((note.clone(), policy.clone()));
         self.write(&mut state);
-        // Crash before: a checkpoint that both policies accept, and the earlier one.
-        let origin = self.given.as_ref().map(follows).unwrap_or_default();
-        let written = replace(&policy_path(&self.path), &format!("{origin}{policy}"));
-        if let Err(error) = written {
-            tracing::warn!(%error, "that the policy was followed will not be remembered");
-        }
     }
 
     /// A failure is logged: the checkpoint that the file still holds is older, and as true.
     fn write(&self, state: &mut State) {
-        let Some(note) = state.unwritten.take() else { return };
+        let Some((note, policy)) = state.unwritten.take() else { return };
         state.written = Some(Instant::now());
-        // Another process may share the file, and be ahead.
-        let size = |note: &str| Some(Checkpoint::parse(&Note::parse(note).ok()?.text).ok()?.size);
-        let there = self.read().ok().flatten().and_then(|there| size(&there));
-        if there > size(&note) {
-            return;
-        }
-        if let Err(error) = replace(&self.path, &note) {
+        if let Err(error) = self.try_write(state, &note, policy) {
             tracing::warn!(%error, "the checkpoint file was not written");
         }
+    }
+
+    fn try_write(
+        &self,
+        state: &mut State,
+        note: &str,
+        policy: Arc<Policy>,
+    ) -> Result<(), FileError> {
+        // Another process may share the file, and be ahead.
+        let read = |note: &str| {
+            let note = Note::parse(note).ok()?;
+            Some((Checkpoint::parse(&note.text).ok()?.size, note))
+        };
+        let there = self.read().ok().flatten().and_then(|there| read(&there));
+        let is_ahead = there.as_ref().map(|(size, _)| *size) > read(note).map(|(size, _)| size);
+        if !is_ahead {
+            replace(&self.path, note)?;
+        } else if there.is_some_and(|(_, there)| policy.check(&there).is_err()) {
+            return Ok(());
+        }
+        if state.policy.as_ref() != Some(&policy) {
+            // Crash before: a checkpoint that this policy accepts beside an earlier one, which
+            // accepts it too if this one came of it, and counts for nothing otherwise.
+            let origin = self.given.as_ref().map(follows).unwrap_or_default();
+            replace(&policy_path(&self.path), &format!("{origin}{policy}"))?;
+            state.policy = Some(policy);
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -126,25 +144,36 @@ impl Drop for CheckpointFile {
     }
 }
 
-/// The policy that was pinned on first use, if there is one: beside the checkpoint file.
-pub(crate) fn read_pinned(checkpoint_file: &Path) -> Result<Option<Policy>, FileError> {
-    let path = policy_path(checkpoint_file);
-    let Some(text) = read_text(&path, POLICY_BYTES_MAX)? else { return Ok(None) };
-    let policy = text.parse::<Policy>();
-    policy.map(Some).map_err(|error| FileError::Unfit { path, what: error.to_string() })
+/// The policy that is kept beside the checkpoint file: which accepted the checkpoint in it, or was
+/// pinned on first use.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) policy: Policy,
+    text: String,
 }
 
-/// What became of a given policy, if a run before this one followed it: beside the checkpoint file.
-/// Another policy that is given begins anew.
-pub(crate) fn read_followed(
-    checkpoint_file: &Path,
-    given: &Policy,
-) -> Result<Option<Policy>, FileError> {
-    let path = policy_path(checkpoint_file);
-    let text = read_text(&path, POLICY_BYTES_MAX)?;
-    let Some(text) = text.filter(|text| text.starts_with(&follows(given))) else { return Ok(None) };
-    let policy = text.parse::<Policy>();
-    policy.map(Some).map_err(|error| FileError::Unfit { path, what: error.to_string() })
+impl Kept {
+    /// None if there is none yet.
+    pub(crate) fn read(checkpoint_file: &Path) -> Result<Option<Kept>, FileError> {
+        let path = policy_path(checkpoint_file);
+        let Some(text) = read_text(&path, POLICY_BYTES_MAX)? else { return Ok(None) };
+        let parsed = text.parse::<Policy>();
+        let policy = parsed.map_err(|error| FileError::Unfit { path, what: error.to_string() })?;
+        Ok(Some(Kept { policy, text }))
+    }
+
+    /// Whether it is what this policy became.
+    pub(crate) fn follows(&self, given: &Policy) -> bool {
+        self.text.starts_with(&follows(given))
+    }
+
+    /// Whether it is for the same log, and accepts this note.
+    pub(crate) fn accepts(&self, note: &str, given: &Policy) -> bool {
+        let is_known = |key: &VerifierKey| given.logs().iter().any(|log| log.key == *key);
+        let note = Note::parse(note).ok();
+        self.policy.logs().iter().all(|log| is_known(&log.key))
+            && note.is_some_and(|note| self.policy.check(&note).is_ok())
+    }
 }
 
 /// The first line of a policy that another one became.
@@ -210,24 +239,28 @@ mod tests {
         format!("{text}\n\u{2014} example.com/trail AAAAAAAA\n").into()
     }
 
+    fn policy() -> Arc<Policy> {
+        Arc::new(crate::scripted::policy())
+    }
+
     #[test]
     fn the_newest_is_there_after_the_client_went() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("checkpoint");
         let file = CheckpointFile::new(&path, None);
         assert_eq!(file.read().expect("reads"), None);
-        file.offer(&note(1));
+        file.offer(&note(1), &policy());
         assert_eq!(file.read().expect("reads").as_deref(), Some(&*note(1)), "the first at once");
-        file.offer(&note(2));
-        file.offer(&note(3));
+        file.offer(&note(2), &policy());
+        file.offer(&note(3), &policy());
         drop(file);
         let again = CheckpointFile::new(&path, None);
         assert_eq!(again.read().expect("reads").as_deref(), Some(&*note(3)));
         // Another process was faster.
-        again.offer(&note(2));
+        again.offer(&note(2), &policy());
         assert_eq!(again.read().expect("reads").as_deref(), Some(&*note(3)));
         let left: Vec<_> = fs::read_dir(dir.path()).expect("lists").collect();
-        assert_eq!(left.len(), 1, "no drafts are left: {left:?}");
+        assert_eq!(left.len(), 2, "no drafts are left: {left:?}");
     }
 
     #[test]

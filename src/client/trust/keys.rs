@@ -64,7 +64,7 @@ impl Client {
     /// fails is no reason to believe what was asked for less.
     pub(crate) async fn follow_named(&self, checkpoint: &Arc<SignedCheckpoint>) {
         let Ok(mut following) = self.trust().following.try_lock() else { return };
-        if self.policy().is_some_and(|policy| policy.asks_for_all_nodes()) {
+        if self.trust().given.as_ref().is_some_and(Policy::asks_for_all_nodes) {
             return;
         }
         if following.tried.is_some_and(|tried| tried.elapsed() < PACE) || !self.names_others() {

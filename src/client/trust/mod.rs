@@ -32,7 +32,7 @@ use indelible_core::{Hash, Policy};
 use crate::{CallError, Options};
 use alarm::{Alarm, Board};
 use evidence::Fork;
-use file::CheckpointFile;
+use file::{CheckpointFile, Kept};
 use seen::{Seen, Standing};
 use signed::{Checker, SignedCheckpoint};
 
@@ -130,27 +130,34 @@ impl Trust {
             alarms: Arc::default(),
             settling: OnceLock::new(),
         };
-        let policy = match (options.trust, &options.policy, &options.checkpoint_file) {
-            (TrustMode::Unverified, ..) => return Ok(trust),
-            (_, Some(given), Some(path)) => {
-                Some(file::read_followed(path, given)?.unwrap_or_else(|| given.clone()))
-            }
-            (_, Some(given), None) => Some(given.clone()),
-            (TrustMode::OnFirstUse, None, Some(path)) => file::read_pinned(path)?,
-            (_, None, _) => None,
-        };
-        if policy.is_none() && options.trust == TrustMode::Policy {
+        if options.trust == TrustMode::Unverified {
             return Ok(trust);
         }
-        if let Some(policy) = policy {
-            trust.pin(policy);
+        let kept = options.checkpoint_file.as_deref().map(Kept::read).transpose()?.flatten();
+        let policy = match (&options.policy, &kept) {
+            (Some(given), Some(kept)) if kept.follows(given) => Some(kept.policy.clone()),
+            (Some(given), _) => Some(given.clone()),
+            (None, Some(kept)) if options.trust == TrustMode::OnFirstUse => {
+                Some(kept.policy.clone())
+            }
+            (None, _) => None,
+        };
+        match policy {
+            Some(policy) => trust.pin(policy),
+            None if options.trust == TrustMode::Policy => return Ok(trust),
+            None => {}
         }
         let Some(path) = &options.checkpoint_file else { return Ok(trust) };
         let file = CheckpointFile::new(path, options.policy.clone());
         if let Some(note) = file.read()? {
-            let checked = trust.check(&note).map_err(|what| file.unfit(what))?;
-            if let Some(lacks) = &checked.lacks {
-                return Err(file.unfit(lacks.clone()));
+            let mut checked = trust.check(&note).map_err(|what| file.unfit(what))?;
+            if let Some(lacks) = checked.lacks.clone() {
+                // What another policy accepted was seen all the same: what comes has to extend it.
+                let given = options.policy.as_ref();
+                let kept =
+                    kept.filter(|kept| given.is_some_and(|given| kept.accepts(&note, given)));
+                let kept = kept.ok_or_else(|| file.unfit(lacks))?;
+                checked = signed::by(&note, &kept.policy).map_err(|what| file.unfit(what))?;
             }
             trust.seen().keep(&checked);
         }
@@ -158,21 +165,25 @@ impl Trust {
     }
 
     /// The policy from now on.
-    fn pin(&self, policy: Policy) -> Arc<Policy> {
-        let policy = Arc::new(policy);
-        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(policy.clone());
-        policy
+    fn pin(&self, policy: Policy) {
+        self.set(Arc::new(policy));
+    }
+
+    fn set(&self, policy: Arc<Policy>) {
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Some(policy);
     }
 
     /// The policy from now on, which accepts this checkpoint as the one before it does. The
     /// checkpoint is of the history that was seen. Both are
     /// remembered, in an order that leaves a file that fits the other one at any time.
     fn follow(&self, policy: Policy, checkpoint: &Arc<SignedCheckpoint>) -> Arc<Policy> {
+        let policy = Arc::new(policy);
         self.seen().keep(checkpoint);
         if let Some(file) = &self.file {
             file.follow(&checkpoint.note, &policy);
         }
-        self.pin(policy)
+        self.set(policy.clone());
+        policy
     }
 
     /// Who has to have signed.
@@ -220,9 +231,9 @@ impl Trust {
     /// A checkpoint is of the history that was seen.
     pub(crate) fn keep(&self, checkpoint: &Arc<SignedCheckpoint>) {
         if self.seen().keep(checkpoint)
-            && let Some(file) = &self.file
+            && let Some((file, policy)) = self.file.as_ref().zip(self.policy())
         {
-            file.offer(&checkpoint.note);
+            file.offer(&checkpoint.note, &policy);
         }
     }
 

@@ -83,6 +83,11 @@ impl Checker {
     }
 }
 
+/// As this policy sees it, whichever counts now.
+pub(crate) fn by(note: &str, policy: &Policy) -> Result<Arc<SignedCheckpoint>, String> {
+    take_apart(note, Some(policy)).map(Arc::new)
+}
+
 fn take_apart(text: &str, policy: Option<&Policy>) -> Result<SignedCheckpoint, String> {
     let note = Note::parse(text).map_err(|error| format!("its checkpoint: {error}"))?;
     let checkpoint =

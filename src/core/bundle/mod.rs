@@ -18,7 +18,7 @@ use crate::{Hash, Leaf, LeafIndex, Note, Policy, RangeProof, Salt};
 
 pub use error::{BundleError, RecordFault};
 pub use read::BundleReader;
-pub use verify::{Against, Consistency, RecordRef, Verified};
+pub use verify::{Against, Consistency, Doubted, RecordRef, Verified};
 pub use write::BundleWriter;
 
 /// What every bundle begins with.

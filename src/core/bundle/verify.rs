@@ -60,6 +60,9 @@ pub struct Against {
     pub consistency: Consistency,
 }
 
+/// Size of an older checkpoint, and which signatures the policy misses.
+pub type Doubted = (u64, PolicyError);
+
 /// What a bundle proves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
@@ -80,7 +83,7 @@ pub struct Verified {
     pub older: Vec<u64>,
     /// Those of them that the policy does not believe, and why: they may be older than the policy's
     /// keys. That the trail grew from them is proven all the same.
-    pub older_doubted: Vec<(u64, PolicyError)>,
+    pub older_doubted: Vec<Doubted>,
     /// The records that say whose keys count, all of which are in the tree.
     pub keys: Vec<KeyRecord>,
     /// Indexes of records of kinds 3 and 12 in the range that the key history leaves out.
@@ -168,7 +171,7 @@ fn check_older(
     header: &BundleHeader,
     checkpoint: &Checkpoint,
     policy: Option<&Policy>,
-) -> Result<(Vec<u64>, Vec<(u64, PolicyError)>), BundleError> {
+) -> Result<(Vec<u64>, Vec<Doubted>), BundleError> {
     let (mut sizes, mut doubted) = (Vec::new(), Vec::new());
     for older in &header.older {
         let Some(note) = &older.note else { continue };
