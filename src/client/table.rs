@@ -43,9 +43,10 @@ struct State {
     trail_id: Option<Bytes>,
     /// Connections made so far.
     links: u64,
-    /// Nodes that are not asked again, by id, and why. They stay connected: what they say of who
-    /// leads harms nobody, as the leader has to prove what it says too.
-    liars: BTreeMap<u64, Lie>,
+    /// Addresses that are not asked again, and why: under which id somebody lies there is a word of
+    /// the liar's. They stay connected: what they say of who leads harms nobody, as the leader has
+    /// to prove what it says too.
+    liars: BTreeMap<String, Lie>,
     /// Who answered first.
     first_view: Option<ClusterView>,
 }
@@ -142,7 +143,8 @@ impl Table {
         let state = self.state();
         let mut addresses: BTreeSet<String> = state.seeds.iter().cloned().collect();
         let reached = |id| {
-            let mut seeds = state.seeds.iter().filter_map(|seed| state.nodes.get(seed));
+            let honest = state.seeds.iter().filter(|seed| !state.liars.contains_key(*seed));
+            let mut seeds = honest.filter_map(|seed| state.nodes.get(seed));
             seeds.any(|node| node.link.as_ref().is_some_and(|link| link.node_id == id))
         };
         let members = state.members.iter().filter(|member| !reached(member.id)).take(MEMBERS_MAX);
@@ -223,16 +225,13 @@ impl Table {
     pub(crate) fn leader(&self) -> Option<Route> {
         let state = self.state();
         let id = state.leader.leader?;
-        let link = state.links().find(|link| link.node_id == id)?;
-        if state.liars.contains_key(&id) {
-            return None;
-        }
+        let link = state.honest().into_iter().find(|link| link.node_id == id)?;
         Some(Route { term: state.leader.term, link: link.clone() })
     }
 
     /// A node is not asked again by this client.
     pub(crate) fn ban(&self, lie: &Lie) {
-        self.state().liars.entry(lie.node_id).or_insert_with(|| lie.clone());
+        self.state().liars.entry(lie.addr.clone()).or_insert_with(|| lie.clone());
         self.wake();
     }
 
@@ -241,21 +240,23 @@ impl Table {
         let state = self.state();
         let mut links = state.links();
         let first = links.next()?;
-        let lie = state.liars.get(&first.node_id)?;
-        links.all(|link| state.liars.contains_key(&link.node_id)).then(|| lie.clone())
+        let lie = state.liars.get(&*first.addr)?;
+        links.all(|link| state.liars.contains_key(&*link.addr)).then(|| lie.clone())
     }
 
     /// One connection for each node that is to be believed, in order of id.
     pub(crate) fn links(&self) -> Vec<Link> {
-        let liars: Vec<u64> = self.state().liars.keys().copied().collect();
-        let mut links = self.links_of_all();
-        links.retain(|link| !liars.contains(&link.node_id));
+        let state = self.state();
+        let mut links: Vec<Link> = state.honest().into_iter().cloned().collect();
+        links.sort_by_key(|link| link.node_id);
+        links.dedup_by_key(|link| link.node_id);
         links
     }
 
     /// One connection for each node, in order of id.
     pub(crate) fn links_of_all(&self) -> Vec<Link> {
-        let mut links: Vec<Link> = self.state().links().cloned().collect();
+        let state = self.state();
+        let mut links: Vec<Link> = state.named_first(state.links()).into_iter().cloned().collect();
         links.sort_by_key(|link| link.node_id);
         links.dedup_by_key(|link| link.node_id);
         links
@@ -276,9 +277,8 @@ impl Table {
             node.view.as_ref().is_some_and(|view| ready.contains(&view.state()))
         };
         let mut pick = |all: bool| -> Vec<(Link, bool)> {
-            let nodes = state.nodes.values().filter(|node| all || serves(node));
-            let links = nodes.filter_map(|node| node.link.as_ref());
-            let links = links.filter(|link| !state.liars.contains_key(&link.node_id));
+            let is_ready = |link: &&Link| state.nodes.get(&*link.addr).is_some_and(serves);
+            let links = state.honest().into_iter().filter(|link| all || is_ready(link));
             let links = links.filter(|link| seen.insert(link.node_id));
             links.map(|link| (link.clone(), state.leader.leader == Some(link.node_id))).collect()
         };
@@ -324,7 +324,7 @@ impl Table {
         match (state.leader.leader, state.links().count()) {
             (_, 0) => "no node is connected".to_owned(),
             (None, _) => format!("no leader is known (term {})", state.leader.term),
-            (Some(id), _) => match state.liars.get(&id) {
+            (Some(id), _) => match state.liars.values().find(|lie| lie.node_id == id) {
                 Some(lie) => format!("{lie}; it leads term {}", state.leader.term),
                 None => format!("node {id} leads term {} but is not connected", state.leader.term),
             },
@@ -353,6 +353,23 @@ impl Table {
 impl State {
     fn links(&self) -> impl Iterator<Item = &Link> {
         self.nodes.values().filter_map(|node| node.link.as_ref())
+    }
+
+    /// Those that are to be believed.
+    fn honest(&self) -> Vec<&Link> {
+        self.named_first(self.links().filter(|link| !self.liars.contains_key(&*link.addr)))
+    }
+
+    /// First those at the address that the membership names for their id: others may say the same
+    /// of themselves.
+    fn named_first<'a>(&self, links: impl Iterator<Item = &'a Link>) -> Vec<&'a Link> {
+        let is_named = |link: &Link| {
+            let mut members = self.members.iter();
+            members.any(|member| member.id == link.node_id && *member.client_addr == *link.addr)
+        };
+        let mut links: Vec<&Link> = links.collect();
+        links.sort_by_key(|link| !is_named(link));
+        links
     }
 
     fn observe(&mut self, addr: &str, view: ClusterView) -> Result<(), String> {

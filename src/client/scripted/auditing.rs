@@ -413,6 +413,38 @@ async fn unverified_means_that_nothing_is_asked_for() {
     assert_eq!((client.policy(), client.unsettled()), (None, 0));
 }
 
+/// Under which id somebody answers is a word of its own.
+#[tokio::test]
+async fn a_liar_under_another_nodes_id_has_only_itself_banned() {
+    let (fake, _client) = signed().await;
+    let altered = copy(&fake);
+    change(&altered, |trail| trail.alter(5));
+    fake.node(2).show(&altered);
+    fake.node(2).view.send_modify(|view| view.node_id = 3);
+    let client = fake.verifier().await;
+    // As node 3 stands in the membership at its own address, that one is asked.
+    for _ in 0..8 {
+        let record = client.get(5, Level::Any).await.expect("reads");
+        assert!(record.verification.is_verified());
+    }
+    assert!(!fake.node(3).calls().is_empty() && fake.node(2).calls().is_empty());
+    // Alone, it is asked, and found out.
+    let options = Options {
+        endpoints: vec![fake.node(2).addr.clone()],
+        policy: Some(policy()),
+        ..fake.options()
+    };
+    let client = Client::connect_with(options).await.expect("it answers");
+    while fake.node(2).calls().is_empty() {
+        let record = client.get(5, Level::Any).await.expect("another node is honest");
+        assert!(record.verification.is_verified());
+    }
+    let calls = fake.node(3).calls().len();
+    while fake.node(3).calls().len() == calls {
+        client.get(5, Level::Any).await.expect("node 3 is asked as before");
+    }
+}
+
 /// A client that has seen 12, and was then shown a tree of 14 by everybody: nobody has signed it,
 /// and what it holds beyond 12 is invented.
 async fn shown_an_invented_tree() -> (Fake, Client, SharedTrail) {
