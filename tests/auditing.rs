@@ -171,11 +171,16 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     let client = verifier(&cluster).await;
     let state = path_in(&cluster, "audit.json");
     let audit = ["audit", "--state", text(&state)];
-    let first = with_policy(&cluster, &audit).await;
-    assert!(first.status.success(), "{first:?}");
-    let checked = lines(&first).pop().unwrap();
+    // Until every node has a checkpoint to show.
+    let checked = eventually("an audit of three nodes", || async {
+        let first = with_policy(&cluster, &audit).await;
+        assert!(first.status.success(), "{first:?}");
+        let checked = lines(&first).pop().unwrap();
+        assert_eq!(checked["event"], "checked");
+        (checked["nodes"] == 3).then_some(checked)
+    })
+    .await;
     let size = checked["tree_size"].as_u64().unwrap();
-    assert_eq!((checked["event"].as_str(), checked["nodes"].as_u64()), (Some("checked"), Some(3)));
 
     // Copies of all disks, taken while all nodes are stopped: nodes refuse peers whose boot counters
     // are lower than ones that they have seen, so that copies of different times do not go together.
@@ -203,7 +208,8 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
         let addr = metrics.clone();
         let page =
             tokio::task::spawn_blocking(move || get(&addr, "/metrics").text()).await.unwrap();
-        page.contains(&format!("indelible_audit_tree_size {}", checked["tree_size"])).then_some(())
+        let read = page.lines().find_map(|line| line.strip_prefix("indelible_audit_tree_size "))?;
+        (read.parse::<f64>().unwrap() >= checked["tree_size"].as_f64().unwrap()).then_some(())
     })
     .await;
 
@@ -241,6 +247,9 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     assert!(!status.status.success(), "{status:?}");
     assert!(String::from_utf8_lossy(&status.stderr).contains("rolled back"), "{status:?}");
     stdout(&indelible(&cluster, &["accept-rollback", "--reason", "a test"]).await);
-    stdout(&indelible(&cluster, &["status"]).await);
+    eventually("every node knows that it was accepted", || async {
+        indelible(&cluster, &["status"]).await.status.success().then_some(())
+    })
+    .await;
     stdout(&indelible(&cluster, &append).await);
 }

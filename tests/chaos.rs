@@ -37,7 +37,8 @@ async fn import_until(
 
 async fn import(endpoints: &[String], format: &str, file: &str, name: &str) -> Value {
     let path = data(file);
-    let args = ["import", "--format", format, "--producer", name, path.to_str().unwrap()];
+    let path = path.to_str().unwrap();
+    let args = ["import", "--timeout", "60", "--format", format, "--producer", name, path];
     let output = indelible_at(endpoints, &args).await;
     let text = stdout(&output);
     serde_json::from_str(text.lines().last().unwrap()).unwrap()

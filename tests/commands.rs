@@ -31,7 +31,7 @@ async fn append_get_read_status_import_and_check() {
     assert_eq!(again["first_index"], summary["first_index"]);
     assert_eq!(again["last_index"], summary["last_index"]);
 
-    let read = indelible(&cluster, &["read", "--from", "0", "--level", "any"]).await;
+    let read = indelible(&cluster, &["read", "--from", "0", "--level", "linearizable"]).await;
     let lines: Vec<Value> =
         stdout(&read).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     for (index, line) in lines.iter().enumerate() {

@@ -9,7 +9,7 @@ use indelible_core::policy::Policy;
 use indelible_proto::v1;
 use tonic::Code;
 
-use crate::harness::{audit_log, client, eventually, three_nodes, view};
+use crate::harness::{audit_log, client, eventually, indelible, leader, three_nodes, view};
 use crate::thief::Thief;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -20,6 +20,16 @@ async fn a_stolen_node_gets_no_signature_over_another_history() {
     for number in 0..20 {
         producer.append(indelible::cli::generate::event(number)).await.unwrap();
     }
+    // The node that is stolen does not lead: there will be no election, so nothing is published
+    // that is larger than what is asked about here.
+    eventually("node 2 leads", || async {
+        if leader(&cluster).await != 2 {
+            indelible(&cluster, &["transfer-leader", "--to", "2"]).await;
+            return None;
+        }
+        Some(())
+    })
+    .await;
     let size = sdk.tree_head(Level::Linearizable).await.unwrap().tree_size;
     let published = eventually("a checkpoint covers it", || async {
         let view = view(&cluster.nodes[1].client_addr).await?;

@@ -134,6 +134,9 @@ pub async fn indelible(cluster: &LocalCluster, args: &[&str]) -> Output {
 
 pub async fn indelible_at(endpoints: &[String], args: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(BINARY);
+    for name in ["POLICY", "TRUST_ON_FIRST_USE", "CHECKPOINT_FILE"] {
+        command.env_remove(format!("INDELIBLE_{name}"));
+    }
     command.kill_on_drop(true).env("INDELIBLE_ENDPOINTS", endpoints.join(",")).args(args);
     let run = tokio::time::timeout(PATIENCE, command.output());
     run.await.unwrap_or_else(|_| panic!("{args:?} took too long")).unwrap()

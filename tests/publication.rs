@@ -224,7 +224,7 @@ async fn a_proven_append_brings_its_proof_and_a_late_one_is_no_error() {
     assert_eq!(response.leaves.len(), 80 * 64);
     check_proof(&policy, &response);
     // There is no witness: what there is instead is said.
-    let response = caller.append(&cluster, 1, v1::AckLevel::Witnessed, 300).await;
+    let response = caller.append(&cluster, 1, v1::AckLevel::Witnessed, 3_000).await;
     assert_eq!(response.ack(), v1::AckLevel::Proven);
     check_proof(&policy, &response);
     let mut request = caller.request(1, v1::AckLevel::Proven, 60_001);

@@ -182,7 +182,9 @@ async fn other_paths_are_refused() {
 /// other nodes go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_tile_is_not_served() {
-    let mut cluster = public_cluster();
+    // A scrub would mend it at some moment.
+    let config = "[http]\npublic_entries = true\n[storage]\nscrub_bytes_per_s = 0\n";
+    let mut cluster = nodes_with(3, Some(128 * 1024), config);
     let sdk = client(&cluster).await;
     let producer = sdk.producer(ProducerId(*b"tiles, a bit off"), "t").open().await.unwrap();
     let events = (0..300).map(indelible::cli::generate::event);

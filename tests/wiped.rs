@@ -1,10 +1,10 @@
 //! A node that lost its disk, or got an older copy of it back, is refused under its old id.
 
-use indelible::cli::local_cluster::Signal;
+use indelible::cli::local_cluster::{LocalCluster, Signal};
 use indelible_client::{Level, ProducerId};
 
 use crate::harness::{
-    Trail, client, copy_folder, ended, eventually, indelible_at, leader, stop_and_compare,
+    Trail, client, copy_folder, ended, eventually, indelible_at, leader, note, stop_and_compare,
     three_nodes, view,
 };
 
@@ -15,6 +15,18 @@ async fn some_events(sdk: &indelible_client::Client, id: &[u8; 16], count: u64) 
     }
 }
 
+/// Until a node that is neither this one nor the leader has a note of at least this size with this
+/// node's signature.
+async fn signed(cluster: &LocalCluster, id: u64, size: u64) {
+    let leads = leader(cluster).await;
+    let third = cluster.nodes.iter().find(|node| node.id != id && node.id != leads).unwrap();
+    let signer = format!("/node/{id} ");
+    eventually("the third node has its signature", || async {
+        note(&third.client_addr, size).await.contains(&signer).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_node_under_its_old_id_is_refused() {
     let mut cluster = three_nodes();
@@ -22,6 +34,7 @@ async fn a_wiped_node_under_its_old_id_is_refused() {
     some_events(&sdk, b"before the wipe!", 50).await;
     let leads = leader(&cluster).await;
     let wiped = if leads == 1 { 2 } else { 1 };
+    signed(&cluster, wiped, 1).await;
     let node = cluster.node(wiped).unwrap();
     node.kill().unwrap();
     // Only its identity survives: everything it ever promised is gone.
@@ -98,6 +111,7 @@ async fn a_hot_copy_of_a_disk_gives_itself_away() {
         view(&addr).await.filter(|view| view.tree_size >= size)
     })
     .await;
+    signed(&cluster, rolled_back, size).await;
     let node = cluster.node(rolled_back).unwrap();
     node.kill().unwrap();
     std::fs::remove_dir_all(&node.data_dir).unwrap();

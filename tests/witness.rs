@@ -129,7 +129,7 @@ async fn witnesses_sign_what_the_group_publishes_and_nobody_waits_for_them_in_va
     let mut cluster = watched_by(&[&one, &two]).await;
     let mut caller = Caller::open(&cluster, b"a witnessed call").await;
     // They do not know the log: what there is instead is said, and nothing else waits.
-    let response = caller.append(&cluster, 3, v1::AckLevel::Witnessed, 500).await;
+    let response = caller.append(&cluster, 3, v1::AckLevel::Witnessed, 3_000).await;
     assert_eq!(response.ack(), v1::AckLevel::Proven);
 
     let plain = policy(&cluster);

@@ -173,7 +173,7 @@ async fn a_deadline_with_the_outcome_open_is_not_a_failure() {
     let client = fake.client().await;
     let producer = open(&client).await;
     fake.node(1).script([Act::Hang]);
-    let deadline = Instant::now() + Duration::from_millis(50);
+    let deadline = Instant::now() + Duration::from_secs(1);
     let (first, second) =
         tokio::join!(producer.append_with_deadline(Event::new("a", "b", "c"), deadline), async {
             // Behind the first in line, and never sent.
@@ -269,11 +269,11 @@ async fn a_proven_append_brings_a_file_that_stands_alone() {
 async fn many_proven_receipts_share_proofs() {
     let fake = Fake::start(3).await;
     let (_client, producer) = proven(&fake, AckLevel::Proven).await;
-    let events = encoded(1500, 900);
+    let events = encoded(300, 4000);
     let receipts = producer.append_encoded(events.clone()).await.expect("recorded");
-    assert_eq!((receipts.count(), receipts.ack()), (1500, AckLevel::Proven));
+    assert_eq!((receipts.count(), receipts.ack()), (300, AckLevel::Proven));
     assert!(receipts.verification().is_verified());
-    for position in [0, 1, 700, 1499] {
+    for position in [0, 1, 140, 299] {
         let receipt = receipts.get(position).expect("there");
         let file = receipt.proof_file_of(&events[position]).expect("a proof").expect("fits");
         file.verify(&policy()).expect("verifies");

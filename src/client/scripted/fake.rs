@@ -163,6 +163,7 @@ impl Fake {
         let mut options = Options::new([&self.nodes[0].addr]).expect("valid");
         // No test may pass because an attempt timed out and was repeated.
         options.attempt_timeout = Duration::from_secs(3600);
+        options.connect_timeout = Duration::from_secs(10);
         options.request_timeout = Duration::from_secs(10);
         options.settle_every = Duration::from_millis(10);
         options

@@ -258,8 +258,7 @@ impl Trail {
 
 /// A directory in memory where there is one: sled syncs whether a test needs it or not.
 pub(crate) fn scratch_dir() -> TempDir {
-    let memory = tempfile::tempdir_in("/dev/shm");
-    memory.or_else(|_| tempfile::tempdir()).expect("a temporary directory")
+    crate::storage::log::tests::support::temp_dir()
 }
 
 /// Opens what is in a directory.

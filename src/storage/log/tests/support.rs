@@ -14,10 +14,13 @@ pub(super) use crate::storage::log::{Done, Log, LogError, LogOptions, SyncPolicy
 pub(super) use crate::storage::recovery::OpenError;
 pub(super) use crate::storage::synced::SyncedFile;
 
-/// A directory that goes away; in memory where there is such a place, since these tests make very
-/// many of them.
-pub(in crate::storage) fn temp_dir() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+/// A directory that goes away; in memory where there is such a place, and it is large enough, since
+/// these tests make very many of them.
+pub(crate) fn temp_dir() -> tempfile::TempDir {
+    let memory = rustix::fs::statvfs("/dev/shm").ok();
+    let is_large = memory.is_some_and(|stat| stat.f_bavail * stat.f_frsize >= 1 << 30);
+    let memory = is_large.then(|| tempfile::tempdir_in("/dev/shm").ok()).flatten();
+    memory.unwrap_or_else(|| tempfile::tempdir().unwrap())
 }
 
 /// Small segments, so that short scripts fill several.
