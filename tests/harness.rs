@@ -11,9 +11,9 @@ use indelible_client::{Client, Level, Options};
 use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::merkle::Frontier;
 use indelible_core::{Checkpoint, Hash, Kind, Leaf, Note, Policy, Salt};
-use indelible_proto::v1;
 use indelible_proto::v1::audit_log_client::AuditLogClient;
 use indelible_proto::v1::cluster_client::ClusterClient;
+use indelible_proto::{Reason, Rejected, v1};
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest time that anything may take. Generous: the machine is shared.
@@ -70,6 +70,25 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl 
         assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Asks one node until it answers: it may lag for a moment, or an election may be under way. Any
+/// other refusal fails the test.
+pub async fn patiently<T, F>(ask: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+{
+    eventually("the node answers", || async {
+        let status = match ask().await {
+            Ok(response) => return Some(response.into_inner()),
+            Err(status) => status,
+        };
+        let reason = Rejected::from_status(&status).map(|rejected| rejected.reason);
+        let passing = [Reason::StaleReplica, Reason::NoLeader, Reason::LeaseExpired];
+        assert!(reason.is_some_and(|reason| passing.contains(&reason)), "{status:?}");
+        None
+    })
+    .await
 }
 
 pub async fn channel(addr: &str) -> Channel {

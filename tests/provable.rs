@@ -65,6 +65,7 @@ async fn every_node_proves_every_record() {
         .unwrap()
         .tree_size();
     for node in &cluster.nodes {
+        note(&node.client_addr, size).await;
         let mut direct = audit_log(&node.client_addr).await;
         for index in [0, 1, 2, 3, 255, 256, size - 2, size - 1] {
             let level = at(Level::AtLeast(size));
@@ -114,17 +115,22 @@ async fn a_tail_comes_with_proofs() {
     let request = v1::ReadRequest { follow: true, prove: true, ..Default::default() };
     let mut tail = direct.read(request).await.unwrap().into_inner();
     let tail = tokio::spawn(async move {
-        let (mut events, mut newest) = (0, None);
+        let (mut events, mut proven, mut newest) = (0, 0, None);
         while events < 100 {
             let message = tail.message().await.unwrap().unwrap();
             if !message.checkpoint.is_empty() {
                 newest = Some(trusted(&policy, &message.checkpoint));
             }
-            verify(&message.records, &message.proof.unwrap(), newest.as_ref().unwrap());
+            // What waited for a checkpoint for too long comes without.
+            if let Some(proof) = &message.proof {
+                verify(&message.records, proof, newest.as_ref().unwrap());
+                proven += 1;
+            }
             let is_event =
                 |record: &&v1::Record| Leaf::decode(&record.leaf).unwrap().kind == Kind::Event;
             events += message.records.iter().filter(is_event).count();
         }
+        assert!(proven > 0, "nothing came with a proof");
     });
     for number in 0..100 {
         producer.append(indelible::cli::generate::event(number)).await.unwrap();

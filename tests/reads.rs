@@ -4,7 +4,7 @@ use indelible_client::{ProducerId, ReadOptions};
 use indelible_proto::reason::{Reason, Rejected};
 use indelible_proto::v1;
 
-use crate::harness::{PATIENCE, audit_log, client, leader, three_nodes};
+use crate::harness::{PATIENCE, audit_log, client, leader, patiently, three_nodes};
 
 fn at(level: v1::read_level::Level) -> Option<v1::ReadLevel> {
     Some(v1::ReadLevel { level: Some(level) })
@@ -18,7 +18,7 @@ async fn every_node_sees_an_acknowledged_event_at_once() {
     for number in 0..50 {
         let receipt = producer.append(indelible::cli::generate::event(number)).await.unwrap();
         for node in &cluster.nodes {
-            let mut direct = audit_log(&node.client_addr).await;
+            let direct = audit_log(&node.client_addr).await;
             let levels = [
                 v1::read_level::Level::Linearizable(true),
                 v1::read_level::Level::AtLeast(receipt.tree_size),
@@ -26,7 +26,11 @@ async fn every_node_sees_an_acknowledged_event_at_once() {
             for level in levels {
                 let request =
                     v1::GetRequest { index: receipt.index, level: at(level), ..Default::default() };
-                let found = direct.get(request).await.unwrap().into_inner().record.unwrap();
+                let found = patiently(|| {
+                    let mut direct = direct.clone();
+                    async move { direct.get(request).await }
+                });
+                let found = found.await.record.unwrap();
                 assert_eq!(found.leaf, receipt.leaf.encode().to_vec());
             }
         }
@@ -108,7 +112,11 @@ async fn proofs_from_any_node_verify() {
             let mut direct = audit_log(&node.client_addr).await;
             // Wait until this node has it.
             let level = at(v1::read_level::Level::AtLeast(size));
-            direct.tree_head(v1::TreeHeadRequest { level }).await.unwrap();
+            patiently(|| {
+                let mut direct = direct.clone();
+                async move { direct.tree_head(v1::TreeHeadRequest { level }).await }
+            })
+            .await;
             let request = v1::ProveRequest { index: receipt.index, tree_size: size, to: 0 };
             let proof = direct.prove(request).await.unwrap().into_inner();
             let hash = |bytes: &[u8]| indelible_core::Hash::from_slice(bytes).unwrap();
