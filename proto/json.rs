@@ -239,6 +239,7 @@ fn operation(record: v1::Operation) -> Object {
         .text("detail", record.detail)
         .text("reason", record.reason)
         .number("node_id", record.node_id)
+        .number("accepted_unix_s", record.accepted_unix_s)
 }
 
 fn finding(record: v1::Finding) -> Object {

@@ -115,6 +115,10 @@ impl Session {
 
     pub async fn publish(&mut self, note: &Note) -> Result<(), Status> {
         let publish = pb::PublishRequest { notes: vec![note.to_string()], ..Default::default() };
+        self.tell(publish).await
+    }
+
+    pub async fn tell(&mut self, publish: pb::PublishRequest) -> Result<(), Status> {
         self.publication.publish(self.request(publish)).await.map(drop)
     }
 

@@ -275,6 +275,24 @@ async fn a_leader_with_two_histories_is_found_out_within_a_round_and_passes_no_w
     assert!(took < ROUND, "{took:?}");
 }
 
+/// What an operator accepts makes notes void: a leader that says so on its own is not believed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_two_histories_cannot_have_them_declared_void() {
+    let mut fork = TwoFaced::start().await;
+    for face in &mut fork.faces {
+        let accepted_leaf = face.checkpoint().size - 1;
+        let times = [unix_s(), unix_s() + 10 * 365 * 86_400, i64::MAX as u64, u64::MAX];
+        for accepted_unix_s in times {
+            let tell = pb::PublishRequest { accepted_unix_s, accepted_leaf, ..Default::default() };
+            face.session.tell(tell).await.unwrap();
+        }
+        // It still signs.
+        face.session.cosign(&face.checkpoint()).await.unwrap();
+    }
+    fork.publish().await;
+    fork.found_out().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_with_two_histories_is_found_out_when_it_has_gone() {
     let mut fork = TwoFaced::start().await;

@@ -84,6 +84,8 @@ pub const BUNDLE_KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const PUBLICATION_QUEUE_MAX: usize = 256;
 /// Witnesses of one node's configuration: all of them fit a note beside every member.
 pub const WITNESSES_MAX: usize = 16;
+/// How far ahead of a node's own clock, in seconds, the time of an accepted rollback may be.
+pub const ACCEPTED_AHEAD_MAX_S: u64 = 60;
 /// A policy file, in bytes.
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Logs, witnesses and groups of one policy together. C2SP wants room for 96.

@@ -46,12 +46,25 @@ impl Operations {
 
     /// Records an operation. Returns its leaf, when it is in the trail.
     pub async fn record(&self, action: &str, detail: String, why: &Why) -> Result<u64, Rejected> {
+        self.record_accepted(action, detail, why, 0).await
+    }
+
+    /// As [`Self::record`], of an accepted rollback: notes up to this time (Unix seconds) do not
+    /// count any more.
+    pub async fn record_accepted(
+        &self,
+        action: &str,
+        detail: String,
+        why: &Why,
+        accepted_unix_s: u64,
+    ) -> Result<u64, Rejected> {
         let operation = v1::Operation {
             action: action.into(),
             principal: why.principal.clone(),
             detail,
             reason: why.reason.clone(),
             node_id: self.node_id,
+            accepted_unix_s,
         };
         self.write(Kind::Operation, operation.encode_to_vec().into()).await
     }

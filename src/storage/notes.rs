@@ -90,14 +90,22 @@ pub struct StoredNote {
     pub text: String,
 }
 
+/// That an operator has accepted a rollback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Acceptance {
+    /// Notes that were signed up to this time (Unix seconds) do not count any more; 0 = none was
+    /// accepted.
+    pub unix_s: u64,
+    /// The record of it in the trail; 0 if that is not known.
+    pub leaf: u64,
+}
+
 /// One record of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Record {
     Note(Arc<StoredNote>),
     /// Notes before this one do not count any more.
-    Accepted {
-        unix_s: u64,
-    },
+    Accepted(Acceptance),
 }
 
 /// The open file. Shared by reference; appends queue up, and reading never waits for them.
@@ -127,7 +135,7 @@ struct Newest {
     any: Option<Arc<StoredNote>>,
     witnessed: Option<Arc<StoredNote>>,
     evidence: Option<Arc<StoredNote>>,
-    accepted_unix_s: u64,
+    accepted: Acceptance,
 }
 
 impl Notes {
@@ -195,10 +203,9 @@ impl Notes {
         self.newest.read().unwrap_or_else(PoisonError::into_inner).evidence.clone()
     }
 
-    /// Up to when (Unix seconds) notes that reach past the trail are void, because an operator has
-    /// accepted a rollback; 0 if that never happened.
-    pub fn accepted_unix_s(&self) -> u64 {
-        self.newest.read().unwrap_or_else(PoisonError::into_inner).accepted_unix_s
+    /// Up to when notes are void because an operator has accepted a rollback.
+    pub fn accepted(&self) -> Acceptance {
+        self.newest.read().unwrap_or_else(PoisonError::into_inner).accepted
     }
 
     /// Adds a note that the caller has verified; durable on return, and only then may it be served.
@@ -210,8 +217,8 @@ impl Notes {
 
     /// Notes that an operator has accepted a rollback: no note before this call counts any more,
     /// and the caller adds again what still does. Durable on return.
-    pub fn accept(&self, unix_s: u64) -> Result<(), NotesError> {
-        self.add(&Record::Accepted { unix_s })
+    pub fn accept(&self, accepted: Acceptance) -> Result<(), NotesError> {
+        self.add(&Record::Accepted(accepted))
     }
 
     /// Everything in the file, oldest first.
@@ -219,7 +226,7 @@ impl Notes {
         let records = self.writer().records()?;
         let notes = records.into_iter().filter_map(|record| match record {
             Record::Note(note) => Some(note),
-            Record::Accepted { .. } => None,
+            Record::Accepted(_) => None,
         });
         Ok(notes.collect())
     }
@@ -292,9 +299,10 @@ impl Drop for Writer {
 impl Newest {
     fn add(&mut self, record: &Record) {
         match record {
-            Record::Accepted { unix_s } => {
-                let accepted_unix_s = self.accepted_unix_s.max(*unix_s);
-                *self = Newest { accepted_unix_s, ..Newest::default() };
+            Record::Accepted(accepted) => {
+                let newer = accepted.unix_s > self.accepted.unix_s;
+                let accepted = if newer { *accepted } else { self.accepted };
+                *self = Newest { accepted, ..Newest::default() };
             }
             Record::Note(note) => {
                 let newer = |known: &Option<Arc<StoredNote>>| {
@@ -329,7 +337,7 @@ fn worth_keeping(records: Vec<Record>, bytes_max: usize) -> Vec<Record> {
     let recent = records.iter().rev().take(NOTES_KEPT).take_while(fits).count();
     let recent = records.len() - recent;
     let counts = |record: &Record| match record {
-        Record::Accepted { unix_s } => *unix_s == newest.accepted_unix_s,
+        Record::Accepted(accepted) => *accepted == newest.accepted,
         Record::Note(note) => {
             let counts = [&newest.any, &newest.witnessed, &newest.evidence];
             counts.iter().any(|known| known.as_ref() == Some(note))
@@ -363,9 +371,13 @@ fn rewrite(dir: &Dir, records: &[Record]) -> Result<(File, usize), DiskError> {
 impl Record {
     /// Its bytes at an offset of the file.
     fn encode(&self, offset: usize) -> Vec<u8> {
+        let leaf;
         let (kind, value, text) = match self {
             Record::Note(note) => (note.kind as u8, note.size, note.text.as_bytes()),
-            Record::Accepted { unix_s } => (ACCEPTED, *unix_s, &[][..]),
+            Record::Accepted(accepted) => {
+                leaf = accepted.leaf.to_string();
+                (ACCEPTED, accepted.unix_s, leaf.as_bytes())
+            }
         };
         let mut out = vec![0; RECORD_HEADER_SIZE];
         out[..4].copy_from_slice(&RECORD_MAGIC);
@@ -398,9 +410,12 @@ impl Record {
             1 => NoteKind::Cosigned,
             2 => NoteKind::Witnessed,
             4 => NoteKind::Evidence,
-            ACCEPTED if size == 0 => {
-                let end = offset + RECORD_HEADER_SIZE;
-                return Ok((Record::Accepted { unix_s: value }, end));
+            ACCEPTED => {
+                // Files of before it was kept have none.
+                let leaf = if size == 0 { Ok(0) } else { text.parse() };
+                let accepted =
+                    Acceptance { unix_s: value, leaf: leaf.map_err(|_| Fault::Unknown)? };
+                return Ok((Record::Accepted(accepted), offset + RECORD_HEADER_SIZE + size));
             }
             _ => return Err(Fault::Unknown),
         };

@@ -16,6 +16,7 @@ use super::shared::Shared;
 use crate::node::leadership::Leadership;
 use crate::raft::publication::Handlers;
 use crate::storage::ledger::Ledger;
+use crate::storage::notes::Acceptance;
 
 /// How long a request may wait until this node has applied what it is asked to sign, at most.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -83,7 +84,8 @@ impl Answers {
         peer: u64,
         request: pb::PublishRequest,
     ) -> Result<pb::PublishResponse, Status> {
-        let pb::PublishRequest { notes, accepted_unix_s, evidence, reported } = request;
+        let pb::PublishRequest { notes, accepted_unix_s, evidence, reported, accepted_leaf } =
+            request;
         if notes.len() > NOTES_MAX {
             return Err(refused(format!("{} notes, the limit is {NOTES_MAX}", notes.len())));
         }
@@ -91,7 +93,8 @@ impl Answers {
         // only the leader knows that evidence is some.
         if self.is_led_by(peer) {
             if accepted_unix_s > 0 {
-                self.rollback.take_accepted(accepted_unix_s).await;
+                let told = Acceptance { unix_s: accepted_unix_s, leaf: accepted_leaf };
+                self.rollback.take_accepted(peer, told).await;
             }
             if !evidence.is_empty() {
                 self.rollback.take_evidence(evidence).await;

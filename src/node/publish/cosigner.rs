@@ -18,6 +18,9 @@ use crate::node::fatal::Fatal;
 use crate::storage::ledger::{Ledger, LedgerError};
 use crate::storage::signed::SignedMarker;
 
+/// The latest time that a signature can say.
+const SIGNED_UNIX_S_MAX: u64 = i64::MAX as u64;
+
 /// Why a checkpoint was not signed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotSigned {
@@ -102,8 +105,8 @@ impl Cosigner {
         }
         count(&self.shared.counters.cosigned);
         // Never within the time for which notes were declared void.
-        let unix_s = unix_s.max(*self.shared.accepted_unix_s.borrow() + 1);
-        Ok(self.key.cosign(checkpoint, unix_s))
+        let after = self.shared.accepted_unix_s().saturating_add(1);
+        Ok(self.key.cosign(checkpoint, unix_s.max(after).min(SIGNED_UNIX_S_MAX)))
     }
 
     fn check_form(&self, checkpoint: &Checkpoint) -> Result<(), NotSigned> {

@@ -9,11 +9,12 @@
 //! histories; `notebook` judges notes, keeps them and shows them; `publisher` (with `round` and
 //! `askers`) is the leader's loop and `spread` what everybody tells everybody; `answers` is the
 //! other end of both. [`standing`] is what a start compares, `rollback` what follows if everything
-//! was rolled back, `witness` asks those outside.
+//! was rolled back and `acceptance` what ends that, `witness` asks those outside.
 //!
 //! Invariants: nothing is shown that is not durable here; the log key signs only what a majority
 //! has cosigned; whoever holds another history than a majority's signature speaks of stops.
 
+mod acceptance;
 mod answers;
 mod askers;
 mod cosigner;

@@ -5,6 +5,7 @@
 //! served once the trail has grown so far. The third ends the node: a majority stands behind
 //! another history.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
@@ -12,11 +13,12 @@ use indelible_core::limits::PUBLICATION_QUEUE_MAX;
 use indelible_core::{Checkpoint, Hash, Note, VerifierKey};
 use tokio::sync::{mpsc, oneshot};
 
+use super::acceptance::{self, Told};
 use super::electorate::{Electorates, Invalid};
 use super::shared::{Published, Shared, count, two_roots};
 use crate::node::fatal::Fatal;
 use crate::storage::ledger::{Ledger, LedgerError};
-use crate::storage::notes::{NoteKind, Notes, NotesError, StoredNote};
+use crate::storage::notes::{Acceptance, NoteKind, Notes, NotesError, StoredNote};
 
 /// Stored notes that a start looks at, from the newest back, for what it serves and for the last
 /// signature of each node.
@@ -60,6 +62,9 @@ pub(super) struct Notebook {
     /// The oldest of the notes that reach past this node's tree. The newest is in `shared`; both
     /// are looked at, so that a node that always lags a little serves something too.
     waiting: Option<Arc<Published>>,
+    /// What each peer has said was accepted, until this node's own trail has the record or
+    /// something else in its place.
+    told: BTreeMap<u64, Acceptance>,
 }
 
 impl Notebook {
@@ -71,9 +76,10 @@ impl Notebook {
         witnesses: Vec<VerifierKey>,
         shared: Arc<Shared>,
     ) -> Result<Notebook, NotesError> {
-        shared.accepted_unix_s.send_replace(notes.accepted_unix_s());
-        let waiting = None;
-        let mut notebook = Notebook { notes, ledger, electorates, witnesses, shared, waiting };
+        shared.accepted.send_replace(notes.accepted());
+        let (waiting, told) = Default::default();
+        let mut notebook =
+            Notebook { notes, ledger, electorates, witnesses, shared, waiting, told };
         notebook.look_back()?;
         Ok(notebook)
     }
@@ -146,9 +152,15 @@ impl Notebook {
     }
 
     fn compare(&self, published: &Published) -> Result<Verdict, LedgerError> {
-        if published.unix_s <= *self.shared.accepted_unix_s.borrow() {
+        let accepted = self.shared.accepted_unix_s();
+        if accepted > 0 && published.unix_s <= accepted {
             return Ok(Verdict::Void);
         }
+        self.compare_roots(published)
+    }
+
+    /// As [`Self::compare`], whatever was accepted.
+    fn compare_roots(&self, published: &Published) -> Result<Verdict, LedgerError> {
         let size = published.checkpoint.size;
         if size > self.ledger.head().borrow().tree_size {
             return Ok(Verdict::Beyond);
@@ -172,7 +184,10 @@ impl Notebook {
         if self.shared.beyond.borrow().as_ref().is_some_and(|beyond| beyond.note == text) {
             return Ok(Verdict::Beyond);
         }
-        let (published, verdict) = self.judge(text)?;
+        let (published, mut verdict) = self.judge(text)?;
+        if verdict == Verdict::Void && self.is_fork(&published)? {
+            verdict = self.compare_roots(&published)?;
+        }
         if verdict == Verdict::Void || self.is_known_evidence(&published, &verdict) {
             return Ok(Verdict::Void);
         }
@@ -184,6 +199,14 @@ impl Notebook {
             Verdict::Void => {}
         }
         Ok(verdict)
+    }
+
+    /// Whether a note that the time of its majority makes void is a fork all the same: somebody has
+    /// signed another history than this node's after the loss was accepted. A stolen key can sign
+    /// for any time, so that the majority's says nothing; the honest signature beside it does.
+    fn is_fork(&self, published: &Published) -> Result<bool, LedgerError> {
+        Ok(published.newest_signature() > self.shared.accepted_unix_s()
+            && matches!(self.compare_roots(published)?, Verdict::Contradicts(_)))
     }
 
     /// Whether a note is of the history that the evidence of a rollback speaks of: it is known then
@@ -239,11 +262,14 @@ impl Notebook {
         )));
     }
 
-    /// Looks again at notes that reached past the tree.
-    pub(super) fn settle(&mut self) {
+    /// Looks again at notes that reached past the tree. `now` is this node's clock, in Unix
+    /// seconds.
+    pub(super) fn settle(&mut self, now: u64) {
         let reached = |note: &Option<Arc<Published>>, size| {
             note.clone().filter(|note| note.checkpoint.size <= size)
         };
+        // What was accepted comes first: it decides which notes count.
+        self.look_up_told(now);
         self.settle_evidence();
         loop {
             let size = self.ledger.head().borrow().tree_size;
@@ -318,20 +344,60 @@ impl Notebook {
         signed_by.retain(|_, note| keep(note));
     }
 
+    /// Takes what a peer says was accepted, once this node's own trail has the record of it. `now`
+    /// is this node's clock, in Unix seconds.
+    pub(super) fn told(&mut self, peer: u64, told: Acceptance, now: u64) {
+        if told.unix_s > self.shared.accepted_unix_s() && told.leaf > 0 {
+            self.told.insert(peer, told);
+            self.look_up_told(now);
+        }
+    }
+
+    fn look_up_told(&mut self, now: u64) {
+        for (peer, told) in std::mem::take(&mut self.told) {
+            if told.unix_s <= self.shared.accepted_unix_s() {
+                continue;
+            }
+            match acceptance::look_up(&self.ledger, told, now) {
+                Ok(Told::Recorded) => {
+                    self.accept(told);
+                }
+                Ok(Told::NotYet) => {
+                    self.told.insert(peer, told);
+                }
+                Ok(Told::Invented) => {
+                    tracing::error!(
+                        peer,
+                        ?told,
+                        "a peer says that a rollback was accepted; it was not"
+                    );
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot look for the record of an acceptance");
+                    self.told.insert(peer, told);
+                }
+            }
+        }
+        let waits = !self.told.is_empty();
+        self.shared.told_waits.send_if_modified(|now| std::mem::replace(now, waits) != waits);
+    }
+
     /// Notes, durably, that an operator has accepted a rollback: what was signed up to that time
-    /// does not count any more. False if it could not be made durable.
-    pub(super) fn accept(&mut self, unix_s: u64) -> bool {
-        if unix_s <= *self.shared.accepted_unix_s.borrow() {
+    /// does not count any more. The caller knows that it was accepted. False if it could not be
+    /// made durable.
+    pub(super) fn accept(&mut self, accepted: Acceptance) -> bool {
+        let unix_s = accepted.unix_s;
+        if unix_s <= self.shared.accepted_unix_s() {
             return true;
         }
-        if let Err(error) = self.notes.accept(unix_s) {
+        if let Err(error) = self.notes.accept(accepted) {
             self.shared.stop(Fatal::Failed(error.to_string()));
             return false;
         }
         tracing::warn!(unix_s, "a rollback was accepted: notes up to this time do not count");
         // Crash before: nothing was accepted here, and the leader says so again. After: all below
         // follows from the file at the next start.
-        self.shared.accepted_unix_s.send_replace(unix_s);
+        self.shared.accepted.send_replace(accepted);
         let void =
             |note: &Option<Arc<Published>>| note.as_ref().is_some_and(|n| n.unix_s <= unix_s);
         for watched in [&self.shared.newest, &self.shared.witnessed, &self.shared.beyond] {

@@ -12,6 +12,7 @@ use indelible_proto::raft as pb;
 use indelible_proto::reason::{Reason, Rejected, key};
 use tokio::sync::watch;
 
+use super::acceptance;
 use super::cosigner::{self, unix_s};
 use super::notebook::{self, NotJudged, Verdict};
 use super::shared::{Published, Shared};
@@ -20,6 +21,7 @@ use crate::node::operations::{Operations, Why};
 use crate::node::reads::{Level, Reads};
 use crate::raft::network::Network;
 use crate::raft::peers::Known;
+use crate::storage::notes::Acceptance;
 
 /// Before a leader asks again whether it leads.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -65,20 +67,31 @@ impl Rollback {
     pub(super) async fn settle(self, mut head: watch::Receiver<crate::storage::ledger::Head>) {
         let mut beyond = self.shared.beyond.subscribe();
         let mut evidence = self.shared.evidence.subscribe();
+        let mut told_waits = self.shared.told_waits.subscribe();
+        let mut accepted = self.shared.accepted.subscribe();
         loop {
             let waits = |note: &Option<Arc<Published>>, size: u64| {
                 note.as_ref().is_some_and(|note| note.checkpoint.size <= size)
             };
             let size = head.borrow_and_update().tree_size;
-            if beyond.borrow_and_update().is_some() || waits(&evidence.borrow_and_update(), size) {
-                self.notebook.run(|notebook| notebook.settle()).await;
+            if *told_waits.borrow_and_update()
+                || beyond.borrow_and_update().is_some()
+                || waits(&evidence.borrow_and_update(), size)
+            {
+                self.notebook.run(|notebook| notebook.settle(unix_s())).await;
             }
             // While there is nothing to look at again, only a new note matters: not every entry.
-            let is_waiting = beyond.borrow().is_some() || evidence.borrow().is_some();
+            let is_waiting =
+                *told_waits.borrow() || beyond.borrow().is_some() || evidence.borrow().is_some();
             let gone = tokio::select! {
                 changed = head.changed(), if is_waiting => changed.is_err(),
                 changed = beyond.changed() => changed.is_err(),
                 changed = evidence.changed() => changed.is_err(),
+                changed = told_waits.changed() => changed.is_err(),
+                changed = accepted.changed() => {
+                    self.cosigner.forget().await;
+                    changed.is_err()
+                }
             };
             if gone {
                 return;
@@ -176,10 +189,9 @@ impl Rollback {
     }
 
     /// What the leader says was accepted.
-    pub(super) async fn take_accepted(&self, unix_s: u64) {
-        if unix_s > *self.shared.accepted_unix_s.borrow() {
-            self.notebook.run(move |notebook| notebook.accept(unix_s)).await;
-            self.cosigner.forget().await;
+    pub(super) async fn take_accepted(&self, leader: u64, told: Acceptance) {
+        if told.unix_s > self.shared.accepted_unix_s() {
+            self.notebook.run(move |notebook| notebook.told(leader, told, unix_s())).await;
         }
     }
 
@@ -215,11 +227,12 @@ impl Rollback {
                 return Err(Rejected::new(Reason::Invalid, message));
             }
         };
-        let index = self.operations.record("accept-rollback", detail, &why).await?;
+        let signed = evidence.map_or(0, |note| note.newest_signature());
+        let time = acceptance::time(unix_s(), signed);
+        let index = self.operations.record_accepted(acceptance::ACTION, detail, &why, time).await?;
         // Crash here: the record is there, appends are still refused, and the operator does it
         // again.
-        let signed = evidence.map_or(0, |note| note.unix_s);
-        let accepted = unix_s().max(signed);
+        let accepted = Acceptance { unix_s: time, leaf: index };
         let kept = self.notebook.run(move |notebook| notebook.accept(accepted)).await;
         if kept != Some(true) {
             return Err(not_judged(&NotJudged::Stopping));

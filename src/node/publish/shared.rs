@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::electorate::Valid;
 use crate::node::fatal::{Fatal, Stop};
 use crate::storage::evidence;
+use crate::storage::notes::Acceptance;
 
 /// Takes findings for the trail. Must not block.
 pub type Finder = Arc<dyn Fn(v1::Finding) + Send + Sync>;
@@ -47,6 +48,11 @@ impl Published {
     /// What makes one note newer than another.
     fn rank(&self) -> (u64, u64, usize, usize) {
         (self.checkpoint.size, self.unix_s, self.signed.len(), self.witnesses)
+    }
+
+    /// The newest time, in Unix seconds, at which anybody has signed.
+    pub(super) fn newest_signature(&self) -> u64 {
+        self.signed.values().copied().max().unwrap_or(0)
     }
 
     /// Whether it says more than `other`: a larger tree, a later time, or more signatures.
@@ -91,8 +97,10 @@ pub(super) struct Shared {
     pub(super) beyond: watch::Sender<Option<Arc<Published>>>,
     /// That everything was rolled back, and nobody has accepted it yet. By the notebook.
     pub(super) evidence: watch::Sender<Option<Arc<Published>>>,
-    /// Notes up to this time (Unix seconds) do not count any more. By the notebook.
-    pub(super) accepted_unix_s: watch::Sender<u64>,
+    /// Notes up to its time do not count any more. By the notebook.
+    pub(super) accepted: watch::Sender<Acceptance>,
+    /// Whether this node was told of an acceptance and has yet to find its record. By the notebook.
+    pub(super) told_waits: watch::Sender<bool>,
     /// Size in a witness's claim that is larger than this leader's tree. By the witness task.
     pub(super) claimed: watch::Sender<Option<u64>>,
     /// Why the node must stop. By whoever finds out first.
@@ -113,7 +121,8 @@ impl Shared {
             witnessed: watch::Sender::new(None),
             beyond: watch::Sender::new(None),
             evidence: watch::Sender::new(None),
-            accepted_unix_s: watch::Sender::new(0),
+            accepted: watch::Sender::new(Acceptance::default()),
+            told_waits: watch::Sender::new(false),
             claimed: watch::Sender::new(None),
             fatal: watch::Sender::new(None),
             stop,
@@ -122,6 +131,11 @@ impl Shared {
             finder,
             data_dir,
         }
+    }
+
+    /// Up to when (Unix seconds) notes do not count; 0 if nothing was ever accepted.
+    pub(super) fn accepted_unix_s(&self) -> u64 {
+        self.accepted.borrow().unix_s
     }
 
     /// Stops the node. The first reason counts.

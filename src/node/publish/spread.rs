@@ -18,6 +18,7 @@ use crate::node::leadership::Leadership;
 use crate::raft::network::Network;
 use crate::raft::peers::Known;
 use crate::raft::types::Peer;
+use crate::storage::notes::Acceptance;
 
 /// Between two messages of a leader to one node.
 const LEADER_PACE: Duration = Duration::from_millis(50);
@@ -46,7 +47,7 @@ struct News {
     newest: Option<Arc<Published>>,
     witnessed: Option<Arc<Published>>,
     evidence: Option<Arc<Published>>,
-    accepted_unix_s: u64,
+    accepted: Acceptance,
 }
 
 impl Spread {
@@ -129,12 +130,13 @@ impl Spread {
     fn news(&self) -> News {
         // What only a leader may say is said by nobody else.
         let evidence = self.shared.evidence.borrow().clone().filter(|_| self.leads());
-        let accepted = if self.leads() { *self.shared.accepted_unix_s.borrow() } else { 0 };
+        let accepted = *self.shared.accepted.borrow();
+        let accepted = if self.leads() { accepted } else { Acceptance::default() };
         News {
             newest: self.shared.newest.borrow().clone(),
             witnessed: self.shared.witnessed.borrow().clone(),
             evidence,
-            accepted_unix_s: accepted,
+            accepted,
         }
     }
 
@@ -158,7 +160,8 @@ fn request(news: &News) -> pb::PublishRequest {
     notes.extend(text(&news.newest).filter(|newest| !notes.contains(newest)));
     pb::PublishRequest {
         notes,
-        accepted_unix_s: news.accepted_unix_s,
+        accepted_unix_s: news.accepted.unix_s,
+        accepted_leaf: news.accepted.leaf,
         evidence: text(&news.evidence).unwrap_or_default(),
         reported: String::new(),
     }
@@ -169,7 +172,7 @@ struct Changes {
     newest: watch::Receiver<Option<Arc<Published>>>,
     witnessed: watch::Receiver<Option<Arc<Published>>>,
     evidence: watch::Receiver<Option<Arc<Published>>>,
-    accepted: watch::Receiver<u64>,
+    accepted: watch::Receiver<Acceptance>,
     leadership: watch::Receiver<Leadership>,
 }
 
@@ -180,7 +183,7 @@ impl Changes {
             newest: shared.newest.subscribe(),
             witnessed: shared.witnessed.subscribe(),
             evidence: shared.evidence.subscribe(),
-            accepted: shared.accepted_unix_s.subscribe(),
+            accepted: shared.accepted.subscribe(),
             leadership: spread.leadership.clone(),
         }
     }

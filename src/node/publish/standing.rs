@@ -213,7 +213,7 @@ impl Comparison {
         compared: &mut Compared,
     ) -> Result<(), Fatal> {
         let Some((checkpoint, unix_s)) = self.own_signature(&noted.note) else { return Ok(()) };
-        if unix_s <= *self.shared.accepted_unix_s.borrow() {
+        if unix_s <= self.shared.accepted_unix_s() {
             return Ok(());
         }
         let Checkpoint { size, root, .. } = checkpoint;

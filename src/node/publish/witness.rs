@@ -205,7 +205,7 @@ impl Witnesses {
             return;
         }
         let ours = self.ledger.head().borrow().tree_size;
-        let accepted = *self.shared.accepted_unix_s.borrow() > 0;
+        let accepted = self.shared.accepted_unix_s() > 0;
         tracing::error!(
             witness = name,
             theirs,

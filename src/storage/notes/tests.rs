@@ -39,12 +39,25 @@ fn notes_survive_a_restart() {
 fn an_accepted_rollback_voids_what_came_before() {
     let (temp, notes) = temp();
     notes.append(NoteKind::Cosigned, 30, &text(30)).unwrap();
-    notes.accept(1000).unwrap();
-    assert_eq!((notes.newest(), notes.accepted_unix_s()), (None, 1000));
+    let accepted = Acceptance { unix_s: 1000, leaf: 12 };
+    notes.accept(accepted).unwrap();
+    assert_eq!((notes.newest(), notes.accepted()), (None, accepted));
     notes.append(NoteKind::Cosigned, 20, &text(20)).unwrap();
     let notes = Notes::open(temp.path()).unwrap();
     assert_eq!(notes.newest().unwrap().size, 20);
-    assert_eq!(notes.accepted_unix_s(), 1000);
+    assert_eq!(notes.accepted(), accepted);
+}
+
+#[test]
+fn an_acceptance_without_its_leaf_is_read() {
+    let record = Record::Accepted(Acceptance { unix_s: 1000, leaf: 0 });
+    let mut bytes = record.encode(0);
+    bytes.truncate(RECORD_HEADER_SIZE);
+    bytes[12..16].fill(0);
+    bytes[24..28].copy_from_slice(&crc32c::crc32c_append(seed(0), &[]).to_le_bytes());
+    let crc = crc32c::crc32c_append(seed(0), &bytes[8..]);
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(Record::decode(&bytes, 0).unwrap(), (record, RECORD_HEADER_SIZE));
 }
 
 #[test]
@@ -126,7 +139,8 @@ fn a_full_file_keeps_what_counts() {
     let (temp, notes) = temp();
     notes.writer().bytes_max = 200_000;
     notes.append(NoteKind::Witnessed, 1, &text(1)).unwrap();
-    notes.accept(77).unwrap();
+    let accepted = Acceptance { unix_s: 77, leaf: 5 };
+    notes.accept(accepted).unwrap();
     notes.append(NoteKind::Witnessed, 2, &text(2)).unwrap();
     notes.append(NoteKind::Cosigned, 1_000_000, &text(2)).unwrap();
     (3..3000).for_each(|size| notes.append(NoteKind::Cosigned, size, &text(size % 9)).unwrap());
@@ -135,7 +149,7 @@ fn a_full_file_keeps_what_counts() {
     for notes in [notes, Notes::open(temp.path()).unwrap()] {
         assert_eq!(notes.newest().unwrap().size, 1_000_000);
         assert_eq!(notes.newest_witnessed().unwrap().size, 2);
-        assert_eq!(notes.accepted_unix_s(), 77);
+        assert_eq!(notes.accepted(), accepted);
         assert!(sizes(&notes).ends_with(&[2998, 2999]) && sizes(&notes).len() > NOTES_KEPT);
     }
 }

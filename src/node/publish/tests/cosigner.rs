@@ -5,6 +5,7 @@ use indelible_core::{Checkpoint, Hash, NoteSignature};
 use super::group::{NOW, Node, forge, node_key, other_root};
 use crate::node::fatal::Fatal;
 use crate::node::publish::cosigner::NotSigned;
+use crate::storage::notes::Acceptance;
 use crate::storage::signed::SignedMarker;
 
 fn holds(node: u64, checkpoint: &Checkpoint, line: &NoteSignature) -> bool {
@@ -115,10 +116,21 @@ fn while_everything_is_rolled_back_nothing_is_signed() {
     node.notebook.rolled_back(lost);
     let refused = node.cosign(&head).unwrap_err();
     assert!(matches!(refused, NotSigned::RolledBack { checkpoint_size: 500 }), "{refused}");
-    assert!(node.notebook.accept(NOW));
+    assert!(node.accept(NOW));
     let line = node.cosign(&head).unwrap();
     let signed = node_key(2).verifier().verify(&head.to_string(), &line).unwrap();
     assert_eq!(signed.unix_s, Some(NOW + 1), "never within the time that was declared void");
+}
+
+#[test]
+fn no_accepted_time_is_too_late_to_sign_after() {
+    let mut node = Node::new(2);
+    for unix_s in [i64::MAX as u64, u64::MAX] {
+        node.shared.accepted.send_replace(Acceptance { unix_s, leaf: 0 });
+        let head = node.head();
+        let line = node.cosign(&head).unwrap();
+        assert!(holds(2, &head, &line));
+    }
 }
 
 #[test]

@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use indelible_core::{
-    Checkpoint, EntryKind, Hash, KeyType, Note, NoteSignature, Policy, ProducerId, SignerKey,
+    Checkpoint, EntryKind, Hash, KeyType, Kind, Note, NoteSignature, Policy, ProducerId, SignerKey,
     VerifierKey, node_key_name,
 };
 use indelible_proto::v1;
 use prost::Message;
 
 use crate::node::fatal::{Fatal, Stop};
+use crate::node::publish::acceptance::ACTION;
 use crate::node::publish::cosigner::{Cosigner, NotSigned};
 use crate::node::publish::electorate::Electorates;
 use crate::node::publish::notebook::{Notebook, open_notes};
 use crate::node::publish::shared::Shared;
 use crate::raft::types::Peer;
-use crate::storage::ledger::tests::trail::{NEVER, TRAIL, Trail, producer};
+use crate::storage::ledger::tests::trail::{NEVER, Record, TRAIL, Trail, producer};
+use crate::storage::notes::Acceptance;
 use crate::storage::signed::SignedMarker;
 
 pub(super) const ORIGIN: &str = "audit.example/test";
@@ -125,6 +127,25 @@ impl Node {
         let (first, last) = (self.written + 1, self.written + count);
         self.trail.events(who(), first..=last).unwrap();
         self.written = last;
+    }
+
+    /// What an operator has accepted, without the record of it.
+    pub(super) fn accept(&mut self, unix_s: u64) -> bool {
+        self.notebook.accept(Acceptance { unix_s, leaf: 0 })
+    }
+
+    /// The record of an accepted rollback.
+    pub(super) fn record_acceptance(&mut self, unix_s: u64) -> Acceptance {
+        let leaf = self.trail.size();
+        self.written += 1;
+        let operation =
+            v1::Operation { action: ACTION.into(), accepted_unix_s: unix_s, ..Default::default() };
+        let event = operation.encode_to_vec().into();
+        let record =
+            Record { kind: Kind::Operation, event, ..self.trail.event(who(), self.written) };
+        self.trail.batch(&[record]).unwrap();
+        assert_eq!(self.trail.size(), leaf + 1);
+        Acceptance { unix_s, leaf }
     }
 
     /// Another history from here on: a leader that the others do not know of.

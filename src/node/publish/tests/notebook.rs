@@ -5,6 +5,7 @@ use indelible_core::{Checkpoint, Note};
 use super::group::{NOW, Node, forge, other_root, witness_key};
 use crate::node::fatal::Fatal;
 use crate::node::publish::notebook::{NotJudged, Verdict};
+use crate::storage::notes::Acceptance;
 
 /// Two nodes with the same trail.
 fn two(events: u64) -> (Node, Node) {
@@ -59,7 +60,7 @@ fn a_node_that_lags_keeps_what_is_ahead_and_shows_it_once_it_is_there() {
     assert_eq!((behind.newest_size(), behind.beyond_size()), (None, Some(ahead.head().size)));
     // Half of the way: the older one can be shown already.
     behind.events(2);
-    behind.notebook.settle();
+    behind.notebook.settle(NOW);
     assert_eq!(
         (behind.newest_size(), behind.beyond_size()),
         (Some(first_size), Some(first_size + 2))
@@ -67,7 +68,7 @@ fn a_node_that_lags_keeps_what_is_ahead_and_shows_it_once_it_is_there() {
     let mut behind = behind.restart(|_| {});
     assert_eq!(behind.beyond_size(), Some(first_size + 2), "it was durable all the while");
     behind.events(2);
-    behind.notebook.settle();
+    behind.notebook.settle(NOW);
     assert_eq!((behind.newest_size(), behind.beyond_size()), (Some(first_size + 2), None));
     assert_eq!(behind.fatal(), None);
 }
@@ -119,7 +120,7 @@ fn a_late_contradiction_ends_a_node_that_lagged() {
     node.notebook.offer(&forge(&other.head(), &[2, 3], true, NOW)).unwrap();
     node.diverge();
     node.events(1);
-    node.notebook.settle();
+    node.notebook.settle(NOW);
     assert!(matches!(node.fatal(), Some(Fatal::Diverged(_))));
 }
 
@@ -171,11 +172,11 @@ fn evidence_stays_until_it_is_accepted_and_says_nothing_afterwards() {
     assert!(node.shared.newest_signed_by(1).is_none());
     // The trail goes on with another history: still no reason to end the node.
     node.events(600);
-    node.notebook.settle();
+    node.notebook.settle(NOW);
     assert_eq!(node.fatal(), None);
     assert_eq!(node.notebook.offer(&text).unwrap(), Verdict::Void);
 
-    assert!(node.notebook.accept(NOW));
+    assert!(node.accept(NOW));
     assert_eq!(node.shared.rolled_back(), None);
     assert_eq!(node.notebook.judge(&text).unwrap().1, Verdict::Void);
     let mut node = node.restart(|_| {});
@@ -190,6 +191,61 @@ fn evidence_stays_until_it_is_accepted_and_says_nothing_afterwards() {
 }
 
 #[test]
+fn what_was_accepted_counts_once_the_trail_has_the_record() {
+    let (mut node, mut other) = two(3);
+    let lost = forge(&Checkpoint { size: 500, ..node.head() }, &[1, 2], true, NOW);
+    node.notebook.offer(&lost).unwrap();
+    // Told before it is applied here, and by others of what was never accepted.
+    let accepted = other.record_acceptance(NOW);
+    let earlier = Acceptance { leaf: 1, ..accepted };
+    let later = Acceptance { unix_s: NOW + 5, ..accepted };
+    let forever = Acceptance { unix_s: i64::MAX as u64, ..accepted };
+    for (peer, told) in [(1, accepted), (3, later), (4, earlier), (5, forever)] {
+        node.notebook.told(peer, told, NOW);
+    }
+    assert_eq!((node.shared.accepted_unix_s(), node.beyond_size()), (0, Some(500)));
+    assert!(*node.shared.told_waits.borrow());
+    assert_eq!(node.record_acceptance(NOW), accepted);
+    node.notebook.settle(NOW);
+    assert_eq!(*node.shared.accepted.borrow(), accepted);
+    assert_eq!(node.beyond_size(), None);
+    let node = node.restart(|_| {});
+    assert_eq!(*node.shared.accepted.borrow(), accepted);
+}
+
+#[test]
+fn a_recorded_time_that_is_far_ahead_is_not_taken() {
+    let (mut node, _) = two(3);
+    for unix_s in [NOW + 61, i64::MAX as u64, u64::MAX] {
+        let told = node.record_acceptance(unix_s);
+        node.notebook.told(1, told, NOW);
+        assert_eq!(node.shared.accepted_unix_s(), 0);
+    }
+    // A clock that is a little behind takes it, one that is further behind does later.
+    let told = node.record_acceptance(NOW + 60);
+    node.notebook.told(1, told, NOW - 1);
+    assert_eq!(node.shared.accepted_unix_s(), 0);
+    node.notebook.settle(NOW);
+    assert_eq!(node.shared.accepted_unix_s(), NOW + 60);
+}
+
+#[test]
+fn a_stolen_key_cannot_date_a_fork_back_to_before_an_acceptance() {
+    for accepted in [0, NOW] {
+        let (mut node, mut other) = two(3);
+        node.diverge();
+        other.events(1);
+        assert!(node.accept(accepted));
+        // Node 1 is stolen and signs for any time; node 3 is honest.
+        let head = other.head();
+        let mut note = Note::parse(&forge(&head, &[1], true, 0)).unwrap();
+        note.signatures.push(super::group::node_key(3).cosign(&head, NOW + 1));
+        node.notebook.offer(&note.to_string()).unwrap();
+        assert!(matches!(node.fatal(), Some(Fatal::Diverged(_))), "accepted {accepted}");
+    }
+}
+
+#[test]
 fn evidence_that_turns_out_to_agree_is_withdrawn() {
     let (mut ahead, mut behind) = two(3);
     ahead.events(2);
@@ -198,7 +254,7 @@ fn evidence_that_turns_out_to_agree_is_withdrawn() {
     behind.notebook.rolled_back(note);
     assert!(behind.shared.rolled_back().is_some());
     behind.events(2);
-    behind.notebook.settle();
+    behind.notebook.settle(NOW);
     assert_eq!(behind.shared.rolled_back(), None, "only this node was behind");
 }
 

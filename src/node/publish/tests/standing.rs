@@ -169,7 +169,7 @@ async fn an_operator_may_say_that_all_disks_were_put_back() {
 async fn what_was_accepted_is_no_evidence_against_a_disk() {
     let nodes = group(3);
     let mut first = Node::new(1);
-    assert!(first.notebook.accept(NOW));
+    assert!(first.accept(NOW));
     let compared = compare(first, &[&nodes[1]], false).await.unwrap();
     assert_eq!(compared, Compared { last_signed: None, is_older: false });
 }
