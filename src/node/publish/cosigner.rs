@@ -6,6 +6,7 @@
 //! What it is about to sign is durable before the signature leaves. So a node never signs two
 //! histories, whoever asks, and whatever happens in between.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,8 +15,10 @@ use indelible_core::{Checkpoint, Hash, NoteSignature, SignerKey};
 use tokio::sync::{mpsc, oneshot};
 
 use super::shared::{Shared, count, two_roots};
+use super::standing::reachable_size;
 use crate::node::fatal::Fatal;
 use crate::storage::ledger::{Ledger, LedgerError};
+use crate::storage::log::Log;
 use crate::storage::signed::SignedMarker;
 
 /// The latest time that a signature can say.
@@ -73,8 +76,13 @@ pub(super) struct Cosigner {
     pub(super) node_id: u64,
     pub(super) origin: String,
     pub(super) key: SignerKey,
+    /// The data directory.
+    pub(super) dir: PathBuf,
+    pub(super) log: Log,
     pub(super) ledger: Ledger,
     pub(super) marker: SignedMarker,
+    /// A rollback was accepted, and it is not known yet whether the marker is of what was lost.
+    pub(super) is_undecided: bool,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -95,6 +103,9 @@ impl Cosigner {
         let ours = self.ledger.root_at(size)?;
         if ours != root {
             return Err(self.other_root(checkpoint, ours));
+        }
+        if self.is_undecided {
+            self.forget();
         }
         self.check_last(size)?;
         // Crash before the return: nothing has left this node. After: it will not sign anything
@@ -172,22 +183,36 @@ impl Cosigner {
         NotSigned::OtherRoot { ours }
     }
 
-    /// After an accepted rollback: what was signed of a trail that is gone is forgotten.
-    pub(super) fn forget(&mut self, dir: &std::path::Path) {
-        let head = *self.ledger.head().borrow();
+    /// After an accepted rollback: what was signed of a trail that is gone is forgotten. What this
+    /// node's log may still lead to is not: it was killed and has not applied it again.
+    pub(super) fn forget(&mut self) {
         let Some((last, root)) = self.marker.last() else { return };
-        let holds = last <= head.tree_size && self.ledger.root_at(last).is_ok_and(|r| r == root);
-        if holds {
+        let is_gone = self.is_gone(last, root);
+        self.is_undecided = is_gone.is_none();
+        if is_gone != Some(true) {
             return;
         }
+        let head = *self.ledger.head().borrow();
         tracing::warn!(last, tree_size = head.tree_size, "what was signed before does not count");
         let now = (head.tree_size > 0).then_some((head.tree_size, head.root));
         // Crash before: the marker of the trail that is gone, and this is done again. After: the
         // marker of the accepted one.
-        match SignedMarker::restore(dir, now) {
+        match SignedMarker::restore(&self.dir, now) {
             Ok(marker) => self.marker = marker,
             Err(error) => self.shared.stop(Fatal::Failed(error.to_string())),
         }
+    }
+
+    /// Whether this node's trail cannot have what was signed; none if that will show.
+    fn is_gone(&self, last: u64, root: Hash) -> Option<bool> {
+        let unreadable = |error: &dyn std::fmt::Display| tracing::error!(%error, "cannot look for what was signed");
+        if last <= self.ledger.head().borrow().tree_size {
+            let ours = self.ledger.root_at(last).inspect_err(|error| unreadable(error)).ok()?;
+            return Some(ours != root);
+        }
+        let reachable = reachable_size(&self.log, &self.ledger);
+        let reachable = reachable.inspect_err(|error| unreadable(error)).ok()?;
+        (reachable < last).then_some(true)
     }
 }
 
@@ -204,11 +229,8 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// Starts the thread. `dir` is the data directory.
-    pub(super) fn start(
-        mut cosigner: Cosigner,
-        dir: std::path::PathBuf,
-    ) -> std::io::Result<Handle> {
+    /// Starts the thread.
+    pub(super) fn start(mut cosigner: Cosigner) -> std::io::Result<Handle> {
         let (jobs, mut queue) = mpsc::channel(PUBLICATION_QUEUE_MAX);
         std::thread::Builder::new().name("cosigner".into()).spawn(move || {
             while let Some(job) = queue.blocking_recv() {
@@ -217,7 +239,7 @@ impl Handle {
                     Job::Sign { checkpoint, reply } => {
                         drop(reply.send(cosigner.cosign(&checkpoint, unix_s())));
                     }
-                    Job::Forget => cosigner.forget(&dir),
+                    Job::Forget => cosigner.forget(),
                 }
             }
         })?;

@@ -24,7 +24,7 @@ use super::shared::{Published, Shared, two_roots};
 use crate::node::fatal::Fatal;
 use crate::raft::types::Peer;
 use crate::storage::ledger::{Ledger, LedgerError};
-use crate::storage::log::Log;
+use crate::storage::log::{Log, LogError};
 
 /// Between two rounds of asking.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -268,28 +268,17 @@ impl Comparison {
     }
 
     fn has_entry(&self, id: EntryId, chain: Chain) -> Result<bool, Fatal> {
-        let failed = |error: crate::storage::log::LogError| Fatal::Failed(error.to_string());
+        let failed = |error: LogError| Fatal::Failed(error.to_string());
         if self.log.id_at(id.index).map_err(failed)? != Some(id) {
             return Ok(false);
         }
         Ok(self.log.chain_at(id.index).map_err(failed)? == chain)
     }
 
-    /// The largest tree that this node's log can lead to: entries that are not known to be
-    /// committed count in full.
     async fn reachable_size(&self) -> Result<u64, Fatal> {
         let (log, ledger) = (self.log.clone(), self.ledger.clone());
-        let reachable = tokio::task::spawn_blocking(move || {
-            let head = *ledger.head().borrow();
-            let (mut size, mut next) = (head.tree_size, head.applied);
-            while next < log.next() {
-                let entries = log.read(next..log.next(), REPLICATION_BYTES_MAX)?;
-                next += entries.len() as u64;
-                size += entries.iter().map(records).sum::<u64>();
-            }
-            Ok(size)
-        });
-        let failed = |error: crate::storage::log::LogError| Fatal::Failed(error.to_string());
+        let reachable = tokio::task::spawn_blocking(move || reachable_size(&log, &ledger));
+        let failed = |error: LogError| Fatal::Failed(error.to_string());
         reachable.await.map_err(|error| Fatal::Failed(error.to_string()))?.map_err(failed)
     }
 
@@ -322,6 +311,19 @@ impl Comparison {
              start every node with --all-rolled-back"
         )))
     }
+}
+
+/// The largest tree that this node's log can lead to: entries that are not known to be committed
+/// count in full. Reads the disk.
+pub(super) fn reachable_size(log: &Log, ledger: &Ledger) -> Result<u64, LogError> {
+    let head = *ledger.head().borrow();
+    let (mut size, mut next) = (head.tree_size, head.applied);
+    while next < log.next() {
+        let entries = log.read(next..log.next(), REPLICATION_BYTES_MAX)?;
+        next += entries.len() as u64;
+        size += entries.iter().map(records).sum::<u64>();
+    }
+    Ok(size)
 }
 
 /// Records that an entry can at most add to the trail.

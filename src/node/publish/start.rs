@@ -238,11 +238,14 @@ impl Opened {
             node_id: self.node_id,
             origin: self.origin.clone(),
             key: self.key,
+            dir: self.data_dir,
+            log: self.log,
             ledger: ledger.clone(),
             marker,
+            is_undecided: false,
             shared: shared.clone(),
         };
-        let cosigner = cosigner::Handle::start(cosigner, self.data_dir)?;
+        let cosigner = cosigner::Handle::start(cosigner)?;
         let wanted = Arc::new(watch::Sender::new(0));
         let publisher = Publisher {
             node_id: self.node_id,

@@ -141,11 +141,43 @@ fn an_accepted_rollback_lets_go_of_what_was_signed_of_the_lost_trail() {
     let dir = node.trail.path().to_owned();
     // A marker that was not rolled back with the rest.
     node.cosigner.marker = SignedMarker::restore(&dir, Some((500, Hash([3; 32])))).unwrap();
-    node.cosigner.forget(&dir);
+    node.cosigner.forget();
     assert_eq!(SignedMarker::open(&dir).unwrap().last(), Some((head.size, head.root)));
     assert!(node.cosign(&head).is_ok());
     // One that the trail still has stays.
     node.events(1);
-    node.cosigner.forget(&dir);
+    node.cosigner.forget();
     assert_eq!(node.cosigner.marker.last(), Some((head.size, head.root)));
+}
+
+#[test]
+fn an_accepted_rollback_does_not_let_go_of_what_is_not_yet_applied_again() {
+    let (mut node, mut other) = (Node::new(2), Node::new(3));
+    let early = node.head();
+    other.events(4);
+    let signed = other.head();
+    let entry = node.events_to_apply(4);
+    node.cosigner.marker.save(signed.size, signed.root).unwrap();
+    node.cosigner.forget();
+    assert_eq!(node.cosigner.marker.last(), Some((signed.size, signed.root)));
+    assert!(matches!(node.cosign(&early), Err(NotSigned::Behind { .. })));
+    // It was this trail's after all.
+    node.trail.log.set_committed(entry.id.index + 1);
+    node.trail.ledger.apply(&entry).unwrap();
+    assert!(node.cosign(&signed).is_ok());
+    assert!(!node.cosigner.is_undecided);
+
+    // Or it was not, which shows once the trail is as large.
+    let mut node = Node::new(2);
+    let entry = node.events_to_apply(4);
+    node.cosigner.marker.save(signed.size, Hash([3; 32])).unwrap();
+    node.cosigner.forget();
+    assert_eq!(node.cosigner.marker.last(), Some((signed.size, Hash([3; 32]))));
+    node.trail.log.set_committed(entry.id.index + 1);
+    node.trail.ledger.apply(&entry).unwrap();
+    assert!(node.cosign(&signed).is_ok());
+    assert_eq!(
+        (node.cosigner.marker.last(), node.fatal()),
+        (Some((signed.size, signed.root)), None)
+    );
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use indelible_core::{
-    Checkpoint, EntryKind, Hash, KeyType, Kind, Note, NoteSignature, Policy, ProducerId, SignerKey,
-    VerifierKey, node_key_name,
+    Checkpoint, Entry, EntryKind, Hash, KeyType, Kind, Note, NoteSignature, Policy, ProducerId,
+    SignerKey, VerifierKey, node_key_name,
 };
 use indelible_proto::v1;
 use prost::Message;
@@ -103,8 +103,11 @@ impl Node {
             node_id: id,
             origin: ORIGIN.into(),
             key: node_key(id),
+            dir: dir.clone(),
+            log: trail.log.clone(),
             ledger: trail.ledger.clone(),
             marker: SignedMarker::open(&dir).unwrap(),
+            is_undecided: false,
             shared: shared.clone(),
         };
         let ledger = trail.ledger.clone();
@@ -127,6 +130,16 @@ impl Node {
         let (first, last) = (self.written + 1, self.written + count);
         self.trail.events(who(), first..=last).unwrap();
         self.written = last;
+    }
+
+    /// Events that are in its log and not applied yet: it was killed before its marker said that
+    /// they are committed.
+    pub(super) fn events_to_apply(&mut self, count: u64) -> Entry {
+        let seqs = self.written + 1..=self.written + count;
+        let records: Vec<_> = seqs.map(|seq| self.trail.event(who(), seq)).collect();
+        self.written += count;
+        let (batch, body) = self.trail.encode(&records);
+        self.trail.append_only(EntryKind::Batch, batch, body)
     }
 
     /// What an operator has accepted, without the record of it.

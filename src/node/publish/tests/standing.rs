@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use indelible_core::{Checkpoint, EntryKind, Hash, Note};
+use indelible_core::{Checkpoint, Hash, Note};
 use indelible_proto::raft as pb;
 
 use super::group::{NOW, Node, forge, node_key};
@@ -116,9 +116,7 @@ async fn what_is_in_the_log_and_not_yet_applied_is_not_lost() {
     nodes[1].notebook.offer(&forge(&head, &[1, 2], true, NOW)).unwrap();
     // Node 1 was killed before its marker said that the last entry is committed.
     let mut first = nodes.remove(0);
-    let records: Vec<_> = (4..=5).map(|seq| first.trail.event(super::group::who(), seq)).collect();
-    let (batch, body) = first.trail.encode(&records);
-    first.trail.append_only(EntryKind::Batch, batch, body);
+    first.events_to_apply(2);
     first.cosigner.marker.save(head.size, head.root).unwrap();
     let compared = compare(first, &[&nodes[0]], false).await.unwrap();
     assert_eq!(compared.last_signed, Some((head.size, head.root)));
