@@ -149,6 +149,7 @@ impl Comparison {
         self.check_remembered(&mut compared).await?;
         if let Some(own) = self.shared.newest_signed_by(self.node_id) {
             let own = NotedEntry { note: own.note.clone(), entry: None };
+            // Without an entry there is nothing to doubt.
             self.check_signature(&own, &mut compared).await?;
         }
         let electorate = self.electorates.newest().map_err(|error| unreadable(&error))?;
@@ -156,6 +157,8 @@ impl Comparison {
             electorate.voters().map(|(id, peer)| (id, peer.clone())).collect();
         let votes = voters.iter().any(|(id, _)| *id == self.node_id);
         let mut heard = BTreeSet::from([self.node_id]);
+        // Peers that name entries of notes which this node's own memory and log speak against.
+        let mut doubted = BTreeSet::new();
         let mut complained = Instant::now();
         loop {
             let asked = voters.iter().filter(|(id, _)| !heard.contains(id));
@@ -164,9 +167,15 @@ impl Comparison {
                 async move { (*id, answer.await) }
             });
             for (id, answer) in futures_util::future::join_all(answers).await {
-                if let Some(answer) = answer {
+                let Some(answer) = answer else { continue };
+                if self.take(&answer, &mut compared).await? {
                     heard.insert(id);
-                    self.take(&answer, &mut compared).await?;
+                } else if doubted.insert(id) {
+                    tracing::error!(
+                        peer = id,
+                        "a peer says that this node's log lacks what it has signed, and is not believed: it may lie, or this disk                          may be an older copy"
+                    );
+                    self.check_doubted(&doubted, &answer, &mut compared)?;
                 }
             }
             // A node without a vote does neither vote nor sign.
@@ -183,19 +192,21 @@ impl Comparison {
         }
     }
 
-    /// What a peer says.
+    /// What a peer says. False if it is not to be believed.
     async fn take(
         &self,
         answer: &pb::StandingResponse,
         compared: &mut Compared,
-    ) -> Result<(), Fatal> {
+    ) -> Result<bool, Fatal> {
         let NoteStanding { newest, signed } = NoteStanding::of(answer);
         let peer = answer.node_id;
         for noted in [&newest, &signed] {
-            self.check_signature(noted, compared).await?;
+            if !self.check_signature(noted, compared).await? {
+                return Ok(false);
+            }
         }
         if newest.note.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         match self.notebook.offer(newest.note).await {
             Ok(_) => {}
@@ -203,38 +214,63 @@ impl Comparison {
             Err(error) => tracing::warn!(peer, %error, "a peer's note does not count"),
         }
         // It may have contradicted this node's trail.
-        self.shared.fatal.borrow().clone().map_or(Ok(()), Err)
+        self.shared.fatal.borrow().clone().map_or(Ok(true), Err)
     }
 
     /// A note that carries this node's signature: this node's log must have what it speaks of.
+    /// False if only the word of whoever holds the note says that it does not.
     async fn check_signature(
         &self,
         noted: &NotedEntry,
         compared: &mut Compared,
-    ) -> Result<(), Fatal> {
-        let Some((checkpoint, unix_s)) = self.own_signature(&noted.note) else { return Ok(()) };
+    ) -> Result<bool, Fatal> {
+        let Some((checkpoint, unix_s)) = self.own_signature(&noted.note) else { return Ok(true) };
         if unix_s <= self.shared.accepted_unix_s() {
-            return Ok(());
+            return Ok(true);
         }
         let Checkpoint { size, root, .. } = checkpoint;
-        let has = match noted.entry {
-            _ if size <= self.ledger.head().borrow().tree_size => self.holds(size, root)?,
-            Some((id, chain)) => self.has_entry(id, chain)?,
-            // Nobody can tell which entry it was: this node's own memory decides, which is written
-            // before a signature leaves.
-            None => {
-                let forgotten =
-                    self.remembered.is_some_and(|last| last.is_none_or(|(last, _)| last < size));
-                !forgotten && self.reachable_size().await? >= size
+        let has = if size <= self.ledger.head().borrow().tree_size {
+            self.holds(size, root)?
+        } else if self.reachable_size().await? < size {
+            false
+        } else {
+            match noted.entry {
+                Some((id, chain)) if self.has_entry(id, chain)? => true,
+                // This node's own memory decides, which is written before a signature leaves. The
+                // signature is this node's, but which entry it was is anybody's word.
+                _ if self.has_forgotten(size) => false,
+                Some(_) => return Ok(false),
+                None => true,
             }
         };
-        if has {
-            if compared.last_signed.is_none_or(|(last, _)| last < size) {
-                compared.last_signed = Some((size, root));
-            }
+        if !has {
+            self.older(compared, size, &noted.note)?;
+        } else if compared.last_signed.is_none_or(|(last, _)| last < size) {
+            compared.last_signed = Some((size, root));
+        }
+        Ok(true)
+    }
+
+    /// Whether this node remembers what it has signed, and not that it has signed so much.
+    fn has_forgotten(&self, size: u64) -> bool {
+        self.remembered.is_some_and(|last| last.is_none_or(|(last, _)| last < size))
+    }
+
+    /// A node that does not remember what it has signed believes two peers that its log lacks it.
+    fn check_doubted(
+        &self,
+        doubted: &BTreeSet<u64>,
+        answer: &pb::StandingResponse,
+        compared: &mut Compared,
+    ) -> Result<(), Fatal> {
+        if self.remembered.is_some() || doubted.len() < 2 {
             return Ok(());
         }
-        self.older(compared, size, &noted.note)
+        let NoteStanding { newest, signed } = NoteStanding::of(answer);
+        let notes = [newest.note, signed.note];
+        let own = notes.iter().filter_map(|note| Some((self.own_signature(note)?.0.size, note)));
+        let (size, note) = own.max().expect("one of them made the peer doubted");
+        self.older(compared, size, note)
     }
 
     /// What this node remembers to have signed must be in its own trail.

@@ -14,24 +14,34 @@ use crate::node::publish::standing::{Compared, Comparison, StandingProvider};
 
 /// Runs the comparison of a node with peers that say this.
 async fn compare(node: Node, peers: &[&Node], all_rolled_back: bool) -> Result<Compared, Fatal> {
-    let answers: Vec<(u64, pb::StandingResponse)> = peers
-        .iter()
-        .map(|peer| {
-            let provider =
-                StandingProvider { ledger: peer.trail.ledger.clone(), shared: peer.shared.clone() };
-            let mut answer =
-                pb::StandingResponse { node_id: peer.id, open: true, ..Default::default() };
-            provider.standing(node.id).fill(&mut answer);
-            (peer.id, answer)
-        })
-        .collect();
+    let answers = peers.iter().map(|peer| answer(peer, node.id)).collect();
+    let remembered = Some(node.cosigner.marker.last());
+    compare_with(node, answers, remembered, all_rolled_back).await
+}
+
+/// What a node says to another one.
+fn answer(peer: &Node, asker: u64) -> pb::StandingResponse {
+    let provider =
+        StandingProvider { ledger: peer.trail.ledger.clone(), shared: peer.shared.clone() };
+    let mut answer = pb::StandingResponse { node_id: peer.id, open: true, ..Default::default() };
+    provider.standing(asker).fill(&mut answer);
+    answer
+}
+
+/// As [`compare`], of answers that may be lies.
+async fn compare_with(
+    node: Node,
+    answers: Vec<pb::StandingResponse>,
+    remembered: Option<Option<(u64, Hash)>>,
+    all_rolled_back: bool,
+) -> Result<Compared, Fatal> {
     let comparison = Comparison {
         node_id: node.id,
         key: node_key(node.id).verifier().clone(),
         log: node.trail.log.clone(),
         ledger: node.trail.ledger.clone(),
         electorates: node.electorates.clone(),
-        remembered: Some(node.cosigner.marker.last()),
+        remembered,
         notebook: notebook::Handle::start(node.notebook).unwrap(),
         shared: node.shared.clone(),
         all_rolled_back,
@@ -40,7 +50,7 @@ async fn compare(node: Node, peers: &[&Node], all_rolled_back: bool) -> Result<C
     let compared = comparison.run(|id, _| {
         *asked.borrow_mut() += 1;
         assert!(*asked.borrow() < 100, "it waits for ever");
-        let answer = answers.iter().find(|(peer, _)| *peer == id).map(|(_, answer)| answer.clone());
+        let answer = answers.iter().find(|answer| answer.node_id == id).cloned();
         async move { answer }
     });
     compared.await
@@ -120,6 +130,54 @@ async fn what_is_in_the_log_and_not_yet_applied_is_not_lost() {
     first.cosigner.marker.save(head.size, head.root).unwrap();
     let compared = compare(first, &[&nodes[0]], false).await.unwrap();
     assert_eq!(compared.last_signed, Some((head.size, head.root)));
+}
+
+/// Node 1 with two events in its log that it has signed and not yet applied again, and what the
+/// others say, of whom the last may lie.
+fn killed(lie: bool) -> (Node, Vec<pb::StandingResponse>, (u64, Hash)) {
+    let mut nodes = group(3);
+    for node in &mut nodes[1..] {
+        node.events(2);
+        let head = node.head();
+        node.notebook.offer(&forge(&head, &[1, 2], true, NOW)).unwrap();
+    }
+    let head = nodes[1].head();
+    let mut first = nodes.remove(0);
+    first.events_to_apply(2);
+    first.cosigner.marker.save(head.size, head.root).unwrap();
+    let mut answers: Vec<_> = nodes.iter().map(|node| answer(node, 1)).collect();
+    if lie {
+        let mut chain = answers[1].note_chain.to_vec();
+        chain[7] ^= 1;
+        answers[1].note_chain = chain.into();
+    }
+    (first, answers, (head.size, head.root))
+}
+
+#[tokio::test]
+async fn one_peer_that_invents_an_entry_ends_no_node() {
+    for is_first in [false, true] {
+        let (first, mut answers, signed) = killed(true);
+        if is_first {
+            answers.swap(0, 1);
+            (answers[0].node_id, answers[1].node_id) = (2, 3);
+        }
+        let compared = compare_with(first, answers, Some(Some(signed)), false).await.unwrap();
+        assert_eq!(compared, Compared { last_signed: Some(signed), is_older: false });
+    }
+    // Nor one that has lost its memory.
+    let (first, answers, signed) = killed(true);
+    let compared = compare_with(first, answers, None, false).await.unwrap();
+    assert_eq!(compared.last_signed, Some(signed));
+}
+
+#[tokio::test]
+async fn a_node_without_its_memory_believes_two_peers_that_its_log_lacks_what_it_signed() {
+    let (first, mut answers, signed) = killed(true);
+    answers[0] = pb::StandingResponse { node_id: 2, ..answers[1].clone() };
+    let refused = compare_with(first, answers, None, false).await.unwrap_err();
+    let Fatal::Diverged(message) = refused else { panic!("{refused}") };
+    assert!(message.contains(&format!("has signed tree size {}", signed.0)), "{message}");
 }
 
 #[tokio::test]
