@@ -392,6 +392,61 @@ async fn when_every_disk_was_rolled_back_appends_wait_for_an_operator() {
     agree(&mut cluster, size).await;
 }
 
+/// Their memory of what they have signed is on another disk: they know, and have no note to show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_all_have_signed_and_lost_waits_for_an_operator_without_a_note() {
+    let mut cluster = three_nodes();
+    client(&cluster).await;
+    let mut caller = Caller::open(&cluster, b"only the markers").await;
+    caller.append(&cluster, 20, v1::AckLevel::Proven, 20_000).await;
+    for node in &mut cluster.nodes {
+        assert!(node.stop().unwrap().success(), "{}", node.log_tail());
+    }
+    let copies: Vec<_> = (1..=3).map(|id| cluster.dir().join(format!("copy{id}"))).collect();
+    for (node, copy) in cluster.nodes.iter_mut().zip(&copies) {
+        copy_folder(&node.data_dir, copy);
+        node.start().unwrap();
+    }
+    let lost = caller.append(&cluster, 30, v1::AckLevel::Proven, 20_000).await.tree_size;
+    eventually("every node has signed", || async {
+        let note = note_of(&leader_addr(&cluster).await, lost).await;
+        (note.signatures.len() == 4).then_some(())
+    })
+    .await;
+    for (node, copy) in cluster.nodes.iter_mut().zip(&copies) {
+        node.kill().unwrap();
+        std::fs::copy(node.data_dir.join("signed"), copy.join("signed")).unwrap();
+        put_back(copy, &node.data_dir);
+    }
+    for node in &mut cluster.nodes {
+        node.start_with(&["--all-rolled-back"]).unwrap();
+    }
+    for node in &cluster.nodes {
+        eventually("it knows", || async {
+            view(&node.client_addr).await.filter(|view| view.rolled_back_from >= lost)
+        })
+        .await;
+    }
+    caller.refused(&cluster).await;
+    // It outlives a restart without the flag: the markers are those of the trail now.
+    for node in &mut cluster.nodes {
+        node.kill().unwrap();
+        node.start().unwrap();
+    }
+    caller.refused(&cluster).await;
+    eventually("the loss is accepted", || async {
+        let channel = crate::harness::channel(&leader_addr(&cluster).await).await;
+        let mut cluster = v1::cluster_client::ClusterClient::new(channel);
+        let request = v1::AcceptRollbackRequest { reason: "disks from the backup".into() };
+        cluster.accept_rollback(request).await.ok()
+    })
+    .await;
+    caller = Caller::open(&cluster, b"only the markers").await;
+    assert_eq!(caller.seq, 20, "what came later is lost");
+    let size = caller.append(&cluster, 5, v1::AckLevel::Proven, 20_000).await.tree_size;
+    agree(&mut cluster, size).await;
+}
+
 async fn log_record(cluster: &LocalCluster, index: u64) -> v1::Record {
     let mut log = audit_log(&leader_addr(cluster).await).await;
     let request = v1::GetRequest { index, ..Default::default() };

@@ -142,9 +142,15 @@ impl LocalCluster {
 impl LocalNode {
     /// Starts its process.
     pub fn start(&mut self) -> anyhow::Result<()> {
+        self.start_with(&[])
+    }
+
+    /// As [`Self::start`], with more arguments.
+    pub fn start_with(&mut self, args: &[&str]) -> anyhow::Result<()> {
         let child = Command::new(&self.binary)
             .args(["serve", "--until-stdin-closes", "--config"])
             .arg(&self.config)
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(output_file(&self.log)?)

@@ -32,6 +32,8 @@ const RESERVE_BYTES: usize = 256 * 1024;
 const SECTOR: usize = 512;
 /// The kind of a record that is no note: a rollback was accepted.
 const ACCEPTED: u8 = 3;
+/// As above: a signature of this node's own is not in the trail any more.
+const LOST: u8 = 5;
 
 /// Why notes cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,10 @@ enum Record {
     Note(Arc<StoredNote>),
     /// Notes before this one do not count any more.
     Accepted(Acceptance),
+    /// This node has signed a tree of that size that its trail has lost.
+    Lost {
+        size: u64,
+    },
 }
 
 /// The open file. Shared by reference; appends queue up, and reading never waits for them.
@@ -135,6 +141,7 @@ struct Newest {
     any: Option<Arc<StoredNote>>,
     witnessed: Option<Arc<StoredNote>>,
     evidence: Option<Arc<StoredNote>>,
+    lost: Option<u64>,
     accepted: Acceptance,
 }
 
@@ -203,6 +210,12 @@ impl Notes {
         self.newest.read().unwrap_or_else(PoisonError::into_inner).evidence.clone()
     }
 
+    /// The largest tree that this node is known to have signed and to have lost, if nobody has
+    /// accepted that.
+    pub fn newest_lost(&self) -> Option<u64> {
+        self.newest.read().unwrap_or_else(PoisonError::into_inner).lost
+    }
+
     /// Up to when notes are void because an operator has accepted a rollback.
     pub fn accepted(&self) -> Acceptance {
         self.newest.read().unwrap_or_else(PoisonError::into_inner).accepted
@@ -221,12 +234,18 @@ impl Notes {
         self.add(&Record::Accepted(accepted))
     }
 
-    /// Everything in the file, oldest first.
+    /// Notes that this node has signed a tree of that size which its trail has lost: that counts
+    /// until it is accepted. Durable on return.
+    pub fn lost(&self, size: u64) -> Result<(), NotesError> {
+        self.add(&Record::Lost { size })
+    }
+
+    /// All notes in the file, oldest first.
     pub fn all(&self) -> Result<Vec<Arc<StoredNote>>, NotesError> {
         let records = self.writer().records()?;
         let notes = records.into_iter().filter_map(|record| match record {
             Record::Note(note) => Some(note),
-            Record::Accepted(_) => None,
+            Record::Accepted(_) | Record::Lost { .. } => None,
         });
         Ok(notes.collect())
     }
@@ -304,6 +323,7 @@ impl Newest {
                 let accepted = if newer { *accepted } else { self.accepted };
                 *self = Newest { accepted, ..Newest::default() };
             }
+            Record::Lost { size } => self.lost = self.lost.max(Some(*size)),
             Record::Note(note) => {
                 let newer = |known: &Option<Arc<StoredNote>>| {
                     known.as_ref().is_none_or(|known| note.size >= known.size)
@@ -338,6 +358,7 @@ fn worth_keeping(records: Vec<Record>, bytes_max: usize) -> Vec<Record> {
     let recent = records.len() - recent;
     let counts = |record: &Record| match record {
         Record::Accepted(accepted) => *accepted == newest.accepted,
+        Record::Lost { size } => Some(*size) == newest.lost,
         Record::Note(note) => {
             let counts = [&newest.any, &newest.witnessed, &newest.evidence];
             counts.iter().any(|known| known.as_ref() == Some(note))
@@ -378,6 +399,7 @@ impl Record {
                 leaf = accepted.leaf.to_string();
                 (ACCEPTED, accepted.unix_s, leaf.as_bytes())
             }
+            Record::Lost { size } => (LOST, *size, &[][..]),
         };
         let mut out = vec![0; RECORD_HEADER_SIZE];
         out[..4].copy_from_slice(&RECORD_MAGIC);
@@ -416,6 +438,9 @@ impl Record {
                 let accepted =
                     Acceptance { unix_s: value, leaf: leaf.map_err(|_| Fault::Unknown)? };
                 return Ok((Record::Accepted(accepted), offset + RECORD_HEADER_SIZE + size));
+            }
+            LOST if size == 0 => {
+                return Ok((Record::Lost { size: value }, offset + RECORD_HEADER_SIZE));
             }
             _ => return Err(Fault::Unknown),
         };

@@ -139,8 +139,7 @@ impl Cosigner {
         if self.shared.is_stopped() {
             return Err(NotSigned::Stopping);
         }
-        if let Some(evidence) = self.shared.evidence.borrow().as_ref() {
-            let checkpoint_size = evidence.checkpoint.size;
+        if let Some(checkpoint_size) = self.shared.signed_and_lost() {
             return Err(NotSigned::RolledBack { checkpoint_size });
         }
         let known = [&self.shared.newest, &self.shared.beyond];

@@ -92,6 +92,7 @@ impl Notebook {
         {
             self.shared.evidence.send_replace(Some(evidence));
         }
+        self.shared.lost.send_replace(self.notes.newest_lost());
         let stored = self.notes.all()?;
         let cosigned = stored.iter().rev().filter(|stored| stored.kind != NoteKind::Evidence);
         for stored in cosigned.take(LOOK_BACK) {
@@ -339,6 +340,27 @@ impl Notebook {
         self.forget_signatures(|note| matches!(self.compare(note), Ok(Verdict::Agrees)));
     }
 
+    /// Notes, durably, that this node has signed a tree of that size which its disk does not have,
+    /// and that an operator has all nodes go on: appends are refused from now on. False if it could
+    /// not be made durable.
+    pub(super) fn lost(&mut self, size: u64) -> bool {
+        if self.shared.lost.borrow().is_some_and(|lost| lost >= size) {
+            return true;
+        }
+        // Crash before: nothing is changed, and the next start finds the same.
+        if let Err(error) = self.notes.lost(size) {
+            self.shared.stop(Fatal::Failed(error.to_string()));
+            return false;
+        }
+        tracing::error!(
+            signed = size,
+            "this node has lost what it had signed: appends are refused until an operator runs \
+             `indelible accept-rollback`"
+        );
+        self.shared.lost.send_replace(Some(size));
+        true
+    }
+
     fn forget_signatures(&self, keep: impl Fn(&Published) -> bool) {
         let mut signed_by = self.shared.signed_by.lock().unwrap_or_else(PoisonError::into_inner);
         signed_by.retain(|_, note| keep(note));
@@ -405,6 +427,7 @@ impl Notebook {
         }
         self.shared.evidence.send_if_modified(|note| void(note) && note.take().is_some());
         self.shared.claimed.send_replace(None);
+        self.shared.lost.send_replace(None);
         if void(&self.waiting) {
             self.waiting = None;
         }

@@ -142,10 +142,12 @@ impl Publisher {
         let mut head = self.ledger.head();
         let mut wanted = self.wanted.clone();
         let mut evidence = self.shared.evidence.subscribe();
+        let mut lost = self.shared.lost.subscribe();
         loop {
             let size = head.borrow_and_update().tree_size;
             let wanted_size = *wanted.borrow_and_update();
-            let is_rolled_back = evidence.borrow_and_update().is_some();
+            let is_rolled_back =
+                evidence.borrow_and_update().is_some() || lost.borrow_and_update().is_some();
             let due = match begun {
                 _ if size == 0 || is_rolled_back => None,
                 None => Some(Instant::now()),
@@ -163,6 +165,7 @@ impl Publisher {
                 _ = head.changed() => {}
                 _ = wanted.changed() => {}
                 _ = evidence.changed() => {}
+                _ = lost.changed() => {}
                 () = until(due) => return,
             }
         }

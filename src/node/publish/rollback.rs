@@ -215,14 +215,15 @@ impl Rollback {
             return Err(leadership.rejection());
         }
         let evidence = self.shared.evidence.borrow().clone();
-        let claimed = *self.shared.claimed.borrow();
-        let detail = match (&evidence, claimed) {
-            (Some(note), _) => {
+        let (lost, claimed) = (*self.shared.lost.borrow(), *self.shared.claimed.borrow());
+        let detail = match (&evidence, lost, claimed) {
+            (Some(note), ..) => {
                 let checkpoint = &note.checkpoint;
                 format!("checkpoint of tree size {}, root {}", checkpoint.size, checkpoint.root)
             }
-            (None, Some(size)) => format!("a witness knows tree size {size}"),
-            (None, None) => {
+            (None, Some(size), _) => format!("this node had signed tree size {size}"),
+            (None, None, Some(size)) => format!("a witness knows tree size {size}"),
+            (None, None, None) => {
                 let message = "no checkpoint reaches past the trail: there is nothing to accept";
                 return Err(Rejected::new(Reason::Invalid, message));
             }
@@ -245,8 +246,13 @@ impl Rollback {
 impl Shared {
     /// The tree size that the group is known to have lost, if it is and nobody has accepted it.
     pub(super) fn rolled_back(&self) -> Option<u64> {
+        self.signed_and_lost().max(*self.claimed.borrow())
+    }
+
+    /// As [`Self::rolled_back`], if a node's signature says it: then nothing is signed either.
+    pub(super) fn signed_and_lost(&self) -> Option<u64> {
         let evidence = self.evidence.borrow().as_ref().map(|note| note.checkpoint.size);
-        evidence.max(*self.claimed.borrow())
+        evidence.max(*self.lost.borrow())
     }
 }
 

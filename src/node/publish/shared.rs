@@ -97,6 +97,10 @@ pub(super) struct Shared {
     pub(super) beyond: watch::Sender<Option<Arc<Published>>>,
     /// That everything was rolled back, and nobody has accepted it yet. By the notebook.
     pub(super) evidence: watch::Sender<Option<Arc<Published>>>,
+    /// The largest tree that this node has signed and that its disk has lost, if it went on because
+    /// an operator said that all disks were put back, and nobody has accepted it yet. By the
+    /// notebook.
+    pub(super) lost: watch::Sender<Option<u64>>,
     /// Notes up to its time do not count any more. By the notebook.
     pub(super) accepted: watch::Sender<Acceptance>,
     /// Whether this node was told of an acceptance and has yet to find its record. By the notebook.
@@ -121,6 +125,7 @@ impl Shared {
             witnessed: watch::Sender::new(None),
             beyond: watch::Sender::new(None),
             evidence: watch::Sender::new(None),
+            lost: watch::Sender::new(None),
             accepted: watch::Sender::new(Acceptance::default()),
             told_waits: watch::Sender::new(false),
             claimed: watch::Sender::new(None),

@@ -134,8 +134,9 @@ pub(super) struct Comparison {
 pub(super) struct Compared {
     /// Size and root of the last checkpoint that this node is known to have signed.
     pub(super) last_signed: Option<(u64, Hash)>,
-    /// Whether this node's disk is older than a signature of its own, and goes on all the same.
-    pub(super) is_older: bool,
+    /// The largest size that this node has signed and that its disk does not have, if it goes on
+    /// all the same.
+    pub(super) older: Option<u64>,
 }
 
 impl Comparison {
@@ -145,7 +146,7 @@ impl Comparison {
     where
         F: Future<Output = Option<pb::StandingResponse>>,
     {
-        let mut compared = Compared { last_signed: self.remembered.flatten(), is_older: false };
+        let mut compared = Compared { last_signed: self.remembered.flatten(), older: None };
         self.check_remembered(&mut compared).await?;
         if let Some(own) = self.shared.newest_signed_by(self.node_id) {
             let own = NotedEntry { note: own.note.clone(), entry: None };
@@ -337,7 +338,7 @@ impl Comparison {
                 tree_size = ours,
                 "this disk is older than this node's own signature; going on because of --all-rolled-back"
             );
-            compared.is_older = true;
+            compared.older = compared.older.max(Some(size));
             return Ok(());
         }
         Err(Fatal::Diverged(format!(

@@ -196,7 +196,13 @@ impl Opened {
         };
         let compared = comparison.run(ask).await?;
         let failed = |error: SignedError| Fatal::Failed(error.to_string());
-        if compared.is_older {
+        if let Some(size) = compared.older {
+            let kept = self.notebook.run(move |notebook| notebook.lost(size)).await;
+            if kept != Some(true) {
+                let stopped = self.shared.fatal.borrow().clone();
+                return Err(stopped.unwrap_or_else(|| Fatal::Failed("the notes are closed".into())));
+            }
+            // Crash before: appends are refused from the next start on, whatever else it finds.
             let head = *self.ledger.head().borrow();
             let last = (head.tree_size > 0).then_some((head.tree_size, head.root));
             self.marker = Some(SignedMarker::restore(&self.data_dir, last).map_err(failed)?);

@@ -49,6 +49,21 @@ fn an_accepted_rollback_voids_what_came_before() {
 }
 
 #[test]
+fn what_was_lost_counts_until_it_is_accepted() {
+    let (temp, notes) = temp();
+    [30, 20].into_iter().for_each(|size| notes.lost(size).unwrap());
+    notes.append(NoteKind::Cosigned, 3, &text(3)).unwrap();
+    for notes in [notes, Notes::open(temp.path()).unwrap()] {
+        assert_eq!((notes.newest_lost(), sizes(&notes)), (Some(30), vec![3]));
+    }
+    let notes = Notes::open(temp.path()).unwrap();
+    notes.accept(Acceptance { unix_s: 1000, leaf: 12 }).unwrap();
+    for notes in [notes, Notes::open(temp.path()).unwrap()] {
+        assert_eq!(notes.newest_lost(), None);
+    }
+}
+
+#[test]
 fn an_acceptance_without_its_leaf_is_read() {
     let record = Record::Accepted(Acceptance { unix_s: 1000, leaf: 0 });
     let mut bytes = record.encode(0);
@@ -141,6 +156,7 @@ fn a_full_file_keeps_what_counts() {
     notes.append(NoteKind::Witnessed, 1, &text(1)).unwrap();
     let accepted = Acceptance { unix_s: 77, leaf: 5 };
     notes.accept(accepted).unwrap();
+    notes.lost(78).unwrap();
     notes.append(NoteKind::Witnessed, 2, &text(2)).unwrap();
     notes.append(NoteKind::Cosigned, 1_000_000, &text(2)).unwrap();
     (3..3000).for_each(|size| notes.append(NoteKind::Cosigned, size, &text(size % 9)).unwrap());
@@ -149,7 +165,7 @@ fn a_full_file_keeps_what_counts() {
     for notes in [notes, Notes::open(temp.path()).unwrap()] {
         assert_eq!(notes.newest().unwrap().size, 1_000_000);
         assert_eq!(notes.newest_witnessed().unwrap().size, 2);
-        assert_eq!(notes.accepted(), accepted);
+        assert_eq!((notes.accepted(), notes.newest_lost()), (accepted, Some(78)));
         assert!(sizes(&notes).ends_with(&[2998, 2999]) && sizes(&notes).len() > NOTES_KEPT);
     }
 }

@@ -4,6 +4,7 @@ use indelible_core::{Checkpoint, Note};
 
 use super::group::{NOW, Node, forge, other_root, witness_key};
 use crate::node::fatal::Fatal;
+use crate::node::publish::cosigner::NotSigned;
 use crate::node::publish::notebook::{NotJudged, Verdict};
 use crate::storage::notes::Acceptance;
 
@@ -188,6 +189,19 @@ fn evidence_stays_until_it_is_accepted_and_says_nothing_afterwards() {
         node.notebook.offer(&forge(&node.head(), &[1, 2], true, NOW + 1)).unwrap(),
         Verdict::Agrees
     );
+}
+
+#[test]
+fn what_this_node_has_signed_and_lost_stops_it_until_that_is_accepted() {
+    let (mut node, _) = two(3);
+    assert!(node.notebook.lost(500));
+    let mut node = node.restart(|_| {});
+    assert_eq!(node.shared.rolled_back(), Some(500));
+    let head = node.head();
+    assert!(matches!(node.cosign(&head), Err(NotSigned::RolledBack { checkpoint_size: 500 })));
+    assert!(node.accept(NOW));
+    assert!(node.cosign(&head).is_ok());
+    assert_eq!(node.restart(|_| {}).shared.rolled_back(), None);
 }
 
 #[test]

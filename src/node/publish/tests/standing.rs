@@ -85,7 +85,7 @@ async fn a_sound_node_starts_whoever_is_ahead() {
     let first = nodes.remove(0);
     let shared = first.shared.clone();
     let compared = compare(first, &[&nodes[0]], false).await.unwrap();
-    assert_eq!(compared, Compared { last_signed: Some((last.size, last.root)), is_older: false });
+    assert_eq!(compared, Compared { last_signed: Some((last.size, last.root)), older: None });
     let beyond = shared.beyond.borrow().as_ref().map(|note| note.checkpoint.size);
     assert_eq!(beyond, Some(nodes[0].head().size), "the newer note is kept");
 }
@@ -163,7 +163,7 @@ async fn one_peer_that_invents_an_entry_ends_no_node() {
             (answers[0].node_id, answers[1].node_id) = (2, 3);
         }
         let compared = compare_with(first, answers, Some(Some(signed)), false).await.unwrap();
-        assert_eq!(compared, Compared { last_signed: Some(signed), is_older: false });
+        assert_eq!(compared, Compared { last_signed: Some(signed), older: None });
     }
     // Nor one that has lost its memory.
     let (first, answers, signed) = killed(true);
@@ -218,7 +218,7 @@ async fn an_operator_may_say_that_all_disks_were_put_back() {
     let nodes = group(3);
     let first = Node::new(1);
     let compared = compare(first, &[&nodes[1]], true).await.unwrap();
-    assert!(compared.is_older);
+    assert_eq!(compared.older, Some(nodes[1].head().size));
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn what_was_accepted_is_no_evidence_against_a_disk() {
     let mut first = Node::new(1);
     assert!(first.accept(NOW));
     let compared = compare(first, &[&nodes[1]], false).await.unwrap();
-    assert_eq!(compared, Compared { last_signed: None, is_older: false });
+    assert_eq!(compared, Compared { last_signed: None, older: None });
 }
 
 #[test]
