@@ -1,5 +1,6 @@
 //! Witnesses outside the group: a small one of our own, that keeps its word in memory.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::Router;
@@ -26,6 +27,8 @@ pub struct Witness {
     /// The log that it knows; none yet.
     pub log: OnceLock<VerifierKey>,
     newest: Mutex<(u64, Hash)>,
+    /// Requests so far.
+    asked: AtomicU64,
     url: String,
     served: tokio::task::JoinHandle<()>,
 }
@@ -41,7 +44,7 @@ impl Witness {
             let served = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
             let key = SignerKey::new(name, KeyType::Cosigner, [seed; 32]).unwrap();
             let newest = Mutex::new((0, Hash::default()));
-            Witness { key, log: OnceLock::new(), newest, url, served }
+            Witness { key, log: OnceLock::new(), newest, asked: AtomicU64::new(0), url, served }
         })
     }
 
@@ -100,6 +103,7 @@ async fn add_checkpoint(State(witness): State<std::sync::Weak<Witness>>, body: S
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let (status, kind, answer) = witness.answer(&body);
+    witness.asked.fetch_add(1, Ordering::SeqCst);
     let status = StatusCode::from_u16(status).unwrap();
     (status, [(header::CONTENT_TYPE, kind)], answer).into_response()
 }
@@ -237,4 +241,31 @@ async fn a_witness_that_knows_more_than_the_trail_stops_appends_until_an_operato
     // It says so again and again; it was heard.
     let response = caller.append(&cluster, 3, v1::AckLevel::Proven, 30_000).await;
     assert_eq!(response.ack(), v1::AckLevel::Proven);
+}
+
+/// What a witness says while no majority can confirm the leader is not forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_that_nobody_could_judge_is_asked_again() {
+    let witness = Witness::start("witness.example/six", 6).await;
+    let mut cluster = watched_by(&[&witness]).await;
+    let mut caller = Caller::open(&cluster, b"a patient caller").await;
+    witness.log.set(policy(&cluster).logs()[0].key.clone()).unwrap();
+    caller.append(&cluster, 3, v1::AckLevel::Witnessed, 30_000).await;
+    let (leads, leads_at) = (leader(&cluster).await, leader_addr(&cluster).await);
+    for node in cluster.nodes.iter_mut().filter(|node| node.id != leads) {
+        node.kill().unwrap();
+    }
+    *witness.newest.lock().unwrap() = (5000, Hash([1; 32]));
+    let before = witness.asked.load(Ordering::SeqCst);
+    // One that was under way, one that nobody could judge, and another one.
+    eventually("it is asked again", || async {
+        (witness.asked.load(Ordering::SeqCst) >= before + 3).then_some(())
+    })
+    .await;
+    assert_eq!(view(&leads_at).await.unwrap().rolled_back_from, 0, "there is no majority");
+    for node in cluster.nodes.iter_mut().filter(|node| node.id != leads) {
+        node.start().unwrap();
+    }
+    let rejected = refused(&cluster).await;
+    assert_eq!(rejected.metadata.get(key::CHECKPOINT_SIZE), Some(&5000));
 }

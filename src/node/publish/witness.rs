@@ -105,11 +105,19 @@ impl Witnesses {
         let mut turns: JoinSet<Turn> = JoinSet::new();
         // The note of this turn, with the witnesses' signatures so far.
         let mut merged: Option<Note> = None;
+        let mut led: Option<Leadership> = None;
         loop {
-            if leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await.is_err()
-                || newest.wait_for(Option::is_some).await.is_err()
-            {
+            let is_ready = |now: &Leadership| matches!(now, Leadership::Ready(_));
+            let Ok(leads) = leadership.wait_for(is_ready).await.map(|leads| leads.clone()) else {
                 return;
+            };
+            if newest.wait_for(Option::is_some).await.is_err() {
+                return;
+            }
+            if led.as_ref() != Some(&leads) {
+                // What the witnesses said was for the leader of then to judge.
+                self.known.iter_mut().for_each(|known| known.size = 0);
+                led = Some(leads);
             }
             tokio::select! {
                 _ = tick.tick() => {
@@ -150,12 +158,19 @@ impl Witnesses {
             }
             Err(error) => {
                 known.figures.failures.fetch_add(1, Ordering::Relaxed);
-                match error {
+                let is_judged = match error {
                     NotWitnessed::OtherSize(theirs) => self.is_ahead(&name, theirs).await,
                     NotWitnessed::OtherRoot(theirs) => {
-                        self.has_another_history(&name, theirs).await;
+                        self.has_another_history(&name, theirs).await
                     }
-                    error => tracing::warn!(witness = name, %error, "not witnessed"),
+                    error => {
+                        tracing::warn!(witness = name, %error, "not witnessed");
+                        true
+                    }
+                };
+                if !is_judged {
+                    // It is asked again, as if nothing was known of it, and will say the same.
+                    self.known[at].size = 0;
                 }
             }
         }
@@ -182,28 +197,33 @@ impl Witnesses {
     }
 
     /// A witness has signed more than this leader has published. Another leader may have shown it
-    /// that; if it is more than the trail has, everything was rolled back.
-    async fn is_ahead(&self, name: &str, theirs: u64) {
-        if self.reads.barrier(Level::Linearizable).await.is_err() {
-            return;
-        }
-        if theirs > self.ledger.head().borrow().tree_size {
+    /// that; if it is more than the trail has, everything was rolled back. False if nobody can tell
+    /// now.
+    async fn is_ahead(&self, name: &str, theirs: u64) -> bool {
+        let leads = self.leads().await;
+        if leads && theirs > self.ledger.head().borrow().tree_size {
             self.claims(name, theirs, "a larger tree than the trail is");
         }
+        leads
     }
 
     /// A witness holds another root at a size that it has signed: what it has signed is not in the
-    /// trail, which has grown beyond that size since.
-    async fn has_another_history(&self, name: &str, theirs: u64) {
-        if self.reads.barrier(Level::Linearizable).await.is_ok() {
+    /// trail, which has grown beyond that size since. False if nobody can tell now.
+    async fn has_another_history(&self, name: &str, theirs: u64) -> bool {
+        let leads = self.leads().await;
+        if leads {
             self.claims(name, theirs, "another tree than the trail was at that size");
         }
+        leads
+    }
+
+    /// Whether this node leads, confirmed by a majority just now.
+    async fn leads(&self) -> bool {
+        self.reads.barrier(Level::Linearizable).await.is_ok()
+            && matches!(&*self.leadership.borrow(), Leadership::Ready(_))
     }
 
     fn claims(&self, name: &str, theirs: u64, what: &str) {
-        if !matches!(&*self.leadership.borrow(), Leadership::Ready(_)) {
-            return;
-        }
         let ours = self.ledger.head().borrow().tree_size;
         let accepted = self.shared.accepted_unix_s() > 0;
         tracing::error!(
