@@ -1,6 +1,8 @@
 //! Checkpoints: a majority signs them, all nodes show the same ones, and a disk that is older than a
 //! signature does not come back.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use indelible::cli::generate::event;
 use indelible::cli::local_cluster::{LocalCluster, Signal};
@@ -234,6 +236,37 @@ async fn a_proven_append_brings_its_proof_and_a_late_one_is_no_error() {
     (request.proof_wait_ms, request.ack) = (0, 77);
     assert!(log.append(request).await.is_err());
     cluster.nodes.clear();
+}
+
+/// Checkpoints that a node has composed since its start.
+fn rounds(http_addr: &str) -> u64 {
+    let metrics = crate::http::get(http_addr, "/metrics").text();
+    let mut lines = metrics.lines().filter(|line| line.starts_with("indelible_publication_rounds"));
+    lines.next().unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_more_than_there_is_hurries_no_round() {
+    let mut cluster = three_nodes();
+    client(&cluster).await;
+    let mut caller = Caller::open(&cluster, b"an unhurried one").await;
+    caller.append(&cluster, 1, v1::AckLevel::Proven, 20_000).await;
+    let leads = leader(&cluster).await;
+    let node = cluster.node(leads).unwrap();
+    let (addr, http_addr) = (node.client_addr.clone(), node.http_addr.clone());
+    let mut log = audit_log(&addr).await;
+    let far = |wait_ms| v1::GetCheckpointRequest { size_min: u64::MAX, wait_ms, witnessed: false };
+    log.get_checkpoint(far(1)).await.unwrap();
+    let mut other = log.clone();
+    let waits = tokio::spawn(async move { other.get_checkpoint(far(60_000)).await });
+    let (began, before) = (Instant::now(), rounds(&http_addr));
+    for _ in 0..300 {
+        log.append(caller.request(1, v1::AckLevel::Durable, 0)).await.unwrap();
+        caller.seq += 1;
+    }
+    let (made, paces) = (rounds(&http_addr) - before, began.elapsed().as_millis() / 50);
+    assert!(u128::from(made) <= paces * 3 / 2 + 5, "{made} rounds in {paces} times 50 ms");
+    waits.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,10 +6,11 @@
 //! ```
 //!
 //! Reading order: [`electorate`] says whose signatures count; `cosigner` signs, and never two
-//! histories; `notebook` judges notes, keeps them and shows them; `publisher` (with `round` and
-//! `askers`) is the leader's loop and `spread` what everybody tells everybody; `answers` is the
-//! other end of both. [`standing`] is what a start compares, `rollback` what follows if everything
-//! was rolled back and `acceptance` what ends that, `witness` asks those outside.
+//! histories; `notebook` judges notes, keeps them and shows them; `publisher` (with `round`,
+//! `askers` and `waiters`) is the leader's loop and `spread` what everybody tells everybody;
+//! `answers` is the other end of both. [`standing`] is what a start compares, `rollback` what
+//! follows if everything was rolled back and `acceptance` what ends that, `witness` asks those
+//! outside.
 //!
 //! Invariants: nothing is shown that is not durable here; the log key signs only what a majority
 //! has cosigned; whoever holds another history than a majority's signature speaks of stops.
@@ -29,6 +30,7 @@ pub mod standing;
 mod start;
 #[cfg(test)]
 mod tests;
+mod waiters;
 mod witness;
 mod witness_http;
 
@@ -42,6 +44,7 @@ use tokio::sync::watch;
 use super::operations::Why;
 use rollback::Rollback;
 use shared::Shared;
+use waiters::Waiters;
 
 pub use shared::{Counters, Finder, Published};
 pub use start::{OpenError, OpenOptions, Opened, Parts};
@@ -52,8 +55,7 @@ pub use witness::WitnessFigures;
 pub struct Publication {
     shared: Arc<Shared>,
     rollback: Rollback,
-    /// The largest tree size that somebody waits for.
-    wanted: Arc<watch::Sender<u64>>,
+    waiters: Waiters,
     witnesses: Arc<[Arc<WitnessFigures>]>,
     log_key: Option<VerifierKey>,
 }
@@ -94,13 +96,7 @@ impl Publication {
         let covers = |note: &Option<Arc<Published>>| {
             note.as_ref().is_some_and(|note| note.checkpoint.size >= size)
         };
-        if !covers(&watched.borrow()) {
-            self.wanted.send_if_modified(|wanted| {
-                let more = size > *wanted;
-                *wanted = size.max(*wanted);
-                more
-            });
-        }
+        let _waiting = (!covers(&watched.borrow())).then(|| self.waiters.enter(size));
         let found = tokio::time::timeout(timeout, watched.wait_for(covers)).await;
         found.ok()?.ok()?.clone()
     }

@@ -23,6 +23,7 @@ use super::electorate::Electorates;
 use super::notebook;
 use super::round::Round;
 use super::shared::{Shared, count};
+use super::waiters::Sizes;
 use crate::node::fatal::Fatal;
 use crate::node::leadership::Leadership;
 use crate::raft::network::Network;
@@ -56,8 +57,7 @@ pub(super) struct Publisher {
     pub(super) notebook: notebook::Handle,
     pub(super) shared: Arc<Shared>,
     pub(super) leadership: watch::Receiver<Leadership>,
-    /// The largest tree size that somebody waits for.
-    pub(super) wanted: watch::Receiver<u64>,
+    pub(super) waiters: watch::Receiver<Sizes>,
 }
 
 /// The loop's state during one leadership.
@@ -140,19 +140,18 @@ impl Publisher {
     /// Until a round is due. The size of the newest one, and when it began, are given.
     async fn due(&self, begun: Option<(u64, Instant)>) {
         let mut head = self.ledger.head();
-        let mut wanted = self.wanted.clone();
+        let mut waiters = self.waiters.clone();
         let mut evidence = self.shared.evidence.subscribe();
         let mut lost = self.shared.lost.subscribe();
         loop {
             let size = head.borrow_and_update().tree_size;
-            let wanted_size = *wanted.borrow_and_update();
             let is_rolled_back =
                 evidence.borrow_and_update().is_some() || lost.borrow_and_update().is_some();
             let due = match begun {
                 _ if size == 0 || is_rolled_back => None,
                 None => Some(Instant::now()),
                 Some((covered, at)) if size > covered => {
-                    let is_awaited = wanted_size.min(size) > covered;
+                    let is_awaited = waiters.borrow_and_update().await_one_of(size, covered);
                     Some(if is_awaited { at } else { at + PACE })
                 }
                 Some((_, at)) => Some(at + REFRESH),
@@ -163,7 +162,7 @@ impl Publisher {
             // An error means that the node is stopping, which ends the loop elsewhere.
             tokio::select! {
                 _ = head.changed() => {}
-                _ = wanted.changed() => {}
+                _ = waiters.changed() => {}
                 _ = evidence.changed() => {}
                 _ = lost.changed() => {}
                 () = until(due) => return,

@@ -22,6 +22,7 @@ use super::rollback::Rollback;
 use super::shared::{Finder, Shared};
 use super::spread::Spread;
 use super::standing::{Comparison, StandingProvider};
+use super::waiters::Waiters;
 use super::witness::{WitnessFigures, Witnesses};
 use crate::node::fatal::{Fatal, Stop};
 use crate::node::leadership::Leadership;
@@ -252,7 +253,7 @@ impl Opened {
             shared: shared.clone(),
         };
         let cosigner = cosigner::Handle::start(cosigner)?;
-        let wanted = Arc::new(watch::Sender::new(0));
+        let waiters = Waiters::new();
         let publisher = Publisher {
             node_id: self.node_id,
             origin: self.origin,
@@ -264,7 +265,7 @@ impl Opened {
             notebook: notebook.clone(),
             shared: shared.clone(),
             leadership: leadership.clone(),
-            wanted: wanted.subscribe(),
+            waiters: waiters.subscribe(),
         };
         tasks.spawn(publisher.run());
         let spread = Spread {
@@ -309,7 +310,7 @@ impl Opened {
             rollback: rollback.clone(),
             shared: shared.clone(),
         };
-        let publication = Publication { shared, rollback, wanted, witnesses: figures, log_key };
+        let publication = Publication { shared, rollback, waiters, witnesses: figures, log_key };
         Ok((publication, answers.handlers()))
     }
 }
