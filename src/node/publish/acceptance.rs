@@ -30,7 +30,7 @@ pub(super) enum Told {
 /// Looks for the record of an acceptance in this node's own trail. `now` is its clock, in Unix
 /// seconds.
 pub(super) fn look_up(ledger: &Ledger, told: Acceptance, now: u64) -> Result<Told, LedgerError> {
-    if told.unix_s > now.saturating_add(ACCEPTED_AHEAD_MAX_S) {
+    if !is_possible(&told, now) {
         return Ok(Told::NotYet);
     }
     let Some(record) = ledger.record(told.leaf)? else { return Ok(Told::NotYet) };
@@ -44,6 +44,11 @@ pub(super) fn look_up(ledger: &Ledger, told: Acceptance, now: u64) -> Result<Tol
     } else {
         Told::Invented
     })
+}
+
+/// Whether an acceptance can be of that time, as this node's clock says.
+pub(super) fn is_possible(told: &Acceptance, now: u64) -> bool {
+    told.unix_s <= now.saturating_add(ACCEPTED_AHEAD_MAX_S)
 }
 
 /// The time that an acceptance is of: not before the newest signature of what was lost, and never

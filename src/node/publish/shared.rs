@@ -158,6 +158,12 @@ impl Shared {
         self.fatal.borrow().is_some()
     }
 
+    /// Why the node is stopping.
+    pub(super) fn why_stopped(&self) -> Fatal {
+        let why = self.fatal.borrow().clone();
+        why.unwrap_or_else(|| Fatal::Failed("the thread of the notes has ended".into()))
+    }
+
     /// Notes that these nodes' signatures were seen, on this note.
     pub(super) fn saw_signatures(&self, published: &Arc<Published>) {
         let mut signed_by = self.signed_by.lock().unwrap_or_else(PoisonError::into_inner);

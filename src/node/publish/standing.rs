@@ -6,7 +6,7 @@
 //! back, or wiped. Such a node could vote twice in a term and acknowledge entries twice, so it must
 //! not come back under its id. A note that this node has not signed and that is ahead is normal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +18,15 @@ use indelible_core::{Chain, Checkpoint, EntryId, EntryKind, Hash, Note, Verifier
 use indelible_proto::raft as pb;
 use tokio::time::Instant;
 
-use super::electorate::Electorates;
+use super::acceptance;
+use super::electorate::{Electorate, Electorates};
 use super::notebook::{self, NotJudged};
 use super::shared::{Published, Shared, two_roots};
 use crate::node::fatal::Fatal;
 use crate::raft::types::Peer;
 use crate::storage::ledger::{Ledger, LedgerError};
 use crate::storage::log::{Log, LogError};
+use crate::storage::notes::Acceptance;
 
 /// Between two rounds of asking.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -47,6 +49,8 @@ pub struct NoteStanding {
     pub newest: NotedEntry,
     /// The newest note with the asker's cosignature, if `newest` is without it.
     pub signed: NotedEntry,
+    /// What this node knows to have been accepted.
+    pub accepted: Acceptance,
 }
 
 impl NoteStanding {
@@ -65,6 +69,8 @@ impl NoteStanding {
         (answer.note_entry, answer.note_chain) = (id(&self.newest), chain(&self.newest));
         (answer.signed_entry, answer.signed_chain) = (id(&self.signed), chain(&self.signed));
         (answer.note, answer.signed_note) = (self.newest.note, self.signed.note);
+        let Acceptance { unix_s, leaf } = self.accepted;
+        (answer.accepted_unix_s, answer.accepted_leaf) = (unix_s, leaf);
     }
 
     /// Takes it from an answer.
@@ -76,6 +82,7 @@ impl NoteStanding {
         NoteStanding {
             newest: noted(&answer.note, answer.note_entry, &answer.note_chain),
             signed: noted(&answer.signed_note, answer.signed_entry, &answer.signed_chain),
+            accepted: Acceptance { unix_s: answer.accepted_unix_s, leaf: answer.accepted_leaf },
         }
     }
 }
@@ -99,7 +106,8 @@ impl StandingProvider {
                     || signed.checkpoint.size > newest.checkpoint.size
             })
         });
-        NoteStanding { newest: self.noted(newest), signed: self.noted(signed) }
+        let accepted = *self.shared.accepted.borrow();
+        NoteStanding { newest: self.noted(newest), signed: self.noted(signed), accepted }
     }
 
     fn noted(&self, note: Option<Arc<Published>>) -> NotedEntry {
@@ -127,6 +135,8 @@ pub(super) struct Comparison {
     /// An operator says that all disks were put back together: then this node goes on, and appends
     /// are refused until that is accepted.
     pub(super) all_rolled_back: bool,
+    /// This node's clock, in Unix seconds.
+    pub(super) clock: fn() -> u64,
 }
 
 /// What the comparison ends with.
@@ -148,11 +158,6 @@ impl Comparison {
     {
         let mut compared = Compared { last_signed: self.remembered.flatten(), older: None };
         self.check_remembered(&mut compared).await?;
-        if let Some(own) = self.shared.newest_signed_by(self.node_id) {
-            let own = NotedEntry { note: own.note.clone(), entry: None };
-            // Without an entry there is nothing to doubt.
-            self.check_signature(&own, &mut compared).await?;
-        }
         let electorate = self.electorates.newest().map_err(|error| unreadable(&error))?;
         let voters: Vec<(u64, Peer)> =
             electorate.voters().map(|(id, peer)| (id, peer.clone())).collect();
@@ -160,6 +165,7 @@ impl Comparison {
         let mut heard = BTreeSet::from([self.node_id]);
         // Peers that name entries of notes which this node's own memory and log speak against.
         let mut doubted = BTreeSet::new();
+        let mut accepted = BTreeMap::from([(self.node_id, *self.shared.accepted.borrow())]);
         let mut complained = Instant::now();
         loop {
             let asked = voters.iter().filter(|(id, _)| !heard.contains(id));
@@ -167,8 +173,14 @@ impl Comparison {
                 let answer = ask(*id, peer.clone());
                 async move { (*id, answer.await) }
             });
-            for (id, answer) in futures_util::future::join_all(answers).await {
-                let Some(answer) = answer else { continue };
+            let answers = futures_util::future::join_all(answers).await;
+            let answers = answers.into_iter().filter_map(|(id, answer)| Some((id, answer?)));
+            let answers: Vec<(u64, pb::StandingResponse)> = answers.collect();
+            // What was accepted comes first: it decides which notes count.
+            accepted
+                .extend(answers.iter().map(|(id, said)| (*id, NoteStanding::of(said).accepted)));
+            self.take_accepted(&electorate, &accepted).await?;
+            for (id, answer) in answers {
                 if self.take(&answer, &mut compared).await? {
                     heard.insert(id);
                 } else if doubted.insert(id) {
@@ -181,6 +193,7 @@ impl Comparison {
             }
             // A node without a vote does neither vote nor sign.
             if !votes || electorate.is_majority(|id| heard.contains(&id)) {
+                self.check_own(&mut compared).await?;
                 return Ok(compared);
             }
             if complained.elapsed() > COMPLAIN_AGAIN {
@@ -193,13 +206,49 @@ impl Comparison {
         }
     }
 
+    /// What was accepted while this node was away: what a majority of the voters says, or later one
+    /// of them, once this node's own trail has the record.
+    async fn take_accepted(
+        &self,
+        electorate: &Electorate,
+        said: &BTreeMap<u64, Acceptance>,
+    ) -> Result<(), Fatal> {
+        let now = (self.clock)();
+        let is_said = |told: &Acceptance| {
+            let says = |said: &Acceptance| said.unix_s > told.unix_s || said == told;
+            electorate.is_majority(|id| said.get(&id).is_some_and(says))
+        };
+        let likely = said.values().filter(|told| acceptance::is_possible(told, now));
+        let agreed = likely.copied().filter(is_said).max_by_key(|told| told.unix_s);
+        let said = said.clone();
+        let taken = self.notebook.run(move |notebook| {
+            let kept = agreed.is_none_or(|agreed| notebook.accept(agreed));
+            said.into_iter().for_each(|(peer, told)| notebook.told(peer, told, now));
+            kept
+        });
+        match taken.await {
+            Some(true) => Ok(()),
+            _ => Err(self.shared.why_stopped()),
+        }
+    }
+
+    /// The newest note with this node's signature that it has itself.
+    async fn check_own(&self, compared: &mut Compared) -> Result<(), Fatal> {
+        if let Some(own) = self.shared.newest_signed_by(self.node_id) {
+            let own = NotedEntry { note: own.note.clone(), entry: None };
+            // Without an entry there is nothing to doubt.
+            self.check_signature(&own, compared).await?;
+        }
+        Ok(())
+    }
+
     /// What a peer says. False if it is not to be believed.
     async fn take(
         &self,
         answer: &pb::StandingResponse,
         compared: &mut Compared,
     ) -> Result<bool, Fatal> {
-        let NoteStanding { newest, signed } = NoteStanding::of(answer);
+        let NoteStanding { newest, signed, .. } = NoteStanding::of(answer);
         let peer = answer.node_id;
         for noted in [&newest, &signed] {
             if !self.check_signature(noted, compared).await? {
@@ -267,7 +316,7 @@ impl Comparison {
         if self.remembered.is_some() || doubted.len() < 2 {
             return Ok(());
         }
-        let NoteStanding { newest, signed } = NoteStanding::of(answer);
+        let NoteStanding { newest, signed, .. } = NoteStanding::of(answer);
         let notes = [newest.note, signed.note];
         let own = notes.iter().filter_map(|note| Some((self.own_signature(note)?.0.size, note)));
         let (size, note) = own.max().expect("one of them made the peer doubted");

@@ -194,14 +194,14 @@ impl Opened {
             shared: self.shared.clone(),
             remembered: self.marker.as_ref().map(SignedMarker::last),
             all_rolled_back,
+            clock: cosigner::unix_s,
         };
         let compared = comparison.run(ask).await?;
         let failed = |error: SignedError| Fatal::Failed(error.to_string());
         if let Some(size) = compared.older {
             let kept = self.notebook.run(move |notebook| notebook.lost(size)).await;
             if kept != Some(true) {
-                let stopped = self.shared.fatal.borrow().clone();
-                return Err(stopped.unwrap_or_else(|| Fatal::Failed("the notes are closed".into())));
+                return Err(self.shared.why_stopped());
             }
             // Crash before: appends are refused from the next start on, whatever else it finds.
             let head = *self.ledger.head().borrow();

@@ -149,16 +149,8 @@ impl Node {
 
     /// The record of an accepted rollback.
     pub(super) fn record_acceptance(&mut self, unix_s: u64) -> Acceptance {
-        let leaf = self.trail.size();
         self.written += 1;
-        let operation =
-            v1::Operation { action: ACTION.into(), accepted_unix_s: unix_s, ..Default::default() };
-        let event = operation.encode_to_vec().into();
-        let record =
-            Record { kind: Kind::Operation, event, ..self.trail.event(who(), self.written) };
-        self.trail.batch(&[record]).unwrap();
-        assert_eq!(self.trail.size(), leaf + 1);
-        Acceptance { unix_s, leaf }
+        record_acceptance(&mut self.trail, self.written, unix_s)
     }
 
     /// Another history from here on: a leader that the others do not know of.
@@ -191,6 +183,18 @@ impl Node {
     pub(super) fn has_evidence(&self, name: &str) -> bool {
         self.trail.path().join("evidence").join(name).exists()
     }
+}
+
+/// The record of an accepted rollback, under that seq.
+pub(super) fn record_acceptance(trail: &mut Trail, seq: u64, unix_s: u64) -> Acceptance {
+    let leaf = trail.size();
+    let operation =
+        v1::Operation { action: ACTION.into(), accepted_unix_s: unix_s, ..Default::default() };
+    let event = operation.encode_to_vec().into();
+    let record = Record { kind: Kind::Operation, event, ..trail.event(who(), seq) };
+    trail.batch(&[record]).unwrap();
+    assert_eq!(trail.size(), leaf + 1);
+    Acceptance { unix_s, leaf }
 }
 
 pub(super) fn who() -> ProducerId {

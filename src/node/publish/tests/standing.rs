@@ -6,11 +6,13 @@ use std::sync::Arc;
 use indelible_core::{Checkpoint, Hash, Note};
 use indelible_proto::raft as pb;
 
-use super::group::{NOW, Node, forge, node_key};
+use super::group::{NOW, Node, forge, node_key, record_acceptance};
 use crate::node::fatal::Fatal;
 use crate::node::publish::notebook;
 use crate::node::publish::shared::Published;
 use crate::node::publish::standing::{Compared, Comparison, StandingProvider};
+use crate::storage::ledger::tests::trail::Trail;
+use crate::storage::notes::Acceptance;
 
 /// Runs the comparison of a node with peers that say this.
 async fn compare(node: Node, peers: &[&Node], all_rolled_back: bool) -> Result<Compared, Fatal> {
@@ -35,6 +37,15 @@ async fn compare_with(
     remembered: Option<Option<(u64, Hash)>>,
     all_rolled_back: bool,
 ) -> Result<Compared, Fatal> {
+    let (comparison, _trail) = comparison(node, remembered, all_rolled_back);
+    run(&comparison, answers).await
+}
+
+fn comparison(
+    node: Node,
+    remembered: Option<Option<(u64, Hash)>>,
+    all_rolled_back: bool,
+) -> (Comparison, Trail) {
     let comparison = Comparison {
         node_id: node.id,
         key: node_key(node.id).verifier().clone(),
@@ -45,7 +56,15 @@ async fn compare_with(
         notebook: notebook::Handle::start(node.notebook).unwrap(),
         shared: node.shared.clone(),
         all_rolled_back,
+        clock: || NOW,
     };
+    (comparison, node.trail)
+}
+
+async fn run(
+    comparison: &Comparison,
+    answers: Vec<pb::StandingResponse>,
+) -> Result<Compared, Fatal> {
     let asked = RefCell::new(0);
     let compared = comparison.run(|id, _| {
         *asked.borrow_mut() += 1;
@@ -228,6 +247,68 @@ async fn what_was_accepted_is_no_evidence_against_a_disk() {
     assert!(first.accept(NOW));
     let compared = compare(first, &[&nodes[1]], false).await.unwrap();
     assert_eq!(compared, Compared { last_signed: None, older: None });
+}
+
+/// Node 1 with a note of what was lost, which it has not signed: it lagged, and was down when the
+/// loss was accepted. What the others say, and the acceptance.
+fn away() -> (Node, Vec<pb::StandingResponse>, Acceptance) {
+    let mut nodes = group(3);
+    let mut first = nodes.remove(0);
+    let lost = Checkpoint { size: 500, ..first.head() };
+    first.notebook.offer(&forge(&lost, &[2, 3], true, NOW)).unwrap();
+    let mut accepted = Acceptance::default();
+    for node in &mut nodes {
+        accepted = node.record_acceptance(NOW);
+        assert!(node.notebook.accept(accepted));
+        node.events(600);
+        let head = node.head();
+        node.notebook.offer(&forge(&head, &[2, 3], true, NOW + 1)).unwrap();
+    }
+    let answers = nodes.iter().map(|node| answer(node, 1)).collect();
+    (first, answers, accepted)
+}
+
+/// It catches up with the others, past what was lost.
+async fn catch_up(comparison: &Comparison, trail: &mut Trail) {
+    record_acceptance(trail, 4, NOW);
+    for seqs in [5..=550, 551..=604] {
+        trail.events(super::group::who(), seqs).unwrap();
+        comparison.notebook.run(|notebook| notebook.settle(NOW)).await.unwrap();
+        assert_eq!(*comparison.shared.fatal.borrow(), None);
+    }
+    let newest = comparison.shared.newest.borrow().as_ref().map(|note| note.checkpoint.size);
+    assert_eq!(newest, Some(trail.size()));
+}
+
+#[tokio::test]
+async fn what_was_accepted_while_a_node_was_away_is_told_at_its_start() {
+    let (first, answers, accepted) = away();
+    let (comparison, mut trail) = comparison(first, Some(None), false);
+    run(&comparison, answers).await.unwrap();
+    assert_eq!(*comparison.shared.accepted.borrow(), accepted, "both say so");
+    catch_up(&comparison, &mut trail).await;
+}
+
+#[tokio::test]
+async fn what_one_peer_says_was_accepted_counts_once_it_is_in_the_trail() {
+    let (first, mut answers, accepted) = away();
+    answers.truncate(1);
+    let (comparison, mut trail) = comparison(first, Some(None), false);
+    run(&comparison, answers).await.unwrap();
+    assert_eq!(*comparison.shared.accepted.borrow(), Acceptance::default(), "its word alone");
+    catch_up(&comparison, &mut trail).await;
+    assert_eq!(*comparison.shared.accepted.borrow(), accepted);
+}
+
+#[tokio::test]
+async fn nobody_is_believed_that_a_time_to_come_was_accepted() {
+    let (first, mut answers, _) = away();
+    for answer in &mut answers {
+        answer.accepted_unix_s = NOW + 61;
+    }
+    let (comparison, _trail) = comparison(first, Some(None), false);
+    run(&comparison, answers).await.unwrap();
+    assert_eq!(*comparison.shared.accepted.borrow(), Acceptance::default());
 }
 
 #[test]
