@@ -86,6 +86,8 @@ pub const PUBLICATION_QUEUE_MAX: usize = 256;
 pub const WITNESSES_MAX: usize = 16;
 /// How far ahead of a node's own clock, in seconds, the time of an accepted rollback may be.
 pub const ACCEPTED_AHEAD_MAX_S: u64 = 60;
+/// Pieces of evidence of one sort that a node keeps: the first ones. A peer can make some at will.
+pub const EVIDENCE_OF_A_SORT_MAX: usize = 64;
 /// A policy file, in bytes.
 pub const POLICY_BYTES_MAX: usize = 64 * 1024;
 /// Logs, witnesses and groups of one policy together. C2SP wants room for 96.

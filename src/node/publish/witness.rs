@@ -71,7 +71,7 @@ struct Turn {
     shown: Arc<Published>,
     /// The size that the witness is known to have.
     size: u64,
-    ended: Result<Vec<NoteSignature>, NotWitnessed>,
+    ended: Result<NoteSignature, NotWitnessed>,
 }
 
 impl Witnesses {
@@ -151,10 +151,10 @@ impl Witnesses {
         known.size = size;
         let name = known.witness.name.clone();
         match ended {
-            Ok(lines) => {
+            Ok(line) => {
                 known.figures.size.store(size, Ordering::Relaxed);
                 known.figures.signed_unix_s.store(unix_s(), Ordering::Relaxed);
-                self.add(&shown, lines, merged).await;
+                self.add(&shown, line, merged).await;
             }
             Err(error) => {
                 known.figures.failures.fetch_add(1, Ordering::Relaxed);
@@ -176,18 +176,18 @@ impl Witnesses {
         }
     }
 
-    /// Adds a witness's signatures to the note that was shown to it.
-    async fn add(&self, shown: &Published, lines: Vec<NoteSignature>, merged: &mut Option<Note>) {
+    /// Adds a witness's signature to the note that was shown to it.
+    async fn add(&self, shown: &Published, line: NoteSignature, merged: &mut Option<Note>) {
         let text = shown.checkpoint.to_string();
         let note = match merged.as_mut().filter(|merged| merged.text == text) {
             Some(merged) => {
-                merged.signatures.extend(lines);
+                put(merged, line);
                 merged.clone()
             }
             // An answer to an earlier turn.
             None => {
                 let Ok(mut note) = Note::parse(&shown.note) else { return };
-                note.signatures.extend(lines);
+                put(&mut note, line);
                 note
             }
         };
@@ -240,6 +240,12 @@ impl Witnesses {
             self.shared.claimed.send_replace(Some(theirs));
         }
     }
+}
+
+/// Puts a line in the place of the one that its key has already.
+fn put(note: &mut Note, line: NoteSignature) {
+    note.signatures.retain(|old| (&old.name, old.key_id) != (&line.name, line.key_id));
+    note.signatures.push(line);
 }
 
 /// Shows a note to a witness, growing from the size that it has. Blocks.

@@ -57,15 +57,15 @@ impl Witness {
         Witness { name, key, url, agent: config.into() }
     }
 
-    /// Asks for a signature over a note; `proof` leads from `old` to its size. Returns the lines
-    /// that are by the witness's key and hold. Blocks.
+    /// Asks for a signature over a note; `proof` leads from `old` to its size. Returns the newest
+    /// line that is by the witness's key and holds. Blocks.
     pub(super) fn add_checkpoint(
         &self,
         old: u64,
         proof: &[Hash],
         note: &str,
         text: &str,
-    ) -> Result<Vec<NoteSignature>, NotWitnessed> {
+    ) -> Result<NoteSignature, NotWitnessed> {
         let unreachable = |error: ureq::Error| NotWitnessed::Unreachable(error.to_string());
         let body = request_body(old, proof, note);
         let request =
@@ -77,7 +77,7 @@ impl Witness {
         let reader = response.body_mut().with_config().limit(NOTE_BYTES_MAX as u64);
         let answer = reader.read_to_string().map_err(unreachable)?;
         match status {
-            200 => self.lines(&answer, text),
+            200 => self.newest_line(&answer, text),
             409 if is_size => match answer.trim_end().parse() {
                 Ok(size) => Err(NotWitnessed::OtherSize(size)),
                 Err(_) => Err(NotWitnessed::Unreachable("its size is no number".into())),
@@ -89,14 +89,16 @@ impl Witness {
         }
     }
 
-    fn lines(&self, answer: &str, text: &str) -> Result<Vec<NoteSignature>, NotWitnessed> {
-        let lines: Vec<NoteSignature> = answer
-            .split_inclusive('\n')
-            .take(NOTE_SIGNATURES_MAX)
-            .filter_map(|line| NoteSignature::parse_line(line).ok())
-            .filter(|line| self.key.verify(text, line).is_ok())
-            .collect();
-        if lines.is_empty() { Err(NotWitnessed::NoSignature) } else { Ok(lines) }
+    /// One line for its key, whatever it sends: many would leave no room in the note for others.
+    fn newest_line(&self, answer: &str, text: &str) -> Result<NoteSignature, NotWitnessed> {
+        let lines = answer.split_inclusive('\n').take(NOTE_SIGNATURES_MAX);
+        let holds = |line: &str| {
+            let line = NoteSignature::parse_line(line).ok()?;
+            let signed = self.key.verify(text, &line).ok()?;
+            Some((signed.unix_s, line))
+        };
+        let newest = lines.filter_map(holds).max_by_key(|(unix_s, _)| *unix_s);
+        newest.map(|(_, line)| line).ok_or(NotWitnessed::NoSignature)
     }
 }
 
@@ -115,7 +117,25 @@ fn request_body(old: u64, proof: &[Hash], note: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use indelible_core::{Checkpoint, KeyType, SignerKey};
+
     use super::*;
+
+    #[test]
+    fn a_witness_has_one_line_however_many_it_sends() {
+        let key = SignerKey::new("witness.example/w", KeyType::Cosigner, [7; 32]).unwrap();
+        let other = SignerKey::new("witness.example/o", KeyType::Cosigner, [8; 32]).unwrap();
+        let checkpoint = Checkpoint::new("audit.example/test", 5, Hash([1; 32]));
+        let witness = Witness::new("w".into(), key.verifier().clone(), "http://127.0.0.1:1");
+        let text = checkpoint.to_string();
+        let lines = |key: &SignerKey| -> String {
+            [3, 9, 4].map(|unix_s| key.cosign(&checkpoint, unix_s).to_string()).concat()
+        };
+        let line = witness.newest_line(&(lines(&key) + &lines(&other)), &text).unwrap();
+        assert_eq!(key.verifier().verify(&text, &line).unwrap().unix_s, Some(9));
+        let nobody = witness.newest_line(&lines(&other), &text);
+        assert_eq!(nobody, Err(NotWitnessed::NoSignature));
+    }
 
     #[test]
     fn a_request_is_written_as_the_specification_says() {
