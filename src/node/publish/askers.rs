@@ -1,14 +1,16 @@
 //! Asking the other voters for their signatures: one task each, one question at a time.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use indelible_core::{Hash, NoteSignature};
+use indelible_core::{Checkpoint, Hash, NoteSignature};
 use indelible_proto::raft as pb;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::electorate::Electorate;
 use super::publisher::ROUND_MAX;
 use super::round::Round;
 use crate::raft::network::Network;
@@ -24,10 +26,12 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// What is to be signed.
+/// What is to be signed: all that an answer needs to be judged, however late it comes.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
-    number: u64,
+    pub(super) number: u64,
+    checkpoint: Checkpoint,
+    electorate: Arc<Electorate>,
     text: String,
     begun: Instant,
 }
@@ -35,7 +39,19 @@ pub(super) struct Target {
 impl Target {
     /// The checkpoint of a round that begins now.
     pub(super) fn of(round: &Round) -> Target {
-        Target { number: round.number, text: round.text.clone(), begun: Instant::now() }
+        let Round { number, checkpoint, electorate, text, .. } = round;
+        Target {
+            number: *number,
+            checkpoint: checkpoint.clone(),
+            electorate: electorate.clone(),
+            text: text.clone(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// That round, without anybody's answer.
+    pub(super) fn round(&self) -> Round {
+        Round::new(self.number, self.checkpoint.clone(), self.electorate.clone())
     }
 }
 
@@ -43,8 +59,8 @@ impl Target {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) node: u64,
-    /// The round's number.
-    pub(super) number: u64,
+    /// What it was asked.
+    pub(super) target: Arc<Target>,
     pub(super) said: Said,
 }
 
@@ -60,7 +76,7 @@ pub(super) enum Said {
 /// The tasks of one leadership; they end when this is dropped.
 pub(super) struct Askers {
     network: Network,
-    target: watch::Sender<Option<Target>>,
+    target: watch::Sender<Option<Arc<Target>>>,
     answers: mpsc::Sender<Answer>,
     tasks: JoinSet<()>,
     /// Whom and where.
@@ -91,7 +107,7 @@ impl Askers {
                 old.abort();
             }
         }
-        self.target.send_replace(Some(Target::of(round)));
+        self.target.send_replace(Some(Arc::new(Target::of(round))));
     }
 }
 
@@ -103,11 +119,12 @@ struct Asker {
 }
 
 impl Asker {
-    async fn run(self, mut target: watch::Receiver<Option<Target>>) {
+    async fn run(self, mut target: watch::Receiver<Option<Arc<Target>>>) {
         let mut asked = 0;
         let mut pause = PAUSE_MIN;
         loop {
-            let newer = |target: &Option<Target>| target.as_ref().is_some_and(|t| t.number > asked);
+            let newer =
+                |target: &Option<Arc<Target>>| target.as_ref().is_some_and(|t| t.number > asked);
             let Ok(next) = target.wait_for(newer).await.map(|target| target.clone()) else {
                 return;
             };
@@ -116,7 +133,7 @@ impl Asker {
                 Ok(said) => {
                     asked = next.number;
                     pause = PAUSE_MIN;
-                    let answer = Answer { node: self.node, number: next.number, said };
+                    let answer = Answer { node: self.node, target: next, said };
                     if self.answers.send(answer).await.is_err() {
                         return;
                     }

@@ -6,8 +6,11 @@
 //! its note is made durable the next round may begin: a proof costs one round trip, the followers'
 //! sync and the leader's, and a caller waits for at most one round more.
 //!
-//! Signatures that come after the majority's are added to the newest note a moment later.
+//! Signatures that come after the majority's are added to the newest note a moment later. A node
+//! that is slower than the rounds would never be asked for the newest one: now and then the next
+//! round waits a little for those that answer at all.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::askers::{Answer, Askers, Said};
+use super::askers::{Answer, Askers, Said, Target};
 use super::cosigner;
 use super::electorate::Electorates;
 use super::notebook;
@@ -37,8 +40,11 @@ const REFRESH: Duration = Duration::from_secs(10);
 pub(super) const ROUND_MAX: Duration = Duration::from_secs(2);
 /// How long the newest note waits for signatures that come after the majority's.
 const LATE: Duration = Duration::from_millis(10);
-/// At least this often a note waits for all signatures, however fast rounds follow each other.
-const FULL_EVERY: Duration = Duration::from_secs(1);
+/// At least this often a note waits for the signatures of all that answer, however fast rounds
+/// follow each other.
+pub(super) const FULL_EVERY: Duration = Duration::from_secs(1);
+/// How long the round after it waits for that.
+const SLOW_MAX: Duration = Duration::from_millis(200);
 /// Composed notes that wait for the disk at once.
 const STORING_MAX: usize = 2;
 /// Between two complaints about a missing majority.
@@ -61,23 +67,58 @@ pub(super) struct Publisher {
 }
 
 /// The loop's state during one leadership.
-struct State {
+pub(super) struct State {
     number: u64,
     /// The round that gathers.
-    current: Option<(Round, Instant)>,
+    pub(super) current: Option<(Round, Instant)>,
     /// The newest composed round, for signatures that come late.
-    done: Option<Round>,
+    pub(super) done: Option<Round>,
     /// When those that have come are added.
     late_due: Option<Instant>,
     /// When a note had every voter's signature.
-    full_at: Instant,
+    pub(super) full_at: Instant,
+    /// Until when the next round waits for nodes that are slower than the rounds.
+    pub(super) patient_until: Option<Instant>,
+    /// When it has waited so in vain.
+    gave_up_at: Option<Instant>,
+    /// When each node has signed last, whatever round it was.
+    signed_at: HashMap<u64, Instant>,
     /// Notes that are being made durable.
-    storing: JoinSet<()>,
+    pub(super) storing: JoinSet<()>,
     /// Size of the newest round, and when it began.
     begun: Option<(u64, Instant)>,
     complained: Option<Instant>,
     /// Nodes about which a finding was written in this leadership.
     found: Vec<u64>,
+}
+
+impl State {
+    pub(super) fn new() -> State {
+        State {
+            number: 0,
+            current: None,
+            done: None,
+            late_due: None,
+            full_at: Instant::now(),
+            patient_until: None,
+            gave_up_at: None,
+            signed_at: HashMap::new(),
+            storing: JoinSet::new(),
+            begun: None,
+            complained: None,
+            found: Vec::new(),
+        }
+    }
+
+    /// Whether the next round waits for the rest of this one's signatures: no note has had all of
+    /// them for long, and somebody that has not signed is alive.
+    fn is_patient(&self, round: &Round) -> bool {
+        let is_long_ago = |at: &Instant| at.elapsed() > FULL_EVERY;
+        let is_alive = |id: u64| self.signed_at.get(&id).is_some_and(|at| at.elapsed() < ROUND_MAX);
+        is_long_ago(&self.full_at)
+            && self.gave_up_at.as_ref().is_none_or(is_long_ago)
+            && round.missing().any(is_alive)
+    }
 }
 
 impl Publisher {
@@ -105,20 +146,12 @@ impl Publisher {
         let (sender, mut answers) = mpsc::channel(PUBLICATION_QUEUE_MAX);
         let mut askers = Askers::new(self.network.clone(), sender.clone());
         let mut leadership = self.leadership.clone();
-        let mut state = State {
-            number: 0,
-            current: None,
-            done: None,
-            late_due: None,
-            full_at: Instant::now(),
-            storing: JoinSet::new(),
-            begun: None,
-            complained: None,
-            found: Vec::new(),
-        };
+        let mut state = State::new();
         loop {
             let deadline = state.current.as_ref().map(|(_, begun)| *begun + ROUND_MAX);
-            let may_begin = state.current.is_none() && state.storing.len() < STORING_MAX;
+            let may_begin = state.current.is_none()
+                && state.patient_until.is_none()
+                && state.storing.len() < STORING_MAX;
             tokio::select! {
                 biased;
                 changed = leadership.changed() => {
@@ -132,6 +165,10 @@ impl Publisher {
                     self.begin(&mut state, &mut askers, &sender);
                 }
                 () = until(state.late_due) => self.add_late(&mut state),
+                () = until(state.patient_until) => {
+                    state.patient_until = None;
+                    state.gave_up_at = Some(Instant::now());
+                }
                 () = until(deadline) => give_up(&mut state),
             }
         }
@@ -195,21 +232,25 @@ impl Publisher {
         if round.electorate.key(self.node_id).is_none() {
             return;
         }
-        let (node, number) = (self.node_id, round.number);
+        let (node, target) = (self.node_id, Arc::new(Target::of(round)));
         let (cosigner, checkpoint) = (self.cosigner.clone(), round.checkpoint.clone());
         tokio::spawn(async move {
             match cosigner.cosign(checkpoint).await {
                 Ok(line) => {
                     // The leadership may be over.
-                    let _ = answers.send(Answer { node, number, said: Said::Signed(line) }).await;
+                    let _ = answers.send(Answer { node, target, said: Said::Signed(line) }).await;
                 }
                 Err(error) => tracing::warn!(%error, "the leader did not sign"),
             }
         });
     }
 
-    fn answered(&self, state: &mut State, answer: Answer) {
-        let Answer { node, number, said } = answer;
+    pub(super) fn answered(&self, state: &mut State, answer: Answer) {
+        let Answer { node, target, said } = answer;
+        let number = target.number;
+        if matches!(said, Said::Signed(_)) {
+            state.signed_at.insert(node, Instant::now());
+        }
         if let Some((round, _)) = state.current.as_mut().filter(|(r, _)| r.number == number) {
             match said {
                 Said::Signed(line) => {
@@ -231,7 +272,7 @@ impl Publisher {
             return;
         }
         let Some(round) = state.done.as_mut().filter(|round| round.number == number) else {
-            return;
+            return self.answered_late(state, node, target.round(), said);
         };
         match said {
             Said::Signed(line) => {
@@ -254,11 +295,30 @@ impl Publisher {
         }
     }
 
+    /// An answer to a round that is over: no note takes it any more, but what it says counts.
+    fn answered_late(&self, state: &mut State, node: u64, mut round: Round, said: Said) {
+        match said {
+            Said::Signed(line) => match round.add(node, line) {
+                Ok(()) => {
+                    let alone = round.alone(node).expect("it was added");
+                    self.shared.saw_signatures(&Arc::new(alone));
+                }
+                Err(error) => tracing::error!(node, %error, "a node's cosignature does not hold"),
+            },
+            Said::OtherRoot(root) => {
+                self.found_other_root(&mut state.found, node, &round.checkpoint, root);
+            }
+        }
+    }
+
     /// A majority has signed: the log signs, and the note is made durable.
     fn compose(&self, state: &mut State, round: Round) {
         count(&self.shared.counters.composed);
         state.late_due = None;
         self.store(state, &round);
+        if state.is_patient(&round) {
+            state.patient_until = Some(Instant::now() + SLOW_MAX);
+        }
         state.done = Some(round);
     }
 
@@ -274,6 +334,7 @@ impl Publisher {
     fn store(&self, state: &mut State, round: &Round) {
         if round.is_full() {
             state.full_at = Instant::now();
+            state.patient_until = None;
         }
         let log_key = self.log_key.as_ref().expect("a node without it does not publish");
         let published = Arc::new(round.compose(log_key));

@@ -53,9 +53,15 @@ impl Round {
         self.electorate.majority_time(&self.signed).is_some()
     }
 
+    /// The voters that have not signed yet.
+    pub(super) fn missing(&self) -> impl Iterator<Item = u64> {
+        let voters = self.electorate.voters().map(|(id, _)| id);
+        voters.filter(|id| !self.signed.contains_key(id))
+    }
+
     /// Whether every voter has signed.
     pub(super) fn is_full(&self) -> bool {
-        self.electorate.voters().all(|(id, _)| self.signed.contains_key(&id))
+        self.missing().next().is_none()
     }
 
     /// The root that a majority of the voters holds instead, if there is one: then it is the one

@@ -5,5 +5,6 @@ mod cosigner;
 mod electorate;
 mod group;
 mod notebook;
+mod publisher;
 mod round;
 mod standing;
