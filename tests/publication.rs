@@ -428,6 +428,16 @@ async fn when_every_disk_was_rolled_back_appends_wait_for_an_operator() {
 /// Their memory of what they have signed is on another disk: they know, and have no note to show.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_all_have_signed_and_lost_waits_for_an_operator_without_a_note() {
+    signed_and_lost(&[1, 2, 3]).await;
+}
+
+/// As above, but the one that leads does not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_majority_has_signed_and_lost_stops_a_leader_that_does_not_know() {
+    signed_and_lost(&[1, 2]).await;
+}
+
+async fn signed_and_lost(remember: &[u64]) {
     let mut cluster = three_nodes();
     client(&cluster).await;
     let mut caller = Caller::open(&cluster, b"only the markers").await;
@@ -448,17 +458,30 @@ async fn what_all_have_signed_and_lost_waits_for_an_operator_without_a_note() {
     .await;
     for (node, copy) in cluster.nodes.iter_mut().zip(&copies) {
         node.kill().unwrap();
-        std::fs::copy(node.data_dir.join("signed"), copy.join("signed")).unwrap();
+        if remember.contains(&node.id) {
+            std::fs::copy(node.data_dir.join("signed"), copy.join("signed")).unwrap();
+        }
         put_back(copy, &node.data_dir);
     }
     for node in &mut cluster.nodes {
         node.start_with(&["--all-rolled-back"]).unwrap();
     }
-    for node in &cluster.nodes {
+    for node in cluster.nodes.iter().filter(|node| remember.contains(&node.id)) {
         eventually("it knows", || async {
             view(&node.client_addr).await.filter(|view| view.rolled_back_from >= lost)
         })
         .await;
+    }
+    // Whoever knows takes no append, nor the record of a transfer: until the one that does not leads.
+    let mut leads = leader(&cluster).await;
+    while remember.len() < 3 && leads != 3 {
+        cluster.node(leads).unwrap().kill().unwrap();
+        leads = leader(&cluster).await;
+        for node in cluster.nodes.iter_mut().filter(|node| node.id != leads) {
+            if !node.is_running() {
+                node.start().unwrap();
+            }
+        }
     }
     caller.refused(&cluster).await;
     // It outlives a restart without the flag: the markers are those of the trail now.

@@ -74,6 +74,11 @@ impl Answers {
                 let other_root = Bytes::copy_from_slice(&ours.0);
                 Ok(pb::CosignResponse { other_root, ..Default::default() })
             }
+            Err(NotSigned::RolledBack { checkpoint_size }) => Ok(pb::CosignResponse {
+                rolled_back_from: checkpoint_size,
+                accepted_unix_s: self.shared.accepted_unix_s(),
+                ..Default::default()
+            }),
             Err(error) => Err(refused(error)),
         }
     }

@@ -71,6 +71,9 @@ pub(super) enum Said {
     Signed(NoteSignature),
     /// It has another root.
     OtherRoot(Hash),
+    /// It knows that a checkpoint of that size is lost, and of losses that were accepted up to that
+    /// time.
+    RolledBack { size: u64, accepted_unix_s: u64 },
 }
 
 /// The tasks of one leadership; they end when this is dropped.
@@ -131,11 +134,22 @@ impl Asker {
             let next = next.expect("it was waited for");
             match self.ask(&next).await {
                 Ok(said) => {
-                    asked = next.number;
-                    pause = PAUSE_MIN;
+                    // What is lost may be accepted in a moment.
+                    let is_final = !matches!(said, Said::RolledBack { .. });
+                    let number = next.number;
+                    let is_over = next.begun.elapsed() > ROUND_MAX;
                     let answer = Answer { node: self.node, target: next, said };
                     if self.answers.send(answer).await.is_err() {
                         return;
+                    }
+                    if is_final || is_over {
+                        asked = number;
+                    }
+                    if is_final {
+                        pause = PAUSE_MIN;
+                    } else {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(PAUSE_MAX);
                     }
                 }
                 Err(error) => {
@@ -158,6 +172,10 @@ impl Asker {
             node: self.node,
             reason: format!("answered with {what}"),
         };
+        if answer.rolled_back_from > 0 {
+            let (size, accepted_unix_s) = (answer.rolled_back_from, answer.accepted_unix_s);
+            return Ok(Said::RolledBack { size, accepted_unix_s });
+        }
         if !answer.other_root.is_empty() {
             let root = Hash::from_slice(&answer.other_root);
             return root.map(Said::OtherRoot).ok_or_else(|| malformed("a root of odd size"));

@@ -340,9 +340,9 @@ impl Notebook {
         self.forget_signatures(|note| matches!(self.compare(note), Ok(Verdict::Agrees)));
     }
 
-    /// Notes, durably, that this node has signed a tree of that size which its disk does not have,
-    /// and that an operator has all nodes go on: appends are refused from now on. False if it could
-    /// not be made durable.
+    /// Notes, durably, that this node, or a majority, has signed a tree of that size which its disk
+    /// does not have, and that an operator has all nodes go on: appends are refused from now on.
+    /// False if it could not be made durable.
     pub(super) fn lost(&mut self, size: u64) -> bool {
         if self.shared.lost.borrow().is_some_and(|lost| lost >= size) {
             return true;
@@ -354,8 +354,7 @@ impl Notebook {
         }
         tracing::error!(
             signed = size,
-            "this node has lost what it had signed: appends are refused until an operator runs \
-             `indelible accept-rollback`"
+            "what was signed is lost: appends are refused until an operator runs `indelible accept-rollback`"
         );
         self.shared.lost.send_replace(Some(size));
         true

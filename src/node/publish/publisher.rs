@@ -90,6 +90,8 @@ pub(super) struct State {
     complained: Option<Instant>,
     /// Nodes about which a finding was written in this leadership.
     found: Vec<u64>,
+    /// Nodes that sign nothing, once that was said in this leadership.
+    refusing: Vec<u64>,
 }
 
 impl State {
@@ -107,6 +109,7 @@ impl State {
             begun: None,
             complained: None,
             found: Vec::new(),
+            refusing: Vec::new(),
         }
     }
 
@@ -251,6 +254,9 @@ impl Publisher {
         if matches!(said, Said::Signed(_)) {
             state.signed_at.insert(node, Instant::now());
         }
+        if let Said::RolledBack { size, accepted_unix_s } = said {
+            return self.refused(state, node, number, size, accepted_unix_s);
+        }
         if let Some((round, _)) = state.current.as_mut().filter(|(r, _)| r.number == number) {
             match said {
                 Said::Signed(line) => {
@@ -263,6 +269,7 @@ impl Publisher {
                     self.found_other_root(&mut state.found, node, &round.checkpoint, root);
                     self.check_majority_against(round);
                 }
+                Said::RolledBack { .. } => {}
             }
             if round.has_majority()
                 && let Some((round, _)) = state.current.take()
@@ -292,6 +299,34 @@ impl Publisher {
             Said::OtherRoot(root) => {
                 self.found_other_root(&mut state.found, node, &round.checkpoint, root);
             }
+            Said::RolledBack { .. } => {}
+        }
+    }
+
+    /// A node signs nothing because it knows of a loss. One alone may be wrong, or lie: a majority
+    /// that knows it has this leader refuse appends too.
+    fn refused(&self, state: &mut State, node: u64, number: u64, size: u64, accepted_unix_s: u64) {
+        let current = state.current.as_mut().filter(|(round, _)| round.number == number);
+        let Some((round, _)) = current else { return };
+        // It may not have heard yet that this very loss was accepted.
+        if accepted_unix_s < self.shared.accepted_unix_s() {
+            return;
+        }
+        if !state.refusing.contains(&node) {
+            state.refusing.push(node);
+            tracing::warn!(
+                node,
+                size,
+                "a node knows that a signed checkpoint is lost, and signs nothing; hint: if that is so, make it the \
+                 leader (`indelible transfer-leader`), and `indelible accept-rollback`"
+            );
+        }
+        round.add_lost(node, size);
+        if let Some(size) = round.majority_has_lost() {
+            let notebook = self.notebook.clone();
+            state.storing.spawn(async move {
+                notebook.run(move |notebook| notebook.lost(size)).await;
+            });
         }
     }
 
@@ -308,6 +343,7 @@ impl Publisher {
             Said::OtherRoot(root) => {
                 self.found_other_root(&mut state.found, node, &round.checkpoint, root);
             }
+            Said::RolledBack { .. } => {}
         }
     }
 

@@ -221,7 +221,7 @@ impl Rollback {
                 let checkpoint = &note.checkpoint;
                 format!("checkpoint of tree size {}, root {}", checkpoint.size, checkpoint.root)
             }
-            (None, Some(size), _) => format!("this node had signed tree size {size}"),
+            (None, Some(size), _) => format!("tree size {size} was signed and is lost"),
             (None, None, Some(size)) => format!("a witness knows tree size {size}"),
             (None, None, None) => {
                 let message = "no checkpoint reaches past the trail: there is nothing to accept";

@@ -24,14 +24,16 @@ pub(super) struct Round {
     signed: BTreeMap<u64, u64>,
     /// What nodes that do not sign have instead.
     other_roots: BTreeMap<u64, Hash>,
+    /// What nodes that do not sign know to be lost.
+    lost: BTreeMap<u64, u64>,
 }
 
 impl Round {
     /// Nobody has signed yet.
     pub(super) fn new(number: u64, checkpoint: Checkpoint, electorate: Arc<Electorate>) -> Round {
         let text = checkpoint.to_string();
-        let (signatures, signed, other_roots) = Default::default();
-        Round { number, checkpoint, text, electorate, signatures, signed, other_roots }
+        let (signatures, signed, other_roots, lost) = Default::default();
+        Round { number, checkpoint, text, electorate, signatures, signed, other_roots, lost }
     }
 
     /// Adds a node's signature, if it holds. Those of nodes that are no members are refused.
@@ -46,6 +48,17 @@ impl Round {
     /// Notes that a node has another root.
     pub(super) fn add_other_root(&mut self, node: u64, root: Hash) {
         self.other_roots.insert(node, root);
+    }
+
+    /// Notes that a node signs nothing, because it knows that so much was signed and is lost.
+    pub(super) fn add_lost(&mut self, node: u64, size: u64) {
+        self.lost.insert(node, size);
+    }
+
+    /// The size that a majority of the voters knows to be lost; of several the smallest.
+    pub(super) fn majority_has_lost(&self) -> Option<u64> {
+        let is_majority = self.electorate.is_majority(|id| self.lost.contains_key(&id));
+        self.lost.values().copied().min().filter(|_| is_majority)
     }
 
     /// Whether a majority of every set of voters has signed.

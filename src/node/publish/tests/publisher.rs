@@ -16,6 +16,7 @@ use crate::node::publish::{cosigner, notebook};
 use crate::raft::network::Network;
 use crate::raft::peers::{Introduction, Known, Peers};
 use crate::storage::ledger::tests::trail::{SEGMENT_BYTES, TRAIL, Trail};
+use crate::storage::notes::Acceptance;
 
 /// The leader, and rounds over its first, its second and its third tree; what it stores is on its
 /// disk for as long as the trail lives.
@@ -112,4 +113,27 @@ async fn now_and_then_the_next_round_waits_for_a_slow_node_that_is_alive() {
     while state.storing.join_next().await.is_some() {}
     let newest = publisher.shared.newest.borrow().clone().unwrap();
     assert!(newest.signed.contains_key(&3), "a note has it");
+}
+
+#[tokio::test]
+async fn a_leader_refuses_appends_if_a_majority_knows_of_a_loss() {
+    let (publisher, [first, second, third], _trail) = leading();
+    let mut state = State::new();
+    let lost = |node, round: &Round, accepted_unix_s| {
+        let said = Said::RolledBack { size: 500 + node, accepted_unix_s };
+        Answer { node, target: Arc::new(Target::of(round)), said }
+    };
+    publisher.shared.accepted.send_replace(Acceptance { unix_s: NOW, leaf: 0 });
+    // One alone; and two who have not heard yet that it was accepted.
+    for (round, said) in [(first, [(3, NOW), (3, NOW)]), (second, [(2, NOW - 1), (3, NOW - 1)])] {
+        let said = said.map(|(node, accepted)| lost(node, &round, accepted));
+        state.current = Some((round, Instant::now()));
+        said.into_iter().for_each(|said| publisher.answered(&mut state, said));
+        assert!(state.storing.is_empty());
+    }
+    let said = [lost(2, &third, NOW), lost(3, &third, NOW)];
+    state.current = Some((third, Instant::now()));
+    said.into_iter().for_each(|said| publisher.answered(&mut state, said));
+    while state.storing.join_next().await.is_some() {}
+    assert_eq!(publisher.shared.rolled_back(), Some(502));
 }
