@@ -40,12 +40,12 @@ struct Made {
     filled: bool,
 }
 
-/// How far the log is as it was.
-struct Ours {
-    /// One past the last entry that is, and where its frame ends.
-    end: (u64, Location),
-    /// Whether an entry of a peer has followed.
-    over: bool,
+/// What an attempt has passed.
+struct Passed {
+    /// Where the last entry's frame ends.
+    end: Location,
+    /// Whether an entry of a peer was among it.
+    of_peers: bool,
     /// Whether the marker has its last entry end where none ends.
     misplaced: bool,
 }
@@ -54,11 +54,11 @@ struct Ours {
 struct Outcome {
     made: Vec<Made>,
     fetched: Vec<Range<u64>>,
-    /// Where the last segment's frames end, and the next entry.
+    /// The next entry, and where the frame before it ends.
     end: (u64, Location),
     /// How the walk ended.
     stopped: Stopped,
-    /// The marker that is true before and after the swap, if the one that is there is not.
+    /// The marker that is true after the swap, if the one that is there is not.
     marker: Option<Synced>,
 }
 
@@ -106,21 +106,8 @@ impl ClosedLog {
         let ends = outcome.stopped != Stopped::Closed || next == 0;
         let mut mended = Mended { fetched: outcome.fetched, ..Mended::default() };
         mended.end = (outcome.stopped == Stopped::EndOfPeers).then_some(next);
-        if let Some(marker) = outcome.marker {
-            // Crash after: the marker claims less than there is, which is true; what follows is
-            // damage, or the tail of the log, and peers are asked again.
-            self.write_marker(marker)?;
-            mended.marker = true;
-        }
-        // Before the new ones: a crash in between leaves a log that is too short, with damage or
-        // the marker to say so.
-        for first in files.firsts.iter().filter(|first| ends && **first >= next).rev() {
-            mended.quarantined.push(swap::remove(&self.data, &files.dir, *first)?);
-        }
         for made in outcome.made.into_iter().rev() {
-            if !made.changed {
-                swap::discard(&files.dir, made.first)?;
-            } else if made.filled {
+            if made.changed && made.filled {
                 // Crash between two of them: the first of the damage is still there, so that the
                 // rest is mended again before the log opens.
                 mended.quarantined.extend(swap::replace(&self.data, &files.dir, made.first)?);
@@ -130,23 +117,30 @@ impl ClosedLog {
             }
         }
         mended.segments.reverse();
-        if survey.marker.is_none() && ends {
-            // Crash before: there is no marker, and the same is found again. After: all that it
-            // claims is there, durable since before.
-            self.sync_all(files)?;
-            self.write_marker(Synced { next, end, committed: 0 })?;
+        // After the new ones: what follows a damaged segment says that it is no torn end.
+        for first in files.firsts.iter().filter(|first| ends && **first >= next).rev() {
+            // Crash before: the log does not end there, which is damage again, or goes on with
+            // whole entries of ours.
+            mended.quarantined.push(swap::remove(&self.data, &files.dir, *first)?);
+        }
+        let lost = survey.marker.is_none() && ends;
+        let lost = lost.then_some(Synced { next, end, committed: 0 });
+        if let Some(marker) = outcome.marker.or(lost) {
+            self.sync_all()?;
+            // Crash before: there is no marker, or one that wants more entries, or has the last one
+            // end elsewhere: peers are asked again. After: all that it claims is durable.
+            self.write_marker(marker)?;
             mended.marker = true;
         }
         Ok(mended)
     }
 
-    /// Makes the segments durable that nothing says are: without a marker, all that are not sealed.
-    fn sync_all(&self, files: &Files) -> Result<(), DiskError> {
+    /// Makes the segments durable that nothing says are: all that are not sealed.
+    fn sync_all(&self) -> Result<(), DiskError> {
+        let files = Files::list(&self.data, self.common)?;
         let sealed = files.sealed_until()?;
-        for first in Files::list(&self.data, self.common)?.firsts {
-            if first >= sealed {
-                files.dir.open_file(&segment::file_name(first))?.sync_all()?;
-            }
+        for first in files.firsts.iter().filter(|first| **first >= sealed) {
+            files.dir.open_file(&segment::file_name(*first))?.sync_all()?;
         }
         files.dir.sync()
     }
@@ -179,7 +173,7 @@ impl Attempt<'_> {
         walk.open_from = self.plan.open_from;
         let sealed_until = self.files.sealed_until()?;
         let mut made: Vec<Made> = Vec::new();
-        let mut ours = Ours { end: (start.next, start.end), over: false, misplaced: false };
+        let mut passed = Passed { end: start.end, of_peers: false, misplaced: false };
         loop {
             let first = walk.index;
             let committed = match made.last() {
@@ -188,7 +182,7 @@ impl Attempt<'_> {
                 _ => 0,
             };
             let sealed_until = sealed_until.max(committed);
-            let (new, end, stopped) = self.segment(&mut walk, sealed_until, &mut ours)?;
+            let (new, stopped) = self.segment(&mut walk, sealed_until, &mut passed)?;
             made.push(new);
             let ended = stopped != Stopped::Closed || self.at_end(&walk)?;
             if !ended && !self.goes_on(&mut walk, first)? {
@@ -197,25 +191,25 @@ impl Attempt<'_> {
             if let Some(run) = walk.run.filter(|run| ended && run.closed) {
                 return Err(Stop::Open(run.from));
             }
-            let end = (walk.index, end);
+            let end = (walk.index, passed.end);
             let stopped = match ended {
                 true if stopped == Stopped::EndOfPeers => Stopped::EndOfPeers,
                 true => Stopped::End,
                 false => Stopped::Closed,
             };
-            let marker = if ended { self.marker(end, &ours)? } else { None };
+            let marker = if ended { self.marker(end, &passed)? } else { None };
             return Ok(Outcome { made, fetched: walk.fetched, end, stopped, marker });
         }
     }
 
-    /// One segment of the walk, written anew; and where its frames end. If it is closed, and ends
-    /// at `sealed_until` or before, it is sealed: it was, or may be.
+    /// One segment of the walk, written anew. If it is closed, and ends at `sealed_until` or
+    /// before, it is sealed: it was, or may be.
     fn segment(
         &self,
         walk: &mut Walk<'_, '_>,
         sealed_until: u64,
-        ours: &mut Ours,
-    ) -> Result<(Made, Location, Stopped), Stop> {
+        passed: &mut Passed,
+    ) -> Result<(Made, Stopped), Stop> {
         let (common, dir) = (&self.log.common, &self.files.dir);
         let first = walk.index;
         let name = segment::file_name(first);
@@ -240,25 +234,21 @@ impl Attempt<'_> {
             &mut |own, summary, fault, of_peer| self.judge(own, summary, fault, of_peer),
             &mut |entry, header, location, of_peer| {
                 of_peers |= of_peer;
-                ours.over |= of_peer;
+                passed.of_peers |= of_peer;
                 let offset = location.offset + header.frame_size();
-                let end = (entry.id.index + 1, Location { offset, ..location });
-                if !ours.over {
-                    ours.end = end;
-                }
-                ours.misplaced |= self.is_misplaced(end);
+                passed.end = Location { offset, ..location };
+                passed.misplaced |= self.is_misplaced((entry.id.index + 1, passed.end));
                 new.put(entry, header, location)
             },
         )?;
-        if ours.misplaced && !ours.over && !walk.doubting {
+        if passed.misplaced && !passed.of_peers && !walk.doubting {
             return Err(Stop::Doubt(first));
         }
         let sealed = stopped == Stopped::Closed && summary.next <= sealed_until;
         new.finish(&summary, sealed, common.segment_bytes)?;
         let changed = of_peers || !own.is_whole(&summary, sealed)?;
         let filled = summary.next > first;
-        let end = Location { segment: first, offset: summary.frames_end };
-        Ok((Made { first, sealed, changed, filled }, end, stopped))
+        Ok((Made { first, sealed, changed, filled }, stopped))
     }
 
     /// Entries before this one are committed, and their segments may be sealed, in order.
@@ -319,17 +309,20 @@ impl Attempt<'_> {
         }
     }
 
-    /// The marker to write before the swap, if the one that is there would not be true after it:
-    /// as far as all is ours. An error if peers let the log end before what is committed.
-    fn marker(&self, (next, _): (u64, Location), ours: &Ours) -> Result<Option<Synced>, MendError> {
+    /// The marker to write after the swap, if the one that is there would not be true then. An
+    /// error if peers let the log end before what is committed.
+    fn marker(
+        &self,
+        (next, end): (u64, Location),
+        passed: &Passed,
+    ) -> Result<Option<Synced>, MendError> {
         let Some(marker) = self.survey.marker else { return Ok(None) };
         if next < marker.committed {
             return Err(MendError::Committed { end: next, committed: marker.committed });
         }
-        if next >= marker.next && !ours.misplaced {
+        if next >= marker.next && !passed.misplaced {
             return Ok(None);
         }
-        let (next, end) = ours.end;
-        Ok(Some(Synced { next, end, committed: marker.committed.min(next) }))
+        Ok(Some(Synced { next, end, committed: marker.committed }))
     }
 }

@@ -104,3 +104,39 @@ fn cutting_off_survives_every_crash() {
     }
     survives_crashes("a shorter log", damaged.path(), peer.path(), 40);
 }
+
+/// The log ends before the marker, and after what is left of it: nothing but the marker says that
+/// there was more. Lowered to what is left before the rest was in place, it let a start after a
+/// crash go on without asking anybody.
+#[test]
+fn an_end_below_the_marker_survives_every_crash() {
+    let entries = entries(60);
+    let original = closed(&entries);
+    // Inside a segment, and where one is closed.
+    let closes = *firsts(original.path()).iter().rfind(|first| **first < 50).unwrap();
+    for end in [45, closes] {
+        let (damaged, peer) = (copy_of(original.path()), closed(&entries[..end as usize]));
+        set_marker(damaged.path(), 60, 30);
+        for first in firsts(damaged.path()).iter().filter(|first| **first > 30) {
+            std::fs::remove_file(path_of(damaged.path(), *first)).unwrap();
+        }
+        survives_crashes("below the marker", damaged.path(), peer.path(), end);
+    }
+}
+
+/// Above the marker, nothing but the segments behind it says that zeros in a segment are no tear.
+#[test]
+fn what_follows_damage_stays_until_it_is_mended() {
+    let entries = entries(60);
+    let (damaged, peer) = (crashed(&entries, 40), closed(&entries[..45]));
+    let first = *firsts(damaged.path()).iter().rfind(|first| **first < 42).unwrap();
+    let zeros = place_of(first + 1).offset as usize;
+    change(damaged.path(), first, |bytes| bytes[zeros..].fill(0));
+    for index in first + 1..60 {
+        let place = place_of(index);
+        if place.segment > first {
+            damage_entry(damaged.path(), index);
+        }
+    }
+    survives_crashes("above the marker", damaged.path(), peer.path(), 45);
+}

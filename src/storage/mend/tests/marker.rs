@@ -130,11 +130,3 @@ fn spoil_marker(dir: &std::path::Path, damaged: bool) {
         false => std::fs::remove_file(dir.join("synced")).unwrap(),
     }
 }
-
-fn set_marker(dir: &std::path::Path, next: u64, committed: u64) {
-    use crate::storage::synced::{Synced, SyncedFile};
-    let dir = crate::disk::Dir::open(dir, false).unwrap();
-    let marker = SyncedFile::read(&dir).unwrap();
-    assert_eq!(marker.next, next);
-    SyncedFile::create_as(&dir, &Synced { committed, ..marker }).unwrap();
-}

@@ -261,3 +261,12 @@ pub(super) fn assert_same(dir: &Path, as_in: &Path, what: &str) {
     let rest = rest.filter(|entry| entry.as_ref().unwrap().file_name() != "next").count();
     assert_eq!(rest, here.len(), "{what}: nothing else is left in segments/");
 }
+
+/// Makes the marker say that so many entries are committed.
+pub(super) fn set_marker(dir: &Path, next: u64, committed: u64) {
+    use crate::storage::synced::{Synced, SyncedFile};
+    let dir = crate::disk::Dir::open(dir, false).unwrap();
+    let marker = SyncedFile::read(&dir).unwrap();
+    assert_eq!(marker.next, next);
+    SyncedFile::create_as(&dir, &Synced { committed, ..marker }).unwrap();
+}
