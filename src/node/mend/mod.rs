@@ -13,6 +13,8 @@ mod numbers;
 pub mod online;
 mod place;
 mod supply;
+#[cfg(test)]
+mod tests;
 mod whole;
 
 use std::sync::Arc;

@@ -31,9 +31,11 @@ pub(super) enum NoSupply {
 /// Why a peer was of no use for an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Said {
-    /// It has answered, and does not have it.
-    Lacks,
-    /// What it has does not belong there.
+    /// It has answered, and does not have it; the next one of those asked for that it has.
+    Lacks(Option<u64>),
+    /// What it has does not follow from what is here.
+    Apart(String),
+    /// What it says makes no sense, or cannot be.
     Wrong(String),
     /// It has not answered, this time.
     Nothing(String),
@@ -42,9 +44,8 @@ enum Said {
 impl std::fmt::Display for Said {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Said::Lacks => f.write_str("does not have it either"),
-            Said::Wrong(why) => f.write_str(why),
-            Said::Nothing(why) => f.write_str(why),
+            Said::Lacks(_) => f.write_str("does not have it either"),
+            Said::Apart(why) | Said::Wrong(why) | Said::Nothing(why) => f.write_str(why),
         }
     }
 }
@@ -78,8 +79,28 @@ struct Anchor {
     node: u64,
     /// One past the last entry.
     next: u64,
-    /// The link of that.
+    /// The term of the last entry, the highest in that log.
+    term: u64,
+    /// The link of the last entry.
     chain: Option<Chain>,
+}
+
+/// What was given last for an open hole.
+#[derive(Debug)]
+struct Given {
+    /// The entry that comes next, and the link before it.
+    next: (u64, Chain),
+    /// Who gave entries that nothing of the anchor's has followed yet.
+    unproven: Vec<u64>,
+}
+
+/// The entries of a peer that is being read from.
+struct Stream {
+    /// The peer.
+    node: u64,
+    /// The entry that it gives next, and up to which one it was asked.
+    next: (u64, u64),
+    entries: Entries,
 }
 
 /// Asks peers for what is missing. Its calls block: for a thread that may.
@@ -90,9 +111,10 @@ pub(super) struct Supplier {
     own: Own,
     /// Where the log ends, once that is settled.
     anchor: Option<Anchor>,
-    /// The peer that is being read from, by position; the entry that it gives next, and up to which
-    /// one it was asked.
-    stream: Option<(usize, u64, u64, Entries)>,
+    /// What was given last, if that was for an open hole.
+    given: Option<Given>,
+    /// Goes on where the last answer has ended.
+    stream: Option<Stream>,
     /// What every peer has for a closed hole does not join what follows it here.
     doubting: bool,
 }
@@ -101,7 +123,8 @@ impl Supplier {
     /// Asks these peers. Call within a runtime.
     pub(super) fn new(asker: Asker, peers: Peers, own: Own) -> Supplier {
         let runtime = Handle::current();
-        Supplier { asker, runtime, peers, own, anchor: None, stream: None, doubting: false }
+        let (anchor, given, stream) = (None, None, None);
+        Supplier { asker, runtime, peers, own, anchor, given, stream, doubting: false }
     }
 
     /// Asks nobody.
@@ -113,12 +136,17 @@ impl Supplier {
     pub(super) fn rotate(&mut self) {
         let one = self.peers.len().min(1);
         self.peers.rotate_left(one);
-        (self.anchor, self.stream) = (None, None);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        (self.anchor, self.given, self.stream) = (None, None, None);
     }
 
     /// A new round begins: everybody is asked anew.
     pub(super) fn restart(&mut self) {
-        (self.anchor, self.stream, self.doubting) = (None, None, false);
+        self.forget();
+        self.doubting = false;
     }
 
     /// What every peer has for a closed hole does not join what follows it here.
@@ -145,8 +173,9 @@ impl Supplier {
         if self.doubting {
             return self.denied(want);
         }
-        match self.entries(want, to) {
-            Ok(entries) => Ok(Supply::Entries(entries)),
+        let all: Vec<u64> = self.peers.iter().map(|(node, _)| *node).collect();
+        match self.first_of(&all, want, to, None) {
+            Ok((_, entries)) => Ok(Supply::Entries(entries)),
             Err(said) if said.values().any(|said| matches!(said, Said::Nothing(_))) => {
                 Err(NoSupply::NotYet(describe(want.from, &said)))
             }
@@ -181,22 +210,75 @@ impl Supplier {
         Ok(anchor)
     }
 
-    /// A hole with nothing of ours behind it.
+    /// A hole with nothing of ours behind it: the anchor's entries, and other peers' where it is
+    /// damaged itself and theirs lead to its next one.
     fn open(&mut self, want: &Want) -> Result<Supply, NoSupply> {
         let anchor = self.anchored()?;
-        if want.from >= anchor.next || self.diverges(want, &anchor)? {
+        let at = (want.from, want.before);
+        let given = self.given.take().filter(|given| given.next == at);
+        // Only at its first entry is what comes before ours.
+        let begins = given.is_none();
+        if begins && (want.from >= anchor.next || self.diverges(want, &anchor)?) {
             return Ok(Supply::End);
         }
-        let entries = self.entries(want, anchor.next).map_err(|said| {
-            let text = describe(want.from, &said);
-            match said.values().any(|said| matches!(said, Said::Nothing(_))) {
-                true => NoSupply::NotYet(text),
-                false => NoSupply::Lost(text),
+        let unproven = given.map_or(Vec::new(), |given| given.unproven);
+        if want.from >= anchor.next {
+            return match Some(want.before) == anchor.chain {
+                true => Ok(Supply::End),
+                false => Err(self.do_not_lead(&anchor, unproven)),
+            };
+        }
+        let to = match self.ask(anchor.node, want, anchor.next) {
+            Ok(entries) => return self.give(entries, &anchor, Vec::new()),
+            Err(Said::Lacks(next)) => next.unwrap_or(anchor.next),
+            Err(Said::Apart(_)) if begins => return Ok(Supply::End),
+            Err(Said::Apart(_)) => return Err(self.do_not_lead(&anchor, unproven)),
+            Err(said) => return Err(NoSupply::NotYet(format!("node {} {said}", anchor.node))),
+        };
+        let others = self.peers.iter().map(|(node, _)| *node).filter(|node| *node != anchor.node);
+        let others: Vec<u64> = others.collect();
+        match self.first_of(&others, want, to, Some(&anchor)) {
+            Ok((node, entries)) => {
+                let unproven = unproven.into_iter().chain([node]).collect();
+                self.give(entries, &anchor, unproven)
             }
-        })?;
-        self.check_end(&entries, &anchor)?;
+            Err(_) if !unproven.is_empty() => Err(self.do_not_lead(&anchor, unproven)),
+            Err(mut said) => {
+                said.insert(anchor.node, Said::Lacks(None));
+                Err(match said.values().any(|said| matches!(said, Said::Nothing(_))) {
+                    true => NoSupply::NotYet(describe(want.from, &said)),
+                    false => NoSupply::Lost(describe(want.from, &said)),
+                })
+            }
+        }
+    }
+
+    /// Hands out entries for an open hole.
+    fn give(
+        &mut self,
+        entries: Vec<Fetched>,
+        anchor: &Anchor,
+        unproven: Vec<u64>,
+    ) -> Result<Supply, NoSupply> {
+        check(&entries, anchor).map_err(|why| NoSupply::NotYet(why.to_string()))?;
         self.learn_voters(&entries)?;
+        let last = entries.last().map(|last| (last.entry.id.index + 1, last.chain));
+        self.given = last.map(|next| Given { next, unproven });
         Ok(Supply::Entries(entries))
+    }
+
+    /// What these peers have given does not lead to the anchor's entries: the others are asked
+    /// before them the next time.
+    fn do_not_lead(&mut self, anchor: &Anchor, wrong: Vec<u64>) -> NoSupply {
+        self.forget();
+        self.peers.sort_by_key(|(node, _)| wrong.contains(node));
+        let node = anchor.node;
+        NoSupply::NotYet(match wrong.is_empty() {
+            true => format!("node {node}: its log has changed meanwhile"),
+            false => {
+                format!("entries of {} do not lead to those of node {node}", decide::nodes(&wrong))
+            }
+        })
     }
 
     /// Settles where the log ends, and fetches the last entry.
@@ -213,7 +295,7 @@ impl Supplier {
             End::Unknown(why) => return Err(NoSupply::NotYet(why)),
             End::Lost(why) => return Err(NoSupply::Lost(why)),
         };
-        let Some(last) = last else { return Ok(Anchor { node, next: 0, chain: None }) };
+        let Some(last) = last else { return Ok(Anchor { node, next: 0, term: 0, chain: None }) };
         let not_yet = |why: String| NoSupply::NotYet(format!("node {node}: {why}"));
         let (entry, chain) = self
             .one(node, last.index)
@@ -228,7 +310,7 @@ impl Supplier {
             term = last.term,
             "the log ends as that node's does"
         );
-        Ok(Anchor { node, next: last.index + 1, chain: Some(chain) })
+        Ok(Anchor { node, next: last.index + 1, term: last.term, chain: Some(chain) })
     }
 
     /// What all peers say now. One with an older disk than before says nothing that counts.
@@ -262,11 +344,8 @@ impl Supplier {
 
     /// Whether the log that counts is another one already before the hole: then what was in the
     /// hole is no part of it.
-    fn diverges(&mut self, want: &Want, anchor: &Anchor) -> Result<bool, NoSupply> {
-        let continues = self.stream.as_ref().is_some_and(|(_, next, ..)| *next == want.from);
-        let Some(before) = want.from.checked_sub(1).filter(|_| !continues) else {
-            return Ok(false);
-        };
+    fn diverges(&self, want: &Want, anchor: &Anchor) -> Result<bool, NoSupply> {
+        let Some(before) = want.from.checked_sub(1) else { return Ok(false) };
         match self.one(anchor.node, before) {
             Ok(Some((_, chain))) => Ok(chain != want.before),
             // Damaged there, perhaps: then the entries themselves will tell.
@@ -277,38 +356,60 @@ impl Supplier {
 
     /// Id and link of one entry of one peer.
     fn one(&self, node: u64, index: u64) -> Result<Option<(indelible_core::EntryId, Chain)>, Said> {
-        let peer = self.peers.iter().find(|(id, _)| *id == node);
-        let (_, addr) = peer.ok_or_else(|| Said::Nothing("it has no address".into()))?;
+        let addr = self.addr(node)?;
         self.runtime.block_on(async {
             let mut entries = self.asker.entries(addr, index, index + 1).await?;
             Ok(entries.next().await.transpose()?.map(|(entry, chain)| (entry.id, chain)))
         })
     }
 
-    /// Some consecutive entries from the first that is wanted, or what each peer said about it.
-    fn entries(&mut self, want: &Want, to: u64) -> Result<Vec<Fetched>, BTreeMap<u64, Said>> {
+    /// What the first of these peers has that has anything, or what each said about it; for an
+    /// open hole, nothing that cannot be in the anchor's log.
+    fn first_of(
+        &mut self,
+        nodes: &[u64],
+        want: &Want,
+        to: u64,
+        anchor: Option<&Anchor>,
+    ) -> Result<(u64, Vec<Fetched>), BTreeMap<u64, Said>> {
+        let reading = self.stream.as_ref().filter(|stream| stream.next == (want.from, to));
+        let reading = reading.map(|stream| stream.node).filter(|node| nodes.contains(node));
+        let others = nodes.iter().copied().filter(|node| Some(*node) != reading);
         let mut said = BTreeMap::new();
-        let open = self.stream.take().filter(|(_, next, end, _)| (*next, *end) == (want.from, to));
-        let first = open.as_ref().map(|(position, ..)| *position);
-        let mut open = open.map(|(.., entries)| entries);
-        let others = (0..self.peers.len()).filter(|position| Some(*position) != first);
-        let order: Vec<usize> = first.into_iter().chain(others).collect();
-        for position in order {
-            let (node, addr) = self.peers[position].clone();
-            let asked = match open.take() {
-                Some(entries) => Ok(entries),
-                None => self.runtime.block_on(self.asker.entries(&addr, want.from, to)),
-            };
-            match asked.map_err(Said::from).and_then(|entries| self.take(entries, want)) {
-                Ok((fetched, rest)) => {
-                    let next = want.from + fetched.len() as u64;
-                    self.stream = rest.map(|rest| (position, next, to, rest));
-                    return Ok(fetched);
-                }
+        for node in reading.into_iter().chain(others) {
+            let entries = self.ask(node, want, to);
+            let sound = entries.and_then(|entries| match anchor {
+                Some(anchor) => check(&entries, anchor).map(|()| entries),
+                None => Ok(entries),
+            });
+            match sound {
+                Ok(entries) => return Ok((node, entries)),
                 Err(why) => drop(said.insert(node, why)),
             }
         }
         Err(said)
+    }
+
+    /// Some consecutive entries of one peer, from the first that is wanted.
+    fn ask(&mut self, node: u64, want: &Want, to: u64) -> Result<Vec<Fetched>, Said> {
+        let next = (want.from, to);
+        let open = self.stream.take().filter(|open| (open.node, open.next) == (node, next));
+        let entries = match open {
+            Some(open) => open.entries,
+            None => {
+                let addr = self.addr(node)?;
+                self.runtime.block_on(self.asker.entries(addr, want.from, to))?
+            }
+        };
+        let (fetched, rest) = self.take(entries, want)?;
+        let next = (want.from + fetched.len() as u64, to);
+        self.stream = rest.map(|entries| Stream { node, next, entries });
+        Ok(fetched)
+    }
+
+    fn addr(&self, node: u64) -> Result<&str, Said> {
+        let peer = self.peers.iter().find(|(id, _)| *id == node);
+        peer.map(|(_, addr)| addr.as_str()).ok_or(Said::Nothing("it has no address".into()))
     }
 
     /// A few MiB of consecutive entries from a stream, and the rest of it.
@@ -324,35 +425,25 @@ impl Supplier {
                 Some(Ok(next)) => next,
                 // What came before is good all the same.
                 Some(Err(error)) if fetched.is_empty() => return Err(error.into()),
-                Some(Err(_)) | None => return ended(fetched),
+                Some(Err(_)) | None => return ended(fetched, None),
             };
             if entry.id.index != want.from + fetched.len() as u64 {
-                return ended(fetched);
+                return ended(fetched, Some(entry.id.index));
             }
             let before = fetched.last().map_or(want.before, |last| last.chain);
             if indelible_core::chain::link_entry(&before, &entry) != chain {
-                let wrong = format!("its entry {} does not follow from ours", entry.id.index);
-                return if fetched.is_empty() { Err(Said::Wrong(wrong)) } else { ended(fetched) };
+                let apart =
+                    format!("has an entry {} that does not follow from ours", entry.id.index);
+                return if fetched.is_empty() {
+                    Err(Said::Apart(apart))
+                } else {
+                    ended(fetched, None)
+                };
             }
             bytes += entry.payload_bytes();
             fetched.push(Fetched { entry, chain });
         }
         Ok((fetched, Some(entries)))
-    }
-
-    /// What fills an open hole must end as the peer said it does.
-    fn check_end(&self, entries: &[Fetched], anchor: &Anchor) -> Result<(), NoSupply> {
-        let Some(last) = entries.last().filter(|last| last.entry.id.index + 1 == anchor.next)
-        else {
-            return Ok(());
-        };
-        if Some(last.chain) == anchor.chain {
-            return Ok(());
-        }
-        Err(NoSupply::NotYet(format!(
-            "entries of peers do not lead to the end of node {}",
-            anchor.node
-        )))
     }
 
     /// A membership among the entries: whoever votes under it is asked too, before the log is
@@ -387,8 +478,30 @@ impl Supplier {
     }
 }
 
-fn ended(fetched: Vec<Fetched>) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
-    if fetched.is_empty() { Err(Said::Lacks) } else { Ok((fetched, None)) }
+fn ended(
+    fetched: Vec<Fetched>,
+    next: Option<u64>,
+) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
+    if fetched.is_empty() { Err(Said::Lacks(next)) } else { Ok((fetched, None)) }
+}
+
+/// Whether entries can be in the anchor's log at all. Nothing of ours follows that would tell.
+fn check(entries: &[Fetched], anchor: &Anchor) -> Result<(), Said> {
+    for Fetched { entry, .. } in entries {
+        let index = entry.id.index;
+        if entry.id.term > anchor.term {
+            let (term, node) = (entry.id.term, anchor.node);
+            return Err(Said::Wrong(format!(
+                "has entry {index} of term {term}, which the log of node {node} never saw"
+            )));
+        }
+        if entry.kind == EntryKind::Membership
+            && let Err(error) = membership::decode(&entry.head)
+        {
+            return Err(Said::Wrong(format!("has a membership {index} that is none: {error}")));
+        }
+    }
+    Ok(())
 }
 
 fn describe(index: u64, said: &BTreeMap<u64, Said>) -> String {
@@ -428,5 +541,30 @@ pub(super) fn sort(error: MendError) -> Next {
         | MendError::NotNow { .. }
         | MendError::Gone { .. } => Next::Wait(error.to_string()),
         MendError::Open(_) | MendError::Log(_) | MendError::Disk(_) => Next::Failed(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use indelible_core::{Entry, EntryId, Hash};
+
+    use super::*;
+
+    /// A start decodes the newest membership, and a vote is raised to the last entry's term.
+    #[test]
+    fn what_cannot_be_in_the_anchors_log_is_refused() {
+        let fetched = |term, kind, head: &'static [u8]| {
+            let id = EntryId { index: 7, term, leader: 1 };
+            let entry = Entry { id, kind, head: Bytes::from_static(head), body: Bytes::new() };
+            [Fetched { entry, chain: Hash([0; 32]) }]
+        };
+        let anchor = Anchor { node: 3, next: 9, term: 5, chain: None };
+        let said = |entries: &[Fetched]| check(entries, &anchor).map_err(|said| said.to_string());
+        assert_eq!(said(&fetched(5, EntryKind::Blank, b"")), Ok(()));
+        let later = said(&fetched(6, EntryKind::Blank, b"")).unwrap_err();
+        assert!(later.contains("entry 7 of term 6"), "{later}");
+        let garbage = said(&fetched(5, EntryKind::Membership, b"\xff\xff")).unwrap_err();
+        assert!(garbage.contains("membership 7 that is none"), "{garbage}");
     }
 }

@@ -29,7 +29,7 @@ pub mod source;
 pub(in crate::storage) mod survey;
 pub(in crate::storage) mod swap;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(in crate::storage) mod walk;
 
 use std::ops::Range;
@@ -180,6 +180,14 @@ pub enum Refusal {
     Index {
         /// The one asked for.
         asked: u64,
+    },
+    /// Terms never fall within a log.
+    #[error("it is of term {term}, the entry before of term {before}")]
+    Term {
+        /// Its term.
+        term: u64,
+        /// The term of the entry before.
+        before: u64,
     },
     /// It does not follow from the entry before.
     #[error("its chain does not follow from the entry before")]

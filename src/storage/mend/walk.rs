@@ -19,6 +19,8 @@ pub(in crate::storage) struct Walk<'a, 'f> {
     pub(in crate::storage) index: u64,
     /// The chain before it.
     pub(in crate::storage) chain: Chain,
+    /// The term of the entry before it; 0 if it is not known.
+    term: u64,
     /// Entries of peers that are not used up.
     supplied: VecDeque<Fetched>,
     /// Peers' entries up to here that nothing of ours has followed yet.
@@ -79,6 +81,7 @@ impl<'a, 'f> Walk<'a, 'f> {
             fetch,
             index,
             chain,
+            term: 0,
             supplied: VecDeque::new(),
             run: None,
             fetched: Vec::new(),
@@ -140,6 +143,7 @@ impl<'a, 'f> Walk<'a, 'f> {
             summary.push(entry.id, chain, header.frame_size());
             self.index += 1;
             self.chain = chain;
+            self.term = entry.id.term;
         }
     }
 
@@ -186,6 +190,10 @@ impl<'a, 'f> Walk<'a, 'f> {
         let refused = |why| Err(MendError::Refused { index, why });
         if !fits(&fetched) {
             return refused(Refusal::Index { asked: index });
+        }
+        let term = fetched.entry.id.term;
+        if term < self.term {
+            return refused(Refusal::Term { term, before: self.term });
         }
         if let Err(why) = check_entry(&fetched.entry) {
             return refused(why);

@@ -82,6 +82,7 @@ fn unsound_entries_are_refused() {
     for (what, wrong) in [
         ("commitment", honest(&forged)),
         ("size", honest(&longer)),
+        ("term", honest(&entry_of(victim, entries[victim as usize].id.term - 1, 0))),
         ("index", honest(&entries[victim as usize + 1])),
         ("chain", Fetched { chain: before, ..honest(&entries[victim as usize]) }),
     ] {

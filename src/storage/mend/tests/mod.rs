@@ -6,7 +6,7 @@ mod liars;
 mod marker;
 mod online;
 mod sources;
-mod support;
+pub(crate) mod support;
 
 use support::*;
 

@@ -19,11 +19,11 @@ pub(super) use crate::storage::mend::{
 use crate::storage::recovery::OpenError;
 use crate::storage::segment::{self, FRAMES_START, SegmentHeader};
 
-pub(super) const TRAIL: TrailId = TrailId([7; 16]);
-pub(super) const SEGMENT_BYTES: u64 = 4096;
+pub(crate) const TRAIL: TrailId = TrailId([7; 16]);
+pub(crate) const SEGMENT_BYTES: u64 = 4096;
 pub(super) const COMMON: Common = Common { trail_id: TRAIL, segment_bytes: SEGMENT_BYTES };
 
-pub(super) fn options() -> LogOptions {
+pub(crate) fn options() -> LogOptions {
     LogOptions {
         segment_bytes: SEGMENT_BYTES,
         trail_id: TRAIL,
@@ -34,7 +34,7 @@ pub(super) fn options() -> LogOptions {
 }
 
 /// An entry of a few records, whose bytes follow from its index, its term and `flavour`.
-pub(super) fn entry_of(index: u64, term: u64, flavour: u8) -> Entry {
+pub(crate) fn entry_of(index: u64, term: u64, flavour: u8) -> Entry {
     let id = EntryId { index, term, leader: term % 3 + 1 };
     if index.is_multiple_of(9) {
         return Entry { id, kind: EntryKind::Blank, head: Bytes::new(), body: Bytes::new() };
@@ -59,17 +59,17 @@ pub(super) fn entry_of(index: u64, term: u64, flavour: u8) -> Entry {
     Entry { id, kind: EntryKind::Batch, head, body }
 }
 
-pub(super) fn entry(index: u64) -> Entry {
+pub(crate) fn entry(index: u64) -> Entry {
     entry_of(index, index / 20 + 1, 0)
 }
 
-pub(super) fn entries(count: u64) -> Vec<Entry> {
+pub(crate) fn entries(count: u64) -> Vec<Entry> {
     (0..count).map(entry).collect()
 }
 
 /// A directory with a log of these entries, closed in order: all of it is below the marker,
 /// committed, and sealed as far as it can be.
-pub(super) fn closed(entries: &[Entry]) -> TempDir {
+pub(crate) fn closed(entries: &[Entry]) -> TempDir {
     let dir = temp_dir();
     let (log, _) = Log::open(dir.path(), options()).unwrap();
     append(&log, entries.to_vec());
@@ -81,7 +81,7 @@ pub(super) fn closed(entries: &[Entry]) -> TempDir {
 }
 
 /// As after a crash: the last `above` entries are above the marker, nothing is sealed.
-pub(super) fn crashed(entries: &[Entry], above: usize) -> TempDir {
+pub(crate) fn crashed(entries: &[Entry], above: usize) -> TempDir {
     let (dir, copied) = (temp_dir(), temp_dir());
     let tuning = Tuning { recorder: None, marker_interval: Duration::from_secs(3600) };
     let (log, _) = Log::open_tuned(dir.path(), options(), tuning).unwrap();
@@ -96,7 +96,7 @@ pub(super) fn crashed(entries: &[Entry], above: usize) -> TempDir {
 }
 
 /// Makes `to` what `from` is, but for what is in quarantine.
-pub(super) fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to.join("segments"));
     let _ = std::fs::remove_dir_all(to.join("quarantine"));
     std::fs::create_dir(to.join("segments")).unwrap();
@@ -111,31 +111,31 @@ pub(super) fn copy(from: &Path, to: &Path) {
     }
 }
 
-pub(super) fn copy_of(from: &Path) -> TempDir {
+pub(crate) fn copy_of(from: &Path) -> TempDir {
     let dir = temp_dir();
     copy(from, dir.path());
     dir
 }
 
 /// First entries of all segments.
-pub(super) fn firsts(dir: &Path) -> Vec<u64> {
+pub(crate) fn firsts(dir: &Path) -> Vec<u64> {
     let names = read_segments(dir).into_iter();
     names.map(|(name, _)| segment::parse_file_name(&name).unwrap()).collect()
 }
 
-pub(super) fn path_of(dir: &Path, first: u64) -> std::path::PathBuf {
+pub(crate) fn path_of(dir: &Path, first: u64) -> std::path::PathBuf {
     dir.join("segments").join(segment::file_name(first))
 }
 
 /// Changes a segment's bytes.
-pub(super) fn change(dir: &Path, first: u64, change: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn change(dir: &Path, first: u64, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path_of(dir, first)).unwrap();
     change(&mut bytes);
     std::fs::write(path_of(dir, first), bytes).unwrap();
 }
 
 /// Place and header of every frame of a whole segment.
-pub(super) fn frames(dir: &Path, first: u64) -> Vec<(Location, FrameHeader)> {
+pub(crate) fn frames(dir: &Path, first: u64) -> Vec<(Location, FrameHeader)> {
     let bytes = std::fs::read(path_of(dir, first)).unwrap();
     let mut found = Vec::new();
     let mut location = Location { segment: first, offset: FRAMES_START };
@@ -149,7 +149,7 @@ pub(super) fn frames(dir: &Path, first: u64) -> Vec<(Location, FrameHeader)> {
 }
 
 /// Where the frame of `entry(index)` is.
-pub(super) fn place_of(index: u64) -> Location {
+pub(crate) fn place_of(index: u64) -> Location {
     let mut location = Location { segment: 0, offset: FRAMES_START };
     for before in 0..=index {
         if segment::is_closed(location.offset, SEGMENT_BYTES) {
@@ -163,7 +163,7 @@ pub(super) fn place_of(index: u64) -> Location {
 }
 
 /// Flips a bit of an entry's body, or of its header if it has none.
-pub(super) fn damage_entry(dir: &Path, index: u64) {
+pub(crate) fn damage_entry(dir: &Path, index: u64) {
     let location = place_of(index);
     let entry = entry(index);
     let in_frame = if entry.body.is_empty() { 40 } else { 96 + entry.head.len() + 3 };
@@ -172,7 +172,7 @@ pub(super) fn damage_entry(dir: &Path, index: u64) {
 
 /// Writes entries as a segment with right checksums and a right chain, sealed or not, over the one
 /// that starts with the first of them. Returns the chain after it.
-pub(super) fn forge(dir: &Path, chain_before: Chain, entries: &[Entry], sealed: bool) -> Chain {
+pub(crate) fn forge(dir: &Path, chain_before: Chain, entries: &[Entry], sealed: bool) -> Chain {
     let first = entries[0].id.index;
     let header =
         SegmentHeader { trail_id: TRAIL, first, segment_bytes: SEGMENT_BYTES, chain_before };
@@ -193,7 +193,7 @@ pub(super) fn forge(dir: &Path, chain_before: Chain, entries: &[Entry], sealed: 
 
 /// Asks directories, in this order, as a node asks its peers. The log ends only where all of them
 /// are certain that it does.
-pub(super) fn peers<'a>(
+pub(crate) fn peers<'a>(
     dirs: &'a [&'a Path],
 ) -> impl FnMut(&Want) -> Result<Supply, FetchError> + 'a {
     let sources: Vec<_> =
@@ -218,22 +218,22 @@ pub(super) fn peers<'a>(
 }
 
 /// Mends a directory from others.
-pub(super) fn mend(dir: &Path, from: &[&Path]) -> Result<Vec<Mended>, MendError> {
+pub(crate) fn mend(dir: &Path, from: &[&Path]) -> Result<Vec<Mended>, MendError> {
     lock(dir).mend(&mut peers(from))
 }
 
-pub(super) fn lock(dir: &Path) -> ClosedLog {
+pub(crate) fn lock(dir: &Path) -> ClosedLog {
     ClosedLog::lock(dir, TRAIL, SEGMENT_BYTES).unwrap()
 }
 
 /// Whether a start accepts a copy of this directory.
-pub(super) fn opens(dir: &Path) -> Result<(), OpenError> {
+pub(crate) fn opens(dir: &Path) -> Result<(), OpenError> {
     let copied = copy_of(dir);
     Log::open(copied.path(), options()).map(|_| ())
 }
 
 /// The directory opens, and its log has these entries.
-pub(super) fn assert_log(dir: &Path, entries: &[Entry]) {
+pub(crate) fn assert_log(dir: &Path, entries: &[Entry]) {
     let copied = copy_of(dir);
     let (log, recovered) = Log::open(copied.path(), options()).unwrap();
     assert_eq!(recovered.last, entries.last().map(|entry| entry.id));
@@ -242,7 +242,7 @@ pub(super) fn assert_log(dir: &Path, entries: &[Entry]) {
 }
 
 /// The directory has the segments of another one, byte for byte.
-pub(super) fn assert_same(dir: &Path, as_in: &Path, what: &str) {
+pub(crate) fn assert_same(dir: &Path, as_in: &Path, what: &str) {
     let (here, there) = (read_segments(dir), read_segments(as_in));
     let names = |files: &[(String, Vec<u8>)]| files.iter().map(|f| f.0.clone()).collect::<Vec<_>>();
     assert_eq!(names(&here), names(&there), "{what}");
@@ -263,7 +263,7 @@ pub(super) fn assert_same(dir: &Path, as_in: &Path, what: &str) {
 }
 
 /// Makes the marker say that so many entries are committed.
-pub(super) fn set_marker(dir: &Path, next: u64, committed: u64) {
+pub(crate) fn set_marker(dir: &Path, next: u64, committed: u64) {
     use crate::storage::synced::{Synced, SyncedFile};
     let dir = crate::disk::Dir::open(dir, false).unwrap();
     let marker = SyncedFile::read(&dir).unwrap();
