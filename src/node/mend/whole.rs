@@ -28,15 +28,22 @@ use crate::storage::notes::Notes;
 use crate::storage::recovery::{OpenError, SEGMENTS_DIR};
 use crate::storage::{Storage, StorageError, StorageOptions, segment};
 
-/// Between two rounds of asking peers.
-const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// Something is said about it at least this often.
 const SAY_AGAIN: Duration = Duration::from_secs(5);
 /// How long a node that gives up still answers its peers: they need what it says, and have to ask
 /// each other meanwhile.
 const LINGER: Duration = Duration::from_secs(10);
-/// Mendings of one log that a start tries. A disk that damages what was just mended is broken.
-const MENDINGS_MAX: usize = 10_000;
+/// What a start has of it.
+const PATIENCE: Patience = Patience { mendings: 10_000, pause: Duration::from_millis(300) };
+
+/// For how long a start goes on. For peers it waits without end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// Mendings of one log that it tries. A disk that damages what was just mended is broken.
+    pub(super) mendings: usize,
+    /// Between two rounds of asking peers.
+    pub(super) pause: Duration,
+}
 
 /// A log that opens, and what comes with it.
 pub struct Whole {
@@ -60,6 +67,7 @@ pub async fn open_whole(config: &NodeConfig, starting: &Starting) -> Result<Whol
     let opening = Opening {
         dir: config.data_dir.clone(),
         cache_bytes_max: config.storage.log_cache_bytes,
+        patience: PATIENCE,
         starting,
         findings: findings.clone(),
         numbers: numbers.clone(),
@@ -171,16 +179,20 @@ fn judge(error: MendError) -> Result<Round, StorageError> {
     }
 }
 
-struct Opening<'a> {
-    dir: PathBuf,
-    cache_bytes_max: usize,
-    starting: &'a Starting,
-    findings: Findings,
-    numbers: SharedNumbers,
+/// A start.
+pub(super) struct Opening<'a> {
+    /// The data directory.
+    pub(super) dir: PathBuf,
+    /// Entries kept in memory, in bytes.
+    pub(super) cache_bytes_max: usize,
+    pub(super) patience: Patience,
+    pub(super) starting: &'a Starting,
+    pub(super) findings: Findings,
+    pub(super) numbers: SharedNumbers,
 }
 
 impl Opening<'_> {
-    async fn run(&self) -> Result<Storage, StartError> {
+    pub(super) async fn run(&self) -> Result<Storage, StartError> {
         let identity = self.starting.identity.clone();
         let (trail_id, segment_bytes) = (identity.trail_id, identity.segment_bytes);
         self.serve_note().await;
@@ -193,7 +205,8 @@ impl Opening<'_> {
         .await?;
         let mut said = Said::default();
         let mut supplier: Option<Supplier> = None;
-        for _ in 0..MENDINGS_MAX {
+        let mut mendings = 0;
+        while mendings < self.patience.mendings {
             let survey;
             (closed, survey) = self.survey(closed, &source).await?;
             let mut asking = match supplier.take() {
@@ -210,6 +223,7 @@ impl Opening<'_> {
                             asking = self.supplier(&source, genesis.as_ref(), &survey).await?;
                         }
                         supplier = Some(self.scrub(met, asking).await?);
+                        mendings += 1;
                     }
                 }
                 closed = self.lock().await?;
@@ -224,10 +238,11 @@ impl Opening<'_> {
                     self.numbers.damages_found.add(1);
                     self.numbers.mended.add(1);
                     self.record(&place, mended).await;
+                    mendings += 1;
                 }
                 Round::Wait(why) => {
                     said.say(&place, &why);
-                    tokio::time::sleep(ASK_AGAIN).await;
+                    tokio::time::sleep(self.patience.pause).await;
                 }
                 Round::Lost(why) => return Err(self.give_up(&place, &why, &back).await),
                 Round::Diverged(why) => {
@@ -436,7 +451,7 @@ impl Opening<'_> {
                 self.starting.does(&format!("mending: {}", damage.describe()));
                 said.say(&damage, &why);
                 supplier.rotate();
-                tokio::time::sleep(ASK_AGAIN).await;
+                tokio::time::sleep(self.patience.pause).await;
             }
         }
         blocking(move || -> Result<(), StorageError> {

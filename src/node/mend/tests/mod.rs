@@ -1,15 +1,16 @@
 //! Mending from peers that answer on ports of this process: which of them is believed.
 
+mod fake;
+mod start;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use indelible_core::Entry;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
+use self::fake::Fake;
 use super::supply::{Own, Peers, Supplier};
 use crate::raft::mending::{Asker, Digests, Mending, Source, Standing};
 use crate::storage::log::Log;
@@ -32,32 +33,30 @@ fn other_end(next: u64) -> Vec<Entry> {
 
 /// A node that answers: its id and address.
 async fn serve(node_id: u64, source: Source) -> (u64, String) {
-    let mending = Mending::new(TRAIL, node_id);
-    mending.set_source(source);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap().to_string();
-    let server = Server::builder().add_service(mending.into_server());
-    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    (node_id, addr)
+    (node_id, Fake::new(node_id, source).serve().await)
 }
 
-/// A node whose log is not open.
-async fn serve_closed(node_id: u64, dir: &Path) -> (u64, String) {
+/// Of a node whose log is not open.
+fn closed_source(dir: &Path) -> Source {
     let segments = Arc::new(SegmentSource::open(dir, TRAIL, SEGMENT_BYTES).unwrap());
     let end = segments.end().unwrap();
     let (last, tail_damaged) = (end.last, !end.certain);
     let standing = Standing { last, tail_damaged, term: 3, boot_count: 1, ..Standing::default() };
-    serve(node_id, Source::Closed { segments, standing }).await
+    Source::Closed { segments, standing }
 }
 
-/// A node that leads term 9.
-async fn serve_leader(node_id: u64, log: &Log) -> (u64, String) {
+async fn serve_closed(node_id: u64, dir: &Path) -> (u64, String) {
+    serve(node_id, closed_source(dir)).await
+}
+
+/// Of a node that leads term 9.
+fn leader_source(log: &Log) -> Source {
     let last = log.last();
     let standing =
         Standing { last, open: true, term: 9, led_term: 9, boot_count: 1, ..Standing::default() };
     let (log, digests) = (log.clone(), Arc::new(Digests::default()));
     let standing = Arc::new(move || standing.clone());
-    serve(node_id, Source::Open { log, digests, standing }).await
+    Source::Open { log, digests, standing }
 }
 
 /// Node 1: what comes after entry 30 or so is lost, and nothing says that it is committed.
@@ -103,7 +102,7 @@ async fn an_open_hole_is_filled_with_the_anchors_entries() {
     for next in [SPLIT + 6, COUNT + 6] {
         let (dir, two, three) = (damaged(), closed(&other_end(next)), closed(&entries(COUNT)));
         let (log, _) = Log::open(three.path(), options()).unwrap();
-        let peers = vec![serve_closed(2, two.path()).await, serve_leader(3, &log).await];
+        let peers = vec![serve_closed(2, two.path()).await, serve(3, leader_source(&log)).await];
         mend(dir.path(), supplier(peers, &[1, 2, 3]), 1).await.unwrap();
         assert_log(dir.path(), &entries(COUNT));
     }
