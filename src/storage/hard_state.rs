@@ -51,6 +51,11 @@ impl HardState {
         self.peer_boots.iter().find(|(id, _)| *id == node_id).map(|(_, boot)| *boot)
     }
 
+    /// The boot counters of all peers, by id.
+    pub fn peer_boots(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.peer_boots.iter().copied()
+    }
+
     /// Notes the boot counter of a peer; past the limit the one noted longest ago is forgotten.
     pub fn set_peer_boot(&mut self, node_id: u64, boot: u64) {
         self.peer_boots.retain(|(id, _)| *id != node_id);

@@ -21,6 +21,8 @@ pub struct Members {
     pub addrs: BTreeMap<u64, String>,
     /// The voters; two sets while a change is under way.
     pub voters: Vec<BTreeSet<u64>>,
+    /// One past the entry that says so; 0 if the genesis does, or it is not known.
+    pub(super) since: u64,
 }
 
 impl Members {
@@ -30,7 +32,8 @@ impl Members {
         let addrs: BTreeMap<u64, String> =
             nodes.iter().map(|node| (node.id, node.raft_addr.clone())).collect();
         let voters: BTreeSet<u64> = addrs.keys().copied().collect();
-        Members { addrs, voters: if voters.is_empty() { Vec::new() } else { vec![voters] } }
+        let voters = if voters.is_empty() { Vec::new() } else { vec![voters] };
+        Members { addrs, voters, since: 0 }
     }
 
     /// Of a membership.
@@ -38,6 +41,7 @@ impl Members {
         Members {
             addrs: membership.nodes().map(|(id, peer)| (*id, peer.raft_addr.clone())).collect(),
             voters: membership.get_joint_config().clone(),
+            since: 0,
         }
     }
 
@@ -56,7 +60,8 @@ impl Members {
                 if fetched.entry.kind == EntryKind::Membership
                     && let Ok(membership) = membership::decode(&fetched.entry.head)
                 {
-                    members = Members::of(&membership);
+                    let since = fetched.entry.id.index + 1;
+                    members = Members { since, ..Members::of(&membership) };
                 }
             }
         }

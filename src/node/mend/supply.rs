@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use super::decide::{self, End, Question};
 use crate::raft::membership;
 use crate::raft::mending::{AskError, Asker, Entries, Standing};
+use crate::raft::types::Membership;
 use crate::storage::mend::{FetchError, Fetched, MendError, Supply, Want};
 
 /// Peers that may have what is missing: id and raft address, in the order in which they are asked.
@@ -68,6 +69,8 @@ pub(super) struct Own {
     pub(super) committed: u64,
     /// The voters in the newest membership that can be read.
     pub(super) voters: Vec<BTreeSet<u64>>,
+    /// One past the entry of that; 0 if it is the genesis.
+    pub(super) voters_since: u64,
     /// Boot counters of peers, as they were last seen.
     pub(super) boots: BTreeMap<u64, u64>,
 }
@@ -115,6 +118,9 @@ pub(super) struct Supplier {
     given: Option<Given>,
     /// Goes on where the last answer has ended.
     stream: Option<Stream>,
+    /// A newer membership that has filled a closed hole, in the attempt that is under way: the
+    /// voters, and one past its entry.
+    passed: Option<(Vec<BTreeSet<u64>>, u64)>,
     /// What every peer has for a closed hole does not join what follows it here.
     doubting: bool,
 }
@@ -123,8 +129,17 @@ impl Supplier {
     /// Asks these peers. Call within a runtime.
     pub(super) fn new(asker: Asker, peers: Peers, own: Own) -> Supplier {
         let runtime = Handle::current();
-        let (anchor, given, stream) = (None, None, None);
-        Supplier { asker, runtime, peers, own, anchor, given, stream, doubting: false }
+        Supplier {
+            asker,
+            runtime,
+            peers,
+            own,
+            anchor: None,
+            given: None,
+            stream: None,
+            passed: None,
+            doubting: false,
+        }
     }
 
     /// Asks nobody.
@@ -140,7 +155,19 @@ impl Supplier {
     }
 
     fn forget(&mut self) {
-        (self.anchor, self.given, self.stream) = (None, None, None);
+        (self.anchor, self.given, self.stream, self.passed) = (None, None, None, None);
+    }
+
+    /// All that was supplied in this round is in the log now.
+    pub(super) fn mended(&mut self) {
+        if let Some((voters, since)) = self.passed.take() {
+            (self.own.voters, self.own.voters_since) = (voters, since);
+        }
+    }
+
+    /// The voters in the newest membership of the log, as far as it is whole or has been filled.
+    fn voters(&self) -> &[BTreeSet<u64>] {
+        self.passed.as_ref().map_or(&self.own.voters, |(voters, _)| voters)
     }
 
     /// A new round begins: everybody is asked anew.
@@ -175,7 +202,10 @@ impl Supplier {
         }
         let all: Vec<u64> = self.peers.iter().map(|(node, _)| *node).collect();
         match self.first_of(&all, want, to, None) {
-            Ok((_, entries)) => Ok(Supply::Entries(entries)),
+            Ok((_, entries)) => {
+                self.pass(&entries);
+                Ok(Supply::Entries(entries))
+            }
             Err(said) if said.values().any(|said| matches!(said, Said::Nothing(_))) => {
                 Err(NoSupply::NotYet(describe(want.from, &said)))
             }
@@ -225,14 +255,14 @@ impl Supplier {
         if want.from >= anchor.next {
             return match Some(want.before) == anchor.chain {
                 true => Ok(Supply::End),
-                false => Err(self.do_not_lead(&anchor, unproven)),
+                false => Err(do_not_lead(&anchor, &unproven)),
             };
         }
         let to = match self.ask(anchor.node, want, anchor.next) {
             Ok(entries) => return self.give(entries, &anchor, Vec::new()),
             Err(Said::Lacks(next)) => next.unwrap_or(anchor.next),
             Err(Said::Apart(_)) if begins => return Ok(Supply::End),
-            Err(Said::Apart(_)) => return Err(self.do_not_lead(&anchor, unproven)),
+            Err(Said::Apart(_)) => return Err(do_not_lead(&anchor, &unproven)),
             Err(said) => return Err(NoSupply::NotYet(format!("node {} {said}", anchor.node))),
         };
         let others = self.peers.iter().map(|(node, _)| *node).filter(|node| *node != anchor.node);
@@ -242,7 +272,7 @@ impl Supplier {
                 let unproven = unproven.into_iter().chain([node]).collect();
                 self.give(entries, &anchor, unproven)
             }
-            Err(_) if !unproven.is_empty() => Err(self.do_not_lead(&anchor, unproven)),
+            Err(_) if !unproven.is_empty() => Err(do_not_lead(&anchor, &unproven)),
             Err(mut said) => {
                 said.insert(anchor.node, Said::Lacks(None));
                 Err(match said.values().any(|said| matches!(said, Said::Nothing(_))) {
@@ -267,20 +297,6 @@ impl Supplier {
         Ok(Supply::Entries(entries))
     }
 
-    /// What these peers have given does not lead to the anchor's entries: the others are asked
-    /// before them the next time.
-    fn do_not_lead(&mut self, anchor: &Anchor, wrong: Vec<u64>) -> NoSupply {
-        self.forget();
-        self.peers.sort_by_key(|(node, _)| wrong.contains(node));
-        let node = anchor.node;
-        NoSupply::NotYet(match wrong.is_empty() {
-            true => format!("node {node}: its log has changed meanwhile"),
-            false => {
-                format!("entries of {} do not lead to those of node {node}", decide::nodes(&wrong))
-            }
-        })
-    }
-
     /// Settles where the log ends, and fetches the last entry.
     fn settle(&mut self) -> Result<Anchor, NoSupply> {
         let told = self.standings();
@@ -288,7 +304,7 @@ impl Supplier {
             node_id: self.asker.node_id,
             term: self.own.term,
             committed: self.own.committed,
-            voters: &self.own.voters,
+            voters: self.voters(),
             told: &told,
         }) {
             End::Of { node, last } => (node, last),
@@ -446,29 +462,33 @@ impl Supplier {
         Ok((fetched, Some(entries)))
     }
 
+    /// A membership among entries for a closed hole, newer than all that can be read here: if the
+    /// hole ends as it must, its voters are those who know where the log ends.
+    fn pass(&mut self, entries: &[Fetched]) {
+        let known = self.passed.as_ref().map_or(self.own.voters_since, |(_, since)| *since);
+        for (index, membership) in memberships(entries).filter(|(index, _)| *index >= known) {
+            self.passed = Some((membership.get_joint_config().clone(), index + 1));
+            self.anchor = None;
+            self.learn_peers(&membership);
+        }
+    }
+
     /// A membership among the entries: whoever votes under it is asked too, before the log is
     /// opened with it.
     fn learn_voters(&mut self, entries: &[Fetched]) -> Result<(), NoSupply> {
-        let mut learned = false;
-        for Fetched { entry, .. } in entries {
-            if entry.kind != EntryKind::Membership {
-                continue;
-            }
-            let Ok(membership) = membership::decode(&entry.head) else { continue };
+        let mut voters = self.voters().to_vec();
+        let known = voters.len();
+        for (index, membership) in memberships(entries) {
             for set in membership.get_joint_config() {
-                if !self.own.voters.contains(set) {
-                    self.own.voters.push(set.clone());
-                    learned = true;
+                if !voters.contains(set) {
+                    voters.push(set.clone());
+                    self.own.voters_since = index + 1;
                 }
             }
-            for (id, peer) in membership.nodes() {
-                let known = self.peers.iter().any(|(known, _)| known == id);
-                if *id != self.asker.node_id && !known {
-                    self.peers.push((*id, peer.raft_addr.clone()));
-                }
-            }
+            self.learn_peers(&membership);
         }
-        if learned {
+        if voters.len() > known {
+            self.own.voters = voters;
             self.restart();
             return Err(NoSupply::NotYet(
                 "the group has changed: its new voters are asked too".into(),
@@ -476,6 +496,23 @@ impl Supplier {
         }
         Ok(())
     }
+
+    fn learn_peers(&mut self, membership: &Membership) {
+        for (id, peer) in membership.nodes() {
+            let known = self.peers.iter().any(|(known, _)| known == id);
+            if *id != self.asker.node_id && !known {
+                self.peers.push((*id, peer.raft_addr.clone()));
+            }
+        }
+    }
+}
+
+/// Those among the entries that can be read, with their indexes.
+fn memberships(entries: &[Fetched]) -> impl Iterator<Item = (u64, Membership)> + '_ {
+    let of_group = entries.iter().filter(|fetched| fetched.entry.kind == EntryKind::Membership);
+    of_group.filter_map(|Fetched { entry, .. }| {
+        Some((entry.id.index, membership::decode(&entry.head).ok()?))
+    })
 }
 
 fn ended(
@@ -483,6 +520,17 @@ fn ended(
     next: Option<u64>,
 ) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
     if fetched.is_empty() { Err(Said::Lacks(next)) } else { Ok((fetched, None)) }
+}
+
+/// What these peers have given does not lead to the anchor's entries.
+fn do_not_lead(anchor: &Anchor, wrong: &[u64]) -> NoSupply {
+    let node = anchor.node;
+    NoSupply::NotYet(match wrong.is_empty() {
+        true => format!("node {node}: its log has changed meanwhile"),
+        false => {
+            format!("entries of {} do not lead to those of node {node}", decide::nodes(wrong))
+        }
+    })
 }
 
 /// Whether entries can be in the anchor's log at all. Nothing of ours follows that would tell.

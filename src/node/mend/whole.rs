@@ -237,8 +237,13 @@ impl Opening<'_> {
                 Round::Mended(mended) => {
                     self.numbers.damages_found.add(1);
                     self.numbers.mended.add(1);
-                    self.record(&place, mended).await;
                     mendings += 1;
+                    // What was cut off may have been a membership: then another one counts.
+                    let cut = mended.end.is_some();
+                    self.record(&place, mended).await;
+                    if cut {
+                        continue;
+                    }
                 }
                 Round::Wait(why) => {
                     said.say(&place, &why);
@@ -308,10 +313,12 @@ impl Opening<'_> {
         })
         .await?;
         let peers = members.others(self.starting.identity.node_id);
+        // Of all that are known: a membership that is mended may name others than `peers`.
         let boots: BTreeMap<u64, u64> =
-            peers.iter().filter_map(|(id, _)| Some((*id, hard.peer_boot(*id)? >> 32))).collect();
+            hard.peer_boots().map(|(id, boot)| (id, boot >> 32)).collect();
         let term = hard.vote.map_or(0, |vote| vote.term);
-        let own = Own { term, committed, voters: members.voters, boots };
+        let Members { voters, since: voters_since, .. } = members;
+        let own = Own { term, committed, voters, voters_since, boots };
         Ok(Supplier::new(self.starting.asker(), peers, own))
     }
 
@@ -333,6 +340,7 @@ impl Opening<'_> {
                 }
                 match closed.rebuild(&survey, &mut |want| supplier.supply(want)) {
                     Ok(mended) => {
+                        supplier.mended();
                         round = Round::Mended(mended);
                         break;
                     }
@@ -342,6 +350,8 @@ impl Opening<'_> {
                     }
                     Err(error) => {
                         round = judge(error)?;
+                        // Whoever was asked first may be why.
+                        supplier.rotate();
                         break;
                     }
                 }
@@ -425,6 +435,9 @@ impl Opening<'_> {
                         return Ok((supplier, Ok(None)));
                     }
                     let mended = log.mend_segment(segment.first, &mut |want| supplier.supply(want));
+                    if mended.is_ok() {
+                        supplier.mended();
+                    }
                     Ok((supplier, mended.map(Some)))
                 })
                 .await?;

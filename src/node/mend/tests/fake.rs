@@ -38,9 +38,13 @@ impl Fake {
     pub(super) async fn serve(self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
+        self.serve_on(listener);
+        addr
+    }
+
+    pub(super) fn serve_on(self, listener: TcpListener) {
         let server = Server::builder().add_service(MendingServer::new(self));
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-        addr
     }
 }
 

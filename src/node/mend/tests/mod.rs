@@ -3,7 +3,7 @@
 mod fake;
 mod start;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ fn damaged() -> TempDir {
 /// Asks in the name of node 1, of which `voters` are the group.
 fn supplier(peers: Peers, voters: &[u64]) -> Supplier {
     let voters: BTreeSet<u64> = voters.iter().copied().collect();
-    let own = Own { term: 3, committed: 20, voters: vec![voters], boots: BTreeMap::new() };
+    let own = Own { term: 3, committed: 20, voters: vec![voters], ..Own::default() };
     Supplier::new(Asker { trail_id: TRAIL, node_id: 1 }, peers, own)
 }
 
@@ -87,6 +87,7 @@ async fn mend(dir: &Path, mut supplier: Supplier, rounds: usize) -> Result<(), S
                 Ok(_) => return Ok(()),
                 Err(failed) => error = failed.to_string(),
             }
+            supplier.rotate();
         }
         Err(error)
     };

@@ -1,6 +1,11 @@
 //! A start of a node whose log is damaged.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use bytes::Bytes;
+use indelible_core::EntryKind;
+use tokio::net::TcpListener;
 
 use super::fake::{Fake, first_failures};
 use super::*;
@@ -8,8 +13,11 @@ use crate::node::findings::Findings;
 use crate::node::mend::whole::{Opening, Patience};
 use crate::node::mend::{SharedNumbers, Starting};
 use crate::node::start::StartError;
+use crate::raft::membership;
+use crate::raft::types::{Membership, Peer};
 use crate::storage::StorageError;
 use crate::storage::identity::{Genesis, GenesisNode, Identity};
+use crate::storage::mend::tests::support::frames;
 
 /// The trail began with node 1 and these.
 fn began_with(dir: &Path, peers: &[(u64, String)]) {
@@ -65,4 +73,61 @@ async fn waiting_for_peers_has_no_end() {
     let patience = Patience { mendings: 3, pause: Duration::from_millis(1) };
     start(dir.path(), patience).await.unwrap();
     assert_log(dir.path(), &entries(COUNT));
+}
+
+/// The entries of a log in which node 3 votes from entry 24 on.
+fn with_a_membership(three: &str) -> Vec<Entry> {
+    let peer = |id: u64, addr: &str| Peer {
+        client_addr: addr.into(),
+        raft_addr: addr.into(),
+        http_addr: addr.into(),
+        public_key: [id as u8; 32],
+        trail_id: TRAIL,
+    };
+    let nodes = [1, 2, 3].map(|id| (id, peer(id, if id == 3 { three } else { "127.0.0.1:1" })));
+    let voters = vec![BTreeSet::from([1, 2, 3])];
+    let membership = Membership::new(voters, BTreeMap::from(nodes)).unwrap();
+    let mut entries = entries(COUNT);
+    entries[24].kind = EntryKind::Membership;
+    entries[24].head = membership::encode(&membership);
+    entries[24].body = Bytes::new();
+    entries
+}
+
+/// Damages the frame of the membership so that a start sees it.
+fn damage_membership(dir: &Path) -> u64 {
+    let first = *firsts(dir).iter().rfind(|first| **first <= 24).unwrap();
+    let frame = frames(dir, first).into_iter().find(|(_, header)| header.id.index == 24);
+    let (place, _) = frame.unwrap();
+    change(dir, first, |bytes| {
+        bytes[place.offset as usize + 50] ^= 1;
+        bytes[10] ^= 1;
+    });
+    first
+}
+
+/// The newest membership is damaged, and the end of the log. Node 2 alone, the whole group but for
+/// node 1 as far as can be read, was taken to know where the log ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn voters_of_a_mended_membership_are_asked_about_the_end() {
+    let behind = |dir: &Path, first: u64| firsts(dir).into_iter().filter(move |one| *one > first);
+    // Of one damage, or of two with whole segments between them.
+    for between in [1, 2] {
+        // Node 3's log needs its address first.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let entries = with_a_membership(&listener.local_addr().unwrap().to_string());
+        let (dir, three) = (closed(&entries), closed(&entries));
+        let two = closed(&entries[..50]);
+        Fake::new(3, closed_source(three.path())).serve_on(listener);
+        let two = serve_closed(2, two.path()).await;
+        began_with(dir.path(), &[two]);
+        set_marker(dir.path(), COUNT, 20);
+        let first = damage_membership(dir.path());
+        for first in behind(dir.path(), first).skip(between) {
+            std::fs::remove_file(path_of(dir.path(), first)).unwrap();
+        }
+        let patience = Patience { mendings: 9, pause: Duration::from_millis(1) };
+        start(dir.path(), patience).await.unwrap();
+        assert_log(dir.path(), &entries);
+    }
 }
