@@ -186,6 +186,8 @@ impl Ports {
             .initial_stream_window_size(crate::raft::link::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(2 * crate::raft::link::STREAM_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_MAX)
+            // A peer that lost power keeps no stream open.
+            .http2_keepalive_interval(Some(KEEPALIVE))
             .add_routes(mending.fallback_service(ports.peers.clone()).into())
             .serve_with_incoming_shutdown(incoming(listeners.raft), wait(stopped));
         servers.spawn(async move { peers.await.map_err(|error| error.to_string()) });

@@ -49,6 +49,10 @@ pub(super) fn end(question: &Question<'_>) -> End {
         return nobody(question);
     };
     if best.next() < question.committed {
+        let silent = silent(question);
+        if !silent.is_empty() {
+            return End::Unknown(format!("no answer yet from {}", nodes(&silent)));
+        }
         return End::Lost(format!(
             "entries before {} are committed, as this node knows, but the log of node {} ends with {}",
             question.committed,
@@ -64,7 +68,9 @@ pub(super) fn end(question: &Question<'_>) -> End {
 /// log too if it can ever be committed.
 fn by_leader<'a>(question: &Question<'a>) -> Option<&'a Standing> {
     let leads = |standing: &&Standing| {
-        standing.open && standing.led_term > 0 && standing.led_term >= question.term
+        // One that lacks what is committed has not led a term that counts, whatever it says.
+        let has_all = standing.next() >= question.committed;
+        standing.open && has_all && standing.led_term > 0 && standing.led_term >= question.term
     };
     question.told.values().filter(leads).max_by_key(|standing| standing.led_term)
 }
@@ -95,13 +101,7 @@ fn by_voters<'a>(question: &Question<'a>) -> Option<&'a Standing> {
 
 /// Nobody can settle it now: can anybody later?
 fn nobody(question: &Question<'_>) -> End {
-    let silent: Vec<u64> = question
-        .voters
-        .iter()
-        .flatten()
-        .copied()
-        .filter(|id| *id != question.node_id && !question.told.contains_key(id))
-        .collect();
+    let silent = silent(question);
     if !silent.is_empty() {
         return End::Unknown(format!("no answer yet from {}", nodes(&silent)));
     }
@@ -122,6 +122,12 @@ fn nobody(question: &Question<'_>) -> End {
         return End::Lost("there is no other voter to ask".into());
     }
     End::Lost(format!("the end of the log is damaged on {} too", nodes(&damaged)))
+}
+
+/// Voters that have not answered.
+fn silent(question: &Question<'_>) -> Vec<u64> {
+    let told = |id: &u64| *id == question.node_id || question.told.contains_key(id);
+    question.voters.iter().flatten().copied().filter(|id| !told(id)).collect()
 }
 
 fn last_of(standing: &Standing) -> String {
@@ -247,6 +253,15 @@ mod tests {
         let voters: &[&[u64]] = &[&[1, 2, 3]];
         let short = [peer(2, 5, (5, 8)), peer(3, 5, (5, 7))];
         assert!(matches!(ask(voters, &short), End::Lost(_)));
+        // One that says it leads, and lacks them, lies: its word is no more than a voter's.
+        let liar = Standing { last: None, ..leader(2, u64::MAX, (0, 0)) };
+        assert!(matches!(ask(voters, std::slice::from_ref(&liar)), End::Unknown(_)));
+        assert_eq!(ask(voters, &[liar.clone(), leader(3, 5, (5, 14))]), of(3, (5, 14)));
+        assert_eq!(ask(voters, &[liar, peer(3, 5, (5, 14))]), of(3, (5, 14)));
+        // A majority that has promised more does not settle it against that before all are heard.
+        let five: &[&[u64]] = &[&[1, 2, 3, 4, 5]];
+        let fenced = [2, 3, 4].map(|id| peer(id, 6, (5, 8)));
+        assert!(matches!(ask(five, &fenced), End::Unknown(_)));
         let just = [peer(2, 5, (5, 9)), peer(3, 5, (5, 7))];
         assert_eq!(ask(voters, &just), of(2, (5, 9)));
     }

@@ -12,6 +12,7 @@ mod members;
 mod numbers;
 pub mod online;
 mod place;
+mod reader;
 mod supply;
 #[cfg(test)]
 mod tests;

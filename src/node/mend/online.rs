@@ -1,7 +1,7 @@
 //! Mending while the node runs: what the scrub or a read has found, one segment at a time, with
 //! appends going on. And the comparison of sealed segments with the peers'.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -287,7 +287,10 @@ pub async fn compare_at_start(
 
 async fn compared(log: &Log, digests: &Digests, asker: &Asker, members: &Members) -> Compared {
     let others = members.others(asker.node_id);
-    let ask = |(node, addr): (u64, String)| async move { (node, asker.segments(&addr).await) };
+    let firsts: BTreeSet<u64> = log.sealed_segments().iter().map(|one| one.first).collect();
+    let firsts = &firsts;
+    let ask =
+        |(node, addr): (u64, String)| async move { (node, asker.segments(&addr, firsts).await) };
     let answers = futures_util::future::join_all(others.into_iter().map(ask)).await;
     let peers: BTreeMap<u64, Vec<Sealed>> =
         answers.into_iter().filter_map(|(node, answer)| Some((node, answer.ok()?))).collect();

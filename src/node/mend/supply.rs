@@ -4,19 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::StreamExt;
-use indelible_core::limits::MENDING_BYTES_MAX;
 use indelible_core::{Chain, EntryKind};
-use tokio::runtime::Handle;
 
 use super::decide::{self, End, Question};
+use super::reader::{Peers, Reader, Said};
 use crate::raft::membership;
-use crate::raft::mending::{AskError, Asker, Entries, Standing};
+use crate::raft::mending::{Asker, Standing};
 use crate::raft::types::Membership;
 use crate::storage::mend::{FetchError, Fetched, MendError, Supply, Want};
-
-/// Peers that may have what is missing: id and raft address, in the order in which they are asked.
-pub(super) type Peers = Vec<(u64, String)>;
 
 /// Why nothing was supplied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,37 +22,6 @@ pub(super) enum NoSupply {
     /// All have answered, and nobody has it, or can say that it never was.
     #[error("{0}")]
     Lost(String),
-}
-
-/// Why a peer was of no use for an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Said {
-    /// It has answered, and does not have it; the next one of those asked for that it has.
-    Lacks(Option<u64>),
-    /// What it has does not follow from what is here.
-    Apart(String),
-    /// What it says makes no sense, or cannot be.
-    Wrong(String),
-    /// It has not answered, this time.
-    Nothing(String),
-}
-
-impl std::fmt::Display for Said {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Said::Lacks(_) => f.write_str("does not have it either"),
-            Said::Apart(why) | Said::Wrong(why) | Said::Nothing(why) => f.write_str(why),
-        }
-    }
-}
-
-impl From<AskError> for Said {
-    fn from(error: AskError) -> Said {
-        match error {
-            AskError::Unreachable(why) => Said::Nothing(why),
-            AskError::Refused(why) => Said::Wrong(why),
-        }
-    }
 }
 
 /// What this node knows of itself, for the rules about a damaged end.
@@ -97,27 +61,16 @@ struct Given {
     unproven: Vec<u64>,
 }
 
-/// The entries of a peer that is being read from.
-struct Stream {
-    /// The peer.
-    node: u64,
-    /// The entry that it gives next, and up to which one it was asked.
-    next: (u64, u64),
-    entries: Entries,
-}
-
 /// Asks peers for what is missing. Its calls block: for a thread that may.
 pub(super) struct Supplier {
-    asker: Asker,
-    runtime: Handle,
-    peers: Peers,
+    reader: Reader,
     own: Own,
     /// Where the log ends, once that is settled.
     anchor: Option<Anchor>,
     /// What was given last, if that was for an open hole.
     given: Option<Given>,
-    /// Goes on where the last answer has ended.
-    stream: Option<Stream>,
+    /// Whose log counted in a round that failed for it: its word is left out once, others may tell.
+    failed: Option<u64>,
     /// A newer membership that has filled a closed hole, in the attempt that is under way: the
     /// voters, and one past its entry.
     passed: Option<(Vec<BTreeSet<u64>>, u64)>,
@@ -128,15 +81,12 @@ pub(super) struct Supplier {
 impl Supplier {
     /// Asks these peers. Call within a runtime.
     pub(super) fn new(asker: Asker, peers: Peers, own: Own) -> Supplier {
-        let runtime = Handle::current();
         Supplier {
-            asker,
-            runtime,
-            peers,
+            reader: Reader::new(asker, peers),
             own,
             anchor: None,
             given: None,
-            stream: None,
+            failed: None,
             passed: None,
             doubting: false,
         }
@@ -149,13 +99,14 @@ impl Supplier {
 
     /// Asks another peer first: what this order gave did not fit.
     pub(super) fn rotate(&mut self) {
-        let one = self.peers.len().min(1);
-        self.peers.rotate_left(one);
+        self.failed = self.anchor.map(|anchor| anchor.node);
+        self.reader.rotate();
         self.forget();
     }
 
     fn forget(&mut self) {
-        (self.anchor, self.given, self.stream, self.passed) = (None, None, None, None);
+        self.reader.close();
+        (self.anchor, self.given, self.passed) = (None, None, None);
     }
 
     /// All that was supplied in this round is in the log now.
@@ -170,6 +121,12 @@ impl Supplier {
         self.passed.as_ref().map_or(&self.own.voters, |(voters, _)| voters)
     }
 
+    /// Peers have that long for a part of an answer.
+    #[cfg(test)]
+    pub(super) fn answers_within(&mut self, part_time: std::time::Duration) {
+        self.reader.part_time = part_time;
+    }
+
     /// A new round begins: everybody is asked anew.
     pub(super) fn restart(&mut self) {
         self.forget();
@@ -179,12 +136,12 @@ impl Supplier {
     /// What every peer has for a closed hole does not join what follows it here.
     pub(super) fn doubt(&mut self) {
         self.restart();
-        self.doubting = true;
+        (self.doubting, self.failed) = (true, None);
     }
 
     /// How many peers there are.
     pub(super) fn peer_count(&self) -> usize {
-        self.peers.len()
+        self.reader.peers.len()
     }
 
     /// The next entries, as storage wants them.
@@ -200,7 +157,7 @@ impl Supplier {
         if self.doubting {
             return self.denied(want);
         }
-        let all: Vec<u64> = self.peers.iter().map(|(node, _)| *node).collect();
+        let all: Vec<u64> = self.reader.peers.iter().map(|(node, _)| *node).collect();
         match self.first_of(&all, want, to, None) {
             Ok((_, entries)) => {
                 self.pass(&entries);
@@ -221,7 +178,7 @@ impl Supplier {
         if want.from >= anchor.next || self.diverges(want, &anchor)? {
             return Ok(Supply::End);
         }
-        match self.one(anchor.node, want.from) {
+        match self.reader.one(anchor.node, want.from) {
             Ok(Some(_)) => Ok(Supply::End),
             Ok(None) => Err(NoSupply::Lost(format!(
                 "entry {}: node {}, whose log counts, does not have it either",
@@ -255,25 +212,27 @@ impl Supplier {
         if want.from >= anchor.next {
             return match Some(want.before) == anchor.chain {
                 true => Ok(Supply::End),
-                false => Err(do_not_lead(&anchor, &unproven)),
+                false => Err(self.do_not_lead(&anchor, &unproven)),
             };
         }
-        let to = match self.ask(anchor.node, want, anchor.next) {
+        let to = match self.reader.ask(anchor.node, want, anchor.next) {
             Ok(entries) => return self.give(entries, &anchor, Vec::new()),
             Err(Said::Lacks(next)) => next.unwrap_or(anchor.next),
             Err(Said::Apart(_)) if begins => return Ok(Supply::End),
-            Err(Said::Apart(_)) => return Err(do_not_lead(&anchor, &unproven)),
+            Err(Said::Apart(_)) => return Err(self.do_not_lead(&anchor, &unproven)),
             Err(said) => return Err(NoSupply::NotYet(format!("node {} {said}", anchor.node))),
         };
-        let others = self.peers.iter().map(|(node, _)| *node).filter(|node| *node != anchor.node);
+        let others =
+            self.reader.peers.iter().map(|(node, _)| *node).filter(|node| *node != anchor.node);
         let others: Vec<u64> = others.collect();
         match self.first_of(&others, want, to, Some(&anchor)) {
             Ok((node, entries)) => {
                 let unproven = unproven.into_iter().chain([node]).collect();
                 self.give(entries, &anchor, unproven)
             }
-            Err(_) if !unproven.is_empty() => Err(do_not_lead(&anchor, &unproven)),
+            Err(_) if !unproven.is_empty() => Err(self.do_not_lead(&anchor, &unproven)),
             Err(mut said) => {
+                self.absolve();
                 said.insert(anchor.node, Said::Lacks(None));
                 Err(match said.values().any(|said| matches!(said, Said::Nothing(_))) {
                     true => NoSupply::NotYet(describe(want.from, &said)),
@@ -297,11 +256,30 @@ impl Supplier {
         Ok(Supply::Entries(entries))
     }
 
+    /// What these peers have given does not lead to the anchor's entries.
+    fn do_not_lead(&mut self, anchor: &Anchor, wrong: &[u64]) -> NoSupply {
+        let node = anchor.node;
+        if wrong.is_empty() {
+            return NoSupply::NotYet(format!("node {node}: its log has changed meanwhile"));
+        }
+        self.absolve();
+        let wrong = decide::nodes(wrong);
+        NoSupply::NotYet(format!("entries of {wrong} do not lead to those of node {node}"))
+    }
+
+    /// It is not for the anchor that this round fails.
+    fn absolve(&mut self) {
+        self.anchor = None;
+    }
+
     /// Settles where the log ends, and fetches the last entry.
     fn settle(&mut self) -> Result<Anchor, NoSupply> {
-        let told = self.standings();
+        let mut told = self.standings();
+        if let Some(node) = self.failed.take() {
+            told.remove(&node);
+        }
         let (node, last) = match decide::end(&Question {
-            node_id: self.asker.node_id,
+            node_id: self.reader.asker.node_id,
             term: self.own.term,
             committed: self.own.committed,
             voters: self.voters(),
@@ -314,6 +292,7 @@ impl Supplier {
         let Some(last) = last else { return Ok(Anchor { node, next: 0, term: 0, chain: None }) };
         let not_yet = |why: String| NoSupply::NotYet(format!("node {node}: {why}"));
         let (entry, chain) = self
+            .reader
             .one(node, last.index)
             .map_err(|said| not_yet(said.to_string()))?
             .ok_or_else(|| not_yet("its log has changed meanwhile".into()))?;
@@ -326,18 +305,20 @@ impl Supplier {
             term = last.term,
             "the log ends as that node's does"
         );
-        Ok(Anchor { node, next: last.index + 1, term: last.term, chain: Some(chain) })
+        // Standings with an index past which there is no other are refused.
+        let next = last.index + 1;
+        Ok(Anchor { node, next, term: last.term, chain: Some(chain) })
     }
 
     /// What all peers say now. One with an older disk than before says nothing that counts.
     fn standings(&self) -> BTreeMap<u64, Standing> {
-        let asker = self.asker;
+        let Reader { asker, runtime, peers, .. } = &self.reader;
         let ask = |(node, addr): &(u64, String)| {
             let (node, addr) = (*node, addr.clone());
             async move { (node, asker.standing(node, &addr).await) }
         };
-        let answers = futures_util::future::join_all(self.peers.iter().map(ask));
-        let answers = self.runtime.block_on(answers);
+        let answers = futures_util::future::join_all(peers.iter().map(ask));
+        let answers = runtime.block_on(answers);
         let mut told = BTreeMap::new();
         for (node, answer) in answers {
             match answer {
@@ -362,21 +343,12 @@ impl Supplier {
     /// hole is no part of it.
     fn diverges(&self, want: &Want, anchor: &Anchor) -> Result<bool, NoSupply> {
         let Some(before) = want.from.checked_sub(1) else { return Ok(false) };
-        match self.one(anchor.node, before) {
+        match self.reader.one(anchor.node, before) {
             Ok(Some((_, chain))) => Ok(chain != want.before),
             // Damaged there, perhaps: then the entries themselves will tell.
             Ok(None) => Ok(false),
             Err(said) => Err(NoSupply::NotYet(format!("node {}: {said}", anchor.node))),
         }
-    }
-
-    /// Id and link of one entry of one peer.
-    fn one(&self, node: u64, index: u64) -> Result<Option<(indelible_core::EntryId, Chain)>, Said> {
-        let addr = self.addr(node)?;
-        self.runtime.block_on(async {
-            let mut entries = self.asker.entries(addr, index, index + 1).await?;
-            Ok(entries.next().await.transpose()?.map(|(entry, chain)| (entry.id, chain)))
-        })
     }
 
     /// What the first of these peers has that has anything, or what each said about it; for an
@@ -388,12 +360,9 @@ impl Supplier {
         to: u64,
         anchor: Option<&Anchor>,
     ) -> Result<(u64, Vec<Fetched>), BTreeMap<u64, Said>> {
-        let reading = self.stream.as_ref().filter(|stream| stream.next == (want.from, to));
-        let reading = reading.map(|stream| stream.node).filter(|node| nodes.contains(node));
-        let others = nodes.iter().copied().filter(|node| Some(*node) != reading);
         let mut said = BTreeMap::new();
-        for node in reading.into_iter().chain(others) {
-            let entries = self.ask(node, want, to);
+        for node in self.reader.order(nodes, want, to) {
+            let entries = self.reader.ask(node, want, to);
             let sound = entries.and_then(|entries| match anchor {
                 Some(anchor) => check(&entries, anchor).map(|()| entries),
                 None => Ok(entries),
@@ -404,62 +373,6 @@ impl Supplier {
             }
         }
         Err(said)
-    }
-
-    /// Some consecutive entries of one peer, from the first that is wanted.
-    fn ask(&mut self, node: u64, want: &Want, to: u64) -> Result<Vec<Fetched>, Said> {
-        let next = (want.from, to);
-        let open = self.stream.take().filter(|open| (open.node, open.next) == (node, next));
-        let entries = match open {
-            Some(open) => open.entries,
-            None => {
-                let addr = self.addr(node)?;
-                self.runtime.block_on(self.asker.entries(addr, want.from, to))?
-            }
-        };
-        let (fetched, rest) = self.take(entries, want)?;
-        let next = (want.from + fetched.len() as u64, to);
-        self.stream = rest.map(|entries| Stream { node, next, entries });
-        Ok(fetched)
-    }
-
-    fn addr(&self, node: u64) -> Result<&str, Said> {
-        let peer = self.peers.iter().find(|(id, _)| *id == node);
-        peer.map(|(_, addr)| addr.as_str()).ok_or(Said::Nothing("it has no address".into()))
-    }
-
-    /// A few MiB of consecutive entries from a stream, and the rest of it.
-    fn take(
-        &self,
-        mut entries: Entries,
-        want: &Want,
-    ) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
-        let mut fetched: Vec<Fetched> = Vec::new();
-        let mut bytes = 0;
-        while bytes < MENDING_BYTES_MAX {
-            let (entry, chain) = match self.runtime.block_on(entries.next()) {
-                Some(Ok(next)) => next,
-                // What came before is good all the same.
-                Some(Err(error)) if fetched.is_empty() => return Err(error.into()),
-                Some(Err(_)) | None => return ended(fetched, None),
-            };
-            if entry.id.index != want.from + fetched.len() as u64 {
-                return ended(fetched, Some(entry.id.index));
-            }
-            let before = fetched.last().map_or(want.before, |last| last.chain);
-            if indelible_core::chain::link_entry(&before, &entry) != chain {
-                let apart =
-                    format!("has an entry {} that does not follow from ours", entry.id.index);
-                return if fetched.is_empty() {
-                    Err(Said::Apart(apart))
-                } else {
-                    ended(fetched, None)
-                };
-            }
-            bytes += entry.payload_bytes();
-            fetched.push(Fetched { entry, chain });
-        }
-        Ok((fetched, Some(entries)))
     }
 
     /// A membership among entries for a closed hole, newer than all that can be read here: if the
@@ -499,9 +412,9 @@ impl Supplier {
 
     fn learn_peers(&mut self, membership: &Membership) {
         for (id, peer) in membership.nodes() {
-            let known = self.peers.iter().any(|(known, _)| known == id);
-            if *id != self.asker.node_id && !known {
-                self.peers.push((*id, peer.raft_addr.clone()));
+            let known = self.reader.peers.iter().any(|(known, _)| known == id);
+            if *id != self.reader.asker.node_id && !known {
+                self.reader.peers.push((*id, peer.raft_addr.clone()));
             }
         }
     }
@@ -512,24 +425,6 @@ fn memberships(entries: &[Fetched]) -> impl Iterator<Item = (u64, Membership)> +
     let of_group = entries.iter().filter(|fetched| fetched.entry.kind == EntryKind::Membership);
     of_group.filter_map(|Fetched { entry, .. }| {
         Some((entry.id.index, membership::decode(&entry.head).ok()?))
-    })
-}
-
-fn ended(
-    fetched: Vec<Fetched>,
-    next: Option<u64>,
-) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
-    if fetched.is_empty() { Err(Said::Lacks(next)) } else { Ok((fetched, None)) }
-}
-
-/// What these peers have given does not lead to the anchor's entries.
-fn do_not_lead(anchor: &Anchor, wrong: &[u64]) -> NoSupply {
-    let node = anchor.node;
-    NoSupply::NotYet(match wrong.is_empty() {
-        true => format!("node {node}: its log has changed meanwhile"),
-        false => {
-            format!("entries of {} do not lead to those of node {node}", decide::nodes(wrong))
-        }
     })
 }
 
@@ -588,6 +483,8 @@ pub(super) fn sort(error: MendError) -> Next {
         | MendError::DoesNotJoin { .. }
         | MendError::NotNow { .. }
         | MendError::Gone { .. } => Next::Wait(error.to_string()),
+        // What was written is gone again: there may be room for what another peer has.
+        MendError::Disk(disk) if disk.is_full() => Next::Wait(disk.to_string()),
         MendError::Open(_) | MendError::Log(_) | MendError::Disk(_) => Next::Failed(error),
     }
 }

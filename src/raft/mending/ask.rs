@@ -1,6 +1,7 @@
 //! The asking side: questions to one peer, answered by whoever listens there. Nothing in an answer
 //! is believed before it was checked against what this node has.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,9 @@ use crate::raft::wire;
 const ANSWER: Duration = Duration::from_secs(3);
 /// How long the next part of a stream may take: the peer reads it from a disk that may be slow.
 const NEXT_PART: Duration = Duration::from_secs(20);
+
+/// How long all of a peer's segments may take: some 10,000 an answer of a few milliseconds.
+const SEGMENTS: Duration = Duration::from_secs(60);
 
 /// Why a peer gave no answer that can be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -61,9 +65,15 @@ pub struct Asker {
 pub type Entries = BoxStream<'static, Result<(Entry, Chain), AskError>>;
 
 impl Asker {
-    /// How far the log of node `node` at `addr` goes.
+    /// How far the log of node `node` at `addr` goes. There is an index after its last entry.
     pub async fn standing(&self, node: u64, addr: &str) -> Result<Standing, AskError> {
-        self.standing_and_notes(node, addr).await.map(Standing::from_pb)
+        let standing = self.standing_and_notes(node, addr).await.map(Standing::from_pb)?;
+        match standing.last {
+            Some(last) if last.index == u64::MAX => {
+                Err(AskError::Refused("no log has so many entries".into()))
+            }
+            _ => Ok(standing),
+        }
     }
 
     /// As [`Self::standing`], with all that its notes say to this node.
@@ -81,12 +91,26 @@ impl Asker {
         within(ANSWER, ask).await
     }
 
-    /// What the node at `addr` knows of its sealed segments.
-    pub async fn segments(&self, addr: &str) -> Result<Vec<Sealed>, AskError> {
+    /// What the node at `addr` knows of its sealed segments, of those that start with one of
+    /// these entries.
+    pub async fn segments(
+        &self,
+        addr: &str,
+        firsts: &BTreeSet<u64>,
+    ) -> Result<Vec<Sealed>, AskError> {
+        within(SEGMENTS, self.all_segments(addr, firsts)).await
+    }
+
+    async fn all_segments(
+        &self,
+        addr: &str,
+        firsts: &BTreeSet<u64>,
+    ) -> Result<Vec<Sealed>, AskError> {
         let mut client = within(ANSWER, connect(addr)).await?;
         let mut found: Vec<Sealed> = Vec::new();
-        loop {
-            let from = found.last().map_or(0, |last| last.next);
+        let mut from = 0;
+        // It may have more than this node, and it may make them up: only ours are kept.
+        while firsts.range(from..).next().is_some() {
             let request =
                 pb::SegmentsRequest { trail_id: self.trail(), node_id: self.node_id, from };
             let ask = async {
@@ -96,16 +120,17 @@ impl Asker {
             let part = within(ANSWER, ask).await?;
             for segment in &part {
                 let segment = Sealed::from_pb(segment)?;
-                let follows = found.last().is_none_or(|last| segment.first >= last.next);
-                if !follows || segment.first >= segment.next {
+                if segment.first < from || segment.first >= segment.next {
                     return Err(AskError::Refused("its segments do not follow each other".into()));
                 }
-                found.push(segment);
+                from = segment.next;
+                found.extend(firsts.contains(&segment.first).then_some(segment));
             }
             if part.len() < MENDING_SEGMENTS_MAX {
-                return Ok(found);
+                break;
             }
         }
+        Ok(found)
     }
 
     /// Entries `from..to` of the node at `addr`, in order, without those that it lacks.
@@ -117,7 +142,10 @@ impl Asker {
         let parts = futures_util::stream::try_unfold(parts, |mut parts| async move {
             let next = async { parts.message().await.map_err(AskError::from) };
             let part = within(NEXT_PART, next).await?;
-            Ok::<_, AskError>(part.map(|part| (part, parts)))
+            if part.as_ref().is_some_and(|part| part.entries.is_empty()) {
+                return Err(AskError::Refused("a part without entries".into()));
+            }
+            Ok(part.map(|part| (part, parts)))
         });
         let entries = parts.map_ok(|part| futures_util::stream::iter(decode(part))).try_flatten();
         let mut next = from;

@@ -39,7 +39,7 @@ pub struct Standing {
 impl Standing {
     /// One past the last entry.
     pub fn next(&self) -> u64 {
-        self.last.map_or(0, |last| last.index + 1)
+        self.last.map_or(0, |last| last.index.saturating_add(1))
     }
 
     pub(super) fn to_pb(&self) -> pb::StandingResponse {

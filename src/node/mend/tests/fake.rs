@@ -15,6 +15,7 @@ use crate::raft::mending::{Mending, Source};
 /// Entries as they are sent.
 pub(super) type Parts = <Mending as Service>::EntriesStream;
 type OnStanding = dyn Fn(&mut pb::StandingResponse) -> Result<(), Status> + Send + Sync;
+type OnSegments = dyn Fn(u64) -> Option<Vec<pb::SealedSegment>> + Send + Sync;
 type OnEntries = dyn Fn(&pb::EntriesRequest) -> Option<Result<Parts, Status>> + Send + Sync;
 
 /// The peer.
@@ -24,6 +25,8 @@ pub(super) struct Fake {
     pub(super) standing: Box<OnStanding>,
     /// Answers for it, or leaves it to the log.
     pub(super) entries: Box<OnEntries>,
+    /// Names sealed segments from an entry on, or leaves it to the log.
+    pub(super) segments: Box<OnSegments>,
 }
 
 impl Fake {
@@ -31,7 +34,12 @@ impl Fake {
     pub(super) fn new(node_id: u64, source: Source) -> Fake {
         let honest = Mending::new(TRAIL, node_id);
         honest.set_source(source);
-        Fake { honest, standing: Box::new(|_| Ok(())), entries: Box::new(|_| None) }
+        Fake {
+            honest,
+            standing: Box::new(|_| Ok(())),
+            entries: Box::new(|_| None),
+            segments: Box::new(|_| None),
+        }
     }
 
     /// Its address.
@@ -76,7 +84,10 @@ impl Service for Fake {
         &self,
         request: Request<pb::SegmentsRequest>,
     ) -> Result<Response<pb::SegmentsResponse>, Status> {
-        self.honest.segments(request).await
+        match (self.segments)(request.get_ref().from) {
+            Some(segments) => Ok(Response::new(pb::SegmentsResponse { segments })),
+            None => self.honest.segments(request).await,
+        }
     }
 
     async fn standing(

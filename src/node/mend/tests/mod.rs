@@ -6,19 +6,24 @@ mod start;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use indelible_core::Entry;
+use futures_util::{Stream, StreamExt};
+use indelible_core::limits::MENDING_SEGMENTS_MAX;
+use indelible_core::{Entry, EntryId, EntryKind, chain};
+use indelible_proto::raft as pb;
 use tempfile::TempDir;
 
-use self::fake::Fake;
-use super::supply::{Own, Peers, Supplier};
+use self::fake::{Fake, Parts};
+use super::reader::Peers;
+use super::supply::{Own, Supplier};
 use crate::raft::mending::{Asker, Digests, Mending, Source, Standing};
 use crate::storage::log::Log;
 use crate::storage::mend::tests::support::{
-    SEGMENT_BYTES, TRAIL, assert_log, change, closed, copy_of, entries, entry_of, firsts, options,
-    path_of, place_of, set_marker,
+    SEGMENT_BYTES, TRAIL, assert_log, change, closed, copy, copy_of, entries, entry_of, firsts,
+    options, path_of, place_of, set_marker, temp_dir,
 };
-use crate::storage::mend::{ClosedLog, SegmentSource};
+use crate::storage::mend::{ClosedLog, SegmentSource, Supply, Want};
 
 /// Entries of the log that counts.
 const COUNT: u64 = 60;
@@ -128,4 +133,104 @@ async fn what_the_anchor_lacks_must_lead_to_what_it_has() {
     ];
     mend(dir.path(), supplier(peers, &[1, 2, 3, 4]), 2).await.unwrap();
     assert_log(dir.path(), &entries(COUNT));
+}
+
+/// What it is, and how it is told.
+type Lie = (&'static str, fn(&mut Fake));
+
+/// What a peer that lies may say, and have this node wait, allocate, give up or die.
+fn lies() -> Vec<Lie> {
+    fn stream(parts: impl Stream<Item = pb::EntriesResponse> + Send + 'static) -> Parts {
+        Box::pin(parts.map(Ok))
+    }
+    vec![
+        ("parts without entries, for ever", |fake| {
+            let parts = || stream(futures_util::stream::repeat(pb::EntriesResponse::default()));
+            fake.entries = Box::new(move |_| Some(Ok(parts())));
+        }),
+        ("nothing, for ever", |fake| {
+            fake.entries = Box::new(|_| Some(Ok(stream(futures_util::stream::pending()))));
+        }),
+        ("it leads, and has nothing", |fake| {
+            fake.standing = Box::new(|standing| {
+                (standing.last, standing.open, standing.led_term) = (None, true, u64::MAX);
+                Ok(())
+            });
+        }),
+        ("it leads, and has all entries that there can be", |fake| {
+            fake.standing = Box::new(|standing| {
+                let last = pb::LogId { term: 9, leader: 2, index: u64::MAX };
+                (standing.last, standing.open, standing.led_term) = (Some(last), true, u64::MAX);
+                Ok(())
+            });
+        }),
+        ("it leads, and gives nothing", |fake| {
+            fake.standing = Box::new(|standing| {
+                (standing.open, standing.led_term) = (true, u64::MAX);
+                Ok(())
+            });
+            fake.entries = Box::new(|request| {
+                (request.to > request.from + 1).then(|| Ok(stream(futures_util::stream::pending())))
+            });
+        }),
+    ]
+}
+
+/// It is asked first, and an honest leader after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_lying_peer_does_not_keep_a_node_from_mending() {
+    let (whole, dir) = (closed(&entries(COUNT)), temp_dir());
+    let three = copy_of(whole.path());
+    let (log, _) = Log::open(three.path(), options()).unwrap();
+    let inside = copy_of(whole.path());
+    let first = firsts(inside.path())[3];
+    std::fs::remove_file(path_of(inside.path(), first)).unwrap();
+    // Of a closed hole, and of an open one.
+    for damaged in [inside, damaged()] {
+        for (what, lie) in lies() {
+            copy(damaged.path(), dir.path());
+            let mut two = Fake::new(2, closed_source(whole.path()));
+            lie(&mut two);
+            let peers = vec![(2, two.serve().await), serve(3, leader_source(&log)).await];
+            let mut supplier = supplier(peers, &[1, 2, 3]);
+            supplier.answers_within(Duration::from_millis(100));
+            let mended = mend(dir.path(), supplier, 6).await;
+            mended.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_log(dir.path(), &entries(COUNT));
+        }
+    }
+}
+
+/// Blank entries have no bytes that count, and yet take room.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_without_bytes_are_taken_in_parts() {
+    let id = |index| EntryId { index, term: 1, leader: 1 };
+    let blank = |index| Entry { id: id(index), kind: EntryKind::Blank, ..entry_of(0, 1, 0) };
+    let blanks: Vec<Entry> = (0..20_000).map(blank).collect();
+    let two = closed(&blanks);
+    let mut supplier = supplier(vec![serve_closed(2, two.path()).await], &[1, 2]);
+    let want = Want { from: 0, to: Some(20_000), before: chain::genesis(&TRAIL) };
+    let supplied = tokio::task::spawn_blocking(move || supplier.supply(&want).unwrap());
+    let Supply::Entries(entries) = supplied.await.unwrap() else { panic!("it has them") };
+    assert!((1_000..10_000).contains(&entries.len()), "{}", entries.len());
+}
+
+/// A liar can name segments without end, none of which is ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_segments_of_ours_are_asked_about() {
+    let two = closed(&entries(COUNT));
+    let firsts: BTreeSet<u64> = firsts(two.path()).into_iter().collect();
+    let mut fake = Fake::new(2, closed_source(two.path()));
+    fake.segments = Box::new(|from| {
+        let segment = |first| pb::SealedSegment {
+            first,
+            next: first + 1,
+            chain: vec![7; 32].into(),
+            ..Default::default()
+        };
+        Some((from..from + MENDING_SEGMENTS_MAX as u64).map(segment).collect())
+    });
+    let asker = Asker { trail_id: TRAIL, node_id: 1 };
+    let said = asker.segments(&fake.serve().await, &firsts).await.unwrap();
+    assert_eq!(said.iter().map(|one| one.first).collect::<BTreeSet<u64>>(), firsts);
 }

@@ -9,8 +9,9 @@ use indelible_core::{BatchBuilder, Chain, Entry, EntryId, EntryKind, Kind, Leaf,
 use tempfile::TempDir;
 
 use crate::storage::frame::{self, FrameHeader, Location};
+pub(super) use crate::storage::log::tests::support::read_segments;
 use crate::storage::log::tests::support::{append, read_all, tend};
-pub(super) use crate::storage::log::tests::support::{read_segments, temp_dir};
+
 use crate::storage::log::{Log, LogOptions, SyncPolicy, Tuning};
 pub(super) use crate::storage::mend::source::{LogEnd, SegmentSource};
 pub(super) use crate::storage::mend::{
@@ -31,6 +32,10 @@ pub(crate) fn options() -> LogOptions {
         first_index_any: false,
         sync: SyncPolicy::Never,
     }
+}
+
+pub(crate) fn temp_dir() -> TempDir {
+    crate::storage::log::tests::support::temp_dir()
 }
 
 /// An entry of a few records, whose bytes follow from its index, its term and `flavour`.
