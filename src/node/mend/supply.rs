@@ -76,6 +76,8 @@ pub(super) struct Supplier {
     passed: Option<(Vec<BTreeSet<u64>>, u64)>,
     /// What every peer has for a closed hole does not join what follows it here.
     doubting: bool,
+    /// Peers that have failed to answer in this round.
+    silent: Vec<u64>,
 }
 
 impl Supplier {
@@ -89,6 +91,7 @@ impl Supplier {
             failed: None,
             passed: None,
             doubting: false,
+            silent: Vec::new(),
         }
     }
 
@@ -131,11 +134,12 @@ impl Supplier {
     pub(super) fn restart(&mut self) {
         self.forget();
         self.doubting = false;
+        self.silent.clear();
     }
 
     /// What every peer has for a closed hole does not join what follows it here.
     pub(super) fn doubt(&mut self) {
-        self.restart();
+        self.forget();
         (self.doubting, self.failed) = (true, None);
     }
 
@@ -155,7 +159,15 @@ impl Supplier {
     /// A hole with something whole of ours behind it.
     fn closed(&mut self, want: &Want, to: u64) -> Result<Supply, NoSupply> {
         if self.doubting {
-            return self.denied(want);
+            // If one that has not answered has what joins, there is nothing to doubt.
+            return match self.silent.is_empty() {
+                true => Ok(Supply::NotClosed),
+                false => Err(NoSupply::NotYet(format!(
+                    "entry {}: no answer yet from {}",
+                    want.from,
+                    decide::nodes(&self.silent)
+                ))),
+            };
         }
         let all: Vec<u64> = self.reader.peers.iter().map(|(node, _)| *node).collect();
         match self.first_of(&all, want, to, None) {
@@ -168,23 +180,6 @@ impl Supplier {
             }
             // What follows on our disk may be an end that was never committed.
             Err(_) => self.open(want),
-        }
-    }
-
-    /// A closed hole that no peer can fill so that it joins what follows here. If the log that
-    /// counts has another entry there, then what follows is no part of it.
-    fn denied(&mut self, want: &Want) -> Result<Supply, NoSupply> {
-        let anchor = self.anchored()?;
-        if want.from >= anchor.next || self.diverges(want, &anchor)? {
-            return Ok(Supply::End);
-        }
-        match self.reader.one(anchor.node, want.from) {
-            Ok(Some(_)) => Ok(Supply::End),
-            Ok(None) => Err(NoSupply::Lost(format!(
-                "entry {}: node {}, whose log counts, does not have it either",
-                want.from, anchor.node
-            ))),
-            Err(said) => Err(NoSupply::NotYet(format!("node {}: {said}", anchor.node))),
         }
     }
 
@@ -369,7 +364,12 @@ impl Supplier {
             });
             match sound {
                 Ok(entries) => return Ok((node, entries)),
-                Err(why) => drop(said.insert(node, why)),
+                Err(why) => {
+                    if matches!(why, Said::Nothing(_)) {
+                        self.silent.push(node);
+                    }
+                    said.insert(node, why);
+                }
             }
         }
         Err(said)
@@ -481,6 +481,7 @@ pub(super) fn sort(error: MendError) -> Next {
         MendError::Persists(_) => Next::Lost(error.to_string()),
         MendError::Refused { .. }
         | MendError::DoesNotJoin { .. }
+        | MendError::NotClosed { .. }
         | MendError::NotNow { .. }
         | MendError::Gone { .. } => Next::Wait(error.to_string()),
         // What was written is gone again: there may be room for what another peer has.

@@ -79,6 +79,9 @@ pub enum Supply {
     /// A majority of the other voters never had such an entry: the log ends before it, and whatever
     /// of ours follows was never committed.
     End,
+    /// What nobody can fill may be no part of the log that counts, with what follows of ours: it is
+    /// asked for again as an open hole.
+    NotClosed,
 }
 
 /// Why peers did not supply.
@@ -132,6 +135,14 @@ pub enum MendError {
         from: u64,
         /// The entry of ours.
         index: u64,
+    },
+    /// A closed hole has to be asked for as an open one.
+    #[error("entries {from} to {}: perhaps what follows here is no part of the log", .to - 1)]
+    NotClosed {
+        /// The first of them.
+        from: u64,
+        /// Our entry after them.
+        to: u64,
     },
     /// Peers said that the log ends before an entry that is known to be committed.
     #[error("the log cannot end before entry {end}: those before {committed} are committed")]

@@ -19,6 +19,8 @@ struct Plan {
     doubted: Option<u64>,
     /// Holes from here on are open.
     open_from: u64,
+    /// An entry of ours behind a hole that nobody could fill: known to be committed, it stays.
+    kept: Option<u64>,
 }
 
 /// Why an attempt did not succeed.
@@ -81,12 +83,15 @@ impl ClosedLog {
             return Ok(Mended { quarantined: vec![kept], ..Mended::default() });
         }
         let start = damage.start.ok_or_else(|| MendError::NotNow { file: damage.file.clone() })?;
-        let mut plan = Plan { doubted: None, open_from: u64::MAX };
+        let mut plan = Plan { doubted: None, open_from: u64::MAX, kept: None };
         loop {
             let attempt = Attempt { log: self, files: &files, survey, damage, plan };
             match attempt.run(start, fetch) {
                 Ok(outcome) => return self.swap(&files, survey, outcome),
                 Err(Stop::Doubt(first)) if plan.doubted.is_none() => plan.doubted = Some(first),
+                Err(Stop::Failed(MendError::NotClosed { from, to })) if from < plan.open_from => {
+                    plan = Plan { open_from: from, kept: Some(to), ..plan };
+                }
                 Err(Stop::Open(from)) if from < plan.open_from => plan.open_from = from,
                 Err(Stop::Doubt(index) | Stop::Open(index)) => {
                     swap::clean(&files.dir)?;
@@ -192,6 +197,7 @@ impl Attempt<'_> {
                 return Err(Stop::Open(run.from));
             }
             let end = (walk.index, passed.end);
+            self.check_kept(&walk)?;
             let stopped = match ended {
                 true if stopped == Stopped::EndOfPeers => Stopped::EndOfPeers,
                 true => Stopped::End,
@@ -251,6 +257,16 @@ impl Attempt<'_> {
         Ok((Made { first, sealed, changed, filled }, stopped))
     }
 
+    /// Whether the walk has passed our entry behind a hole as it was, if it is committed.
+    fn check_kept(&self, walk: &Walk<'_, '_>) -> Result<(), MendError> {
+        let committed = self.committed();
+        let Some(kept) = self.plan.kept.filter(|kept| *kept < committed) else { return Ok(()) };
+        if walk.index > kept && !walk.fetched.iter().any(|range| range.contains(&kept)) {
+            return Ok(());
+        }
+        Err(MendError::Committed { end: self.plan.open_from, committed })
+    }
+
     /// Entries before this one are committed, and their segments may be sealed, in order.
     fn committed(&self) -> u64 {
         self.survey.marker.map_or(0, |marker| marker.committed)
@@ -304,7 +320,11 @@ impl Attempt<'_> {
         }
         match walk.run {
             _ if walk.doubting => Ok(false),
-            Some(run) => Err(MendError::DoesNotJoin { from: run.from, index: walk.index }.into()),
+            Some(run) if run.closed => {
+                Err(MendError::DoesNotJoin { from: run.from, index: walk.index }.into())
+            }
+            // The hole was asked for as an open one: this is no part of the log.
+            Some(_) => Ok(false),
             None => Err(Stop::Doubt(first)),
         }
     }

@@ -115,7 +115,7 @@ impl<'a, 'f> Walk<'a, 'f> {
                     self.run = None;
                     (entry, header.chain, false)
                 }
-                Found::Other if self.run.is_some() && !self.doubting => {
+                Found::Other if self.run.is_some_and(|run| run.closed) && !self.doubting => {
                     let from = self.run.map_or(self.index, |run| run.from);
                     return Err(MendError::DoesNotJoin { from, index: self.index });
                 }
@@ -173,6 +173,10 @@ impl<'a, 'f> Walk<'a, 'f> {
             let not_supplied = |source| MendError::NotSupplied { from: index, to, source };
             match (self.fetch)(&want).map_err(not_supplied)? {
                 Supply::End => return Ok(None),
+                Supply::NotClosed => {
+                    let from = self.run.map_or(index, |run| run.from);
+                    return Err(MendError::NotClosed { from, to: to.unwrap_or(index + 1) });
+                }
                 Supply::Entries(mut entries) => {
                     // What fills a closed hole may not be good enough for an open one after it.
                     entries.retain(|fetched| to.is_none_or(|to| fetched.entry.id.index < to));

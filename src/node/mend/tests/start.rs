@@ -131,3 +131,56 @@ async fn voters_of_a_mended_membership_are_asked_about_the_end() {
         assert_log(dir.path(), &entries);
     }
 }
+
+/// A log of these entries without the segments that begin with 33 to 42.
+fn with_a_hole(entries: &[Entry]) -> TempDir {
+    let dir = closed(entries);
+    set_marker(dir.path(), entries.len() as u64, 20);
+    let firsts = firsts(dir.path());
+    let lost: Vec<u64> = firsts.into_iter().filter(|first| (33..43).contains(first)).collect();
+    assert!(!lost.is_empty());
+    lost.iter().for_each(|first| std::fs::remove_file(path_of(dir.path(), *first)).unwrap());
+    dir
+}
+
+/// Node 2 has another end, and node 3, which has what joins, does not answer at first: then what
+/// node 1 has after the hole is not to be doubted.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_doubted_before_all_have_answered() {
+    for failures in 1..4 {
+        let (dir, two) = (with_a_hole(&entries(COUNT)), closed(&other_end(COUNT)));
+        let three = closed(&entries(COUNT));
+        let two = serve_closed(2, two.path()).await;
+        let mut fake = Fake::new(3, closed_source(three.path()));
+        let refuse = first_failures(failures);
+        fake.entries = Box::new(move |_| refuse().err().map(Err));
+        began_with(dir.path(), &[two, (3, fake.serve().await)]);
+        let patience = Patience { mendings: 3, pause: Duration::from_millis(1) };
+        start(dir.path(), patience).await.unwrap();
+        assert_log(dir.path(), &entries(COUNT));
+    }
+}
+
+/// What node 1 has after the hole was never committed, and what was in the hole may have been: the
+/// log was cut where the hole began, and what node 1 had acknowledged in it was gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_before_an_uncommitted_end_is_filled_all_the_same() {
+    for next in [COUNT - 8, COUNT + 6] {
+        let dir = with_a_hole(&other_end(next));
+        let (two, three) = (closed(&entries(COUNT - 5)), closed(&entries(COUNT)));
+        let peers = [serve_closed(2, two.path()).await, serve_closed(3, three.path()).await];
+        began_with(dir.path(), &peers);
+        let patience = Patience { mendings: 3, pause: Duration::from_millis(1) };
+        start(dir.path(), patience).await.unwrap();
+        assert_log(dir.path(), &entries(COUNT));
+    }
+    // But not if the marker says that it is committed.
+    let dir = with_a_hole(&other_end(COUNT));
+    set_marker(dir.path(), COUNT, COUNT);
+    let three = closed(&entries(COUNT));
+    let peers = [serve_closed(2, three.path()).await, serve_closed(3, three.path()).await];
+    began_with(dir.path(), &peers);
+    let patience = Patience { mendings: 3, pause: Duration::from_millis(1) };
+    let error = start(dir.path(), patience).await.unwrap_err();
+    assert!(matches!(error, StartError::Diverged(_)), "{error}");
+}
