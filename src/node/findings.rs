@@ -128,6 +128,38 @@ impl Findings {
         self.inner.changed.notify_one();
     }
 
+    /// Keeps on disk what may have to be recorded: it is, after a restart, unless this process says
+    /// more about the same, or withdraws it. Durable on return. Blocks.
+    pub fn announce(&self, mut finding: v1::Finding) {
+        truncate(&mut finding.detail);
+        truncate(&mut finding.place);
+        let key = key_of(&finding);
+        let waiting = self.waiting();
+        if waiting.contains_key(&key) {
+            return;
+        }
+        if let Err(error) = self.keep(&key, &finding) {
+            tracing::error!(%error, place = finding.place, "cannot announce a finding on disk");
+        }
+    }
+
+    /// What was announced is nothing. Blocks.
+    pub fn withdraw(&self, finding: &v1::Finding) {
+        let key = key_of(finding);
+        let waiting = self.waiting();
+        if waiting.contains_key(&key) {
+            return;
+        }
+        // Crash before: it is recorded as pending, for nothing.
+        let removed = folder(&self.inner.data_dir).and_then(|dir| match dir.exists(&key)? {
+            true => dir.remove(&key).and_then(|()| dir.sync()),
+            false => Ok(()),
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "an announced finding stays on disk and will be recorded");
+        }
+    }
+
     /// How many are not in the trail yet.
     pub fn waiting_count(&self) -> usize {
         self.waiting().len()
@@ -146,12 +178,18 @@ impl Findings {
 
     fn keep(&self, key: &str, finding: &v1::Finding) -> Result<(), DiskError> {
         let dir = folder(&self.inner.data_dir)?;
-        if dir.exists(key)? {
-            dir.remove(key)?;
+        let bytes = finding.encode_to_vec();
+        if dir.read_file(key)?.as_ref() == Some(&bytes) {
+            return Ok(());
         }
+        let temporary = format!("{key}.tmp");
+        let file = dir.create_file(&temporary, 0o600)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()?;
         // Crash before: the earlier finding about the same, or none; what it is about is on the
-        // disk still and is found again.
-        dir.write_new(key, 0o600, &finding.encode_to_vec())
+        // disk still and is found again. After: this one.
+        dir.rename(&temporary, key)?;
+        dir.sync()
     }
 
     /// Forgets a finding that is in the trail, unless another about the same has come meanwhile.
@@ -178,6 +216,8 @@ fn folder(data_dir: &Path) -> Result<Dir, DiskError> {
 
 fn key_of(finding: &v1::Finding) -> Key {
     let mut about = finding.clone();
+    // How far damage at the end of a log goes is known only once it is mended.
+    about.next_entry = 0;
     about.outcome.clear();
     about.detail.clear();
     hex::encode(&Sha3_256::digest(about.encode_to_vec())[..16])
@@ -336,6 +376,27 @@ mod tests {
         }
         assert_eq!(findings.waiting_count(), 0);
         assert_eq!(Findings::open(temp.path()).unwrap().waiting_count(), 0);
+    }
+
+    /// What is announced is recorded only if the process does not get to say more.
+    #[test]
+    fn what_was_announced_outlives_a_crash() {
+        let temp = tempfile::tempdir().unwrap();
+        let findings = Findings::open(temp.path()).unwrap();
+        findings.announce(finding("a", outcome::PENDING));
+        findings.announce(finding("b", outcome::PENDING));
+        findings.withdraw(&finding("b", outcome::PENDING));
+        assert_eq!(findings.waiting_count(), 0);
+        let again = Findings::open(temp.path()).unwrap();
+        assert_eq!(again.waiting_count(), 1);
+        // How far it goes was not known before.
+        let mended = v1::Finding { next_entry: 9, ..finding("a", outcome::MENDED) };
+        findings.record_now(mended);
+        findings.withdraw(&finding("a", outcome::PENDING));
+        findings.announce(finding("a", outcome::PENDING));
+        let again = Findings::open(temp.path()).unwrap();
+        let outcomes: Vec<_> = again.waiting().values().map(|one| one.outcome.clone()).collect();
+        assert_eq!(outcomes, [outcome::MENDED]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::compare::{Compared, Divergence, compare};
 use super::members::Members;
-use super::place::{Place, finding, mended_finding};
+use super::place::{Place, announced_finding, finding, mended_finding};
 use super::supply::{self, Next, Own, Supplier};
 use super::{SharedNumbers, Starting, Suspect, Suspects};
 use crate::node::config::NodeConfig;
@@ -171,8 +171,19 @@ impl Mender {
             what: "found while the node ran".into(),
         };
         let log = log.clone();
-        let mended = tokio::task::spawn_blocking(move || mend_segment(&log, first, supplier)).await;
-        let Ok(mended) = mended else { return true };
+        let findings = self.options.findings.clone();
+        let announced = announced_finding(node_id, &place);
+        let mended = tokio::task::spawn_blocking(move || {
+            // Once the new bytes are in place, nothing else says that there was damage.
+            findings.announce(announced.clone());
+            let mended = mend_segment(&log, first, supplier);
+            let nothing = mended.as_ref().is_ok_and(|mended| *mended == Mended::default());
+            if nothing || matches!(mended, Err(MendError::Gone { .. })) {
+                findings.withdraw(&announced);
+            }
+            mended
+        });
+        let Ok(mended) = mended.await else { return true };
         let first_attempt =
             self.waiting.get(&Suspect::Segment(first)).is_none_or(|one| one.pause == AGAIN);
         let (outcome, why) = match mended {

@@ -56,6 +56,12 @@ pub(super) fn finding(node_id: u64, place: &Place, outcome: &str, detail: String
     }
 }
 
+/// What is announced of a place before it is mended, and recorded if the node stops meanwhile.
+pub(super) fn announced_finding(node_id: u64, place: &Place) -> v1::Finding {
+    let detail = format!("{}; the node stopped while this was being mended", place.what);
+    finding(node_id, place, outcome::PENDING, detail)
+}
+
 /// What is written of a place that was mended.
 pub(super) fn mended_finding(node_id: u64, place: &Place, mended: &Mended) -> v1::Finding {
     let entries: u64 = mended.fetched.iter().map(|range| range.end - range.start).sum();

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indelible_proto::raft::StandingResponse;
+use indelible_proto::v1;
 use tokio::sync::oneshot;
 
 use super::members::Members;
-use super::place::{Place, finding, mended_finding};
+use super::place::{Place, announced_finding, finding, mended_finding};
 use super::supply::{self, Next, Own, Supplier};
 use super::{SharedNumbers, Starting};
 use crate::disk::{Dir, DiskError, SlotsError};
@@ -232,7 +233,7 @@ impl Opening<'_> {
             let place = Place::from(damage);
             self.starting.does(&format!("mending: {}", place.describe()));
             let (round, back);
-            (closed, back, round) = self.round(closed, survey, asking).await?;
+            (closed, back, round) = self.round(closed, survey, &place, asking).await?;
             match round {
                 Round::Mended(mended) => {
                     self.numbers.damages_found.add(1);
@@ -327,9 +328,13 @@ impl Opening<'_> {
         &self,
         closed: ClosedLog,
         survey: Survey,
+        place: &Place,
         mut supplier: Supplier,
     ) -> Result<(ClosedLog, Supplier, Round), StartError> {
+        let (findings, announced) = (self.findings.clone(), self.announced(place));
         blocking(move || -> Result<_, StorageError> {
+            // Once the new bytes are in place, nothing else says that there was damage.
+            findings.announce(announced);
             supplier.restart();
             let mut round = Round::Wait("there is no peer to ask".into());
             // Each peer once, and then with the doubt whether what is here counts.
@@ -359,6 +364,10 @@ impl Opening<'_> {
             Ok((closed, supplier, round))
         })
         .await
+    }
+
+    fn announced(&self, place: &Place) -> v1::Finding {
+        announced_finding(self.starting.identity.node_id, place)
     }
 
     async fn record(&self, place: &Place, mended: Mended) {
@@ -429,11 +438,14 @@ impl Opening<'_> {
         for segment in log.sealed_segments() {
             loop {
                 let log = log.clone();
+                let damage = self.damage_of(segment.first, &met, segment.next);
+                let (findings, announced) = (self.findings.clone(), self.announced(&damage));
                 let (back, done) = blocking(move || -> Result<_, StorageError> {
                     supplier.restart();
                     if log.scrub_segment(segment.first, &mut |_| {}).is_ok() {
                         return Ok((supplier, Ok(None)));
                     }
+                    findings.announce(announced);
                     let mended = log.mend_segment(segment.first, &mut |want| supplier.supply(want));
                     if mended.is_ok() {
                         supplier.mended();
@@ -442,7 +454,6 @@ impl Opening<'_> {
                 })
                 .await?;
                 supplier = back;
-                let damage = self.damage_of(segment.first, &met, segment.next);
                 let why = match done {
                     Ok(None) => break,
                     Ok(Some(mended)) => {

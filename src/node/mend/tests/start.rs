@@ -1,6 +1,7 @@
 //! A start of a node whose log is damaged.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,6 +74,28 @@ async fn waiting_for_peers_has_no_end() {
     let patience = Patience { mendings: 3, pause: Duration::from_millis(1) };
     start(dir.path(), patience).await.unwrap();
     assert_log(dir.path(), &entries(COUNT));
+}
+
+/// The new segments are in place before anything can be recorded. A crash in between left nothing
+/// but the quarantine to say that there had been damage.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_on_record_before_it_is_mended() {
+    let (dir, original) = (damaged(), closed(&entries(COUNT)));
+    let mut two = Fake::new(2, closed_source(original.path()));
+    let (seen, path) = (Arc::new(Mutex::new(Vec::new())), dir.path().to_owned());
+    let noted = seen.clone();
+    two.entries = Box::new(move |_| {
+        // What a start would find now.
+        let waiting = Findings::open(&path).unwrap().waiting_count();
+        noted.lock().unwrap().push(waiting);
+        None
+    });
+    began_with(dir.path(), &[(2, two.serve().await)]);
+    start(dir.path(), Patience { mendings: 3, pause: Duration::from_millis(1) }).await.unwrap();
+    let seen = seen.lock().unwrap();
+    assert!(!seen.is_empty() && seen.iter().all(|waiting| *waiting == 1), "{seen:?}");
+    // ... and is the one that says how it ended.
+    assert_eq!(Findings::open(dir.path()).unwrap().waiting_count(), 1);
 }
 
 /// The entries of a log in which node 3 votes from entry 24 on.
