@@ -58,6 +58,10 @@ pub const MENDING_STREAMS_MAX: usize = 8;
 pub const MENDING_SEGMENTS_MAX: usize = 4096;
 /// Damaged places that wait in a node to be mended; more are found again by the next scrub.
 pub const DAMAGES_MAX: usize = 256;
+/// Files in `quarantine/` past which damaged bytes are only noted, by their digest.
+pub const QUARANTINE_FILES_MAX: usize = 1024;
+/// The same for the bytes of those files together.
+pub const QUARANTINE_BYTES_MAX: u64 = 8 * 1024 * 1024 * 1024;
 /// Findings that wait in a node until they are in the trail; the newest are dropped past it.
 pub const FINDINGS_MAX: usize = 256;
 /// One finding, encoded, in bytes.
@@ -131,6 +135,8 @@ const _: () = {
     // A segment in an answer has less than 128 bytes.
     assert!(MENDING_SEGMENTS_MAX * 128 <= RAFT_MESSAGE_BYTES_MAX);
     assert!(FINDING_BYTES_MAX <= EVENT_BYTES_MAX);
+    // The first damaged segments are kept, however large they are.
+    assert!(4 * SEGMENT_BYTES_MAX <= QUARANTINE_BYTES_MAX);
     // Records of a read message, 100 bytes each besides its event, a note and a range proof.
     assert!(
         READ_BYTES_MAX + EVENT_BYTES_MAX + READ_RECORDS_MAX * 100 + NOTE_BYTES_MAX + 8 * 1024

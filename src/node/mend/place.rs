@@ -73,6 +73,9 @@ pub(super) fn mended_finding(node_id: u64, place: &Place, mended: &Mended) -> v1
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         detail.push_str(&format!("; quarantine/{name}"));
     }
+    for what in &mended.unkept {
+        detail.push_str(&format!("; quarantine/ is full, without {what}"));
+    }
     let to = place.to.or(mended.end);
     finding(node_id, &Place { to, ..place.clone() }, outcome::MENDED, detail)
 }

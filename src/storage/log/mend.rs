@@ -27,6 +27,12 @@ pub(super) struct Patch {
     pub(super) bytes: Vec<u8>,
 }
 
+impl Patch {
+    fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+}
+
 impl Log {
     /// Mends the segment that starts with entry `first`, sealed or not: asks `fetch` for what is
     /// damaged and not in memory. Durable on return. Nothing in the answer: nothing was damaged.
@@ -120,9 +126,16 @@ impl Shared {
                 }
                 // What is not durable yet, the IO thread will write in its turn.
                 if of_peer && entry.id.index < part.durable.0 {
-                    let mut bytes = Vec::new();
-                    swap::push_frame(&mut bytes, entry, header, location);
-                    patches.push(Patch { offset: location.offset, bytes });
+                    // Frames in a row are one patch, so that few files are kept of it.
+                    let joins = |patch: &&mut Patch| patch.end() == location.offset;
+                    let bytes = match patches.last_mut().filter(joins) {
+                        Some(patch) => &mut patch.bytes,
+                        None => {
+                            patches.push(Patch { offset: location.offset, bytes: Vec::new() });
+                            &mut patches.last_mut().expect("it was pushed").bytes
+                        }
+                    };
+                    swap::push_frame(bytes, entry, header, location);
                 }
                 Ok(())
             },
@@ -154,7 +167,11 @@ impl Shared {
         new.finish(&summary, true, common.segment_bytes)?;
         let kept = swap::replace(&self.data, self.files.dir(), first)?;
         self.files.forget(first);
-        Ok(Mended { segments: vec![first], quarantined: kept.into_iter().collect(), ..mended })
+        let mut mended = Mended { segments: vec![first], ..mended };
+        if let Some(kept) = kept {
+            mended.keep(kept);
+        }
+        Ok(mended)
     }
 
     /// Lets the IO thread write over what is damaged in a segment that is not sealed.
@@ -169,10 +186,14 @@ impl Shared {
         if patches.is_empty() {
             return Ok(Mended::default());
         }
+        // Kept for nothing if the entries are gone. They may go meanwhile: see below.
+        if self.lock().epoch != part.epoch {
+            return Err(MendError::Gone { index: first });
+        }
         for Patch { offset, bytes } in &patches {
             let damaged = own.bytes(*offset, bytes.len().max(FRAME_HEADER_SIZE))?;
             let location = Location { segment: first, offset: *offset };
-            mended.quarantined.push(swap::keep_bytes(&self.data, location, &damaged)?);
+            mended.keep(swap::keep_bytes(&self.data, location, &damaged)?);
         }
         mended.segments.push(first);
         let (sender, receiver) = channel();

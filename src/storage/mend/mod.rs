@@ -47,6 +47,8 @@ use crate::storage::log::LogError;
 use crate::storage::recovery::OpenError;
 
 pub(in crate::storage) use own::{Found, Own};
+use swap::Kept;
+
 pub use source::SegmentSource;
 pub use survey::{Damage, DamageKind, Survey};
 
@@ -99,10 +101,22 @@ pub struct Mended {
     pub fetched: Vec<Range<u64>>,
     /// Where the damaged bytes are now.
     pub quarantined: Vec<PathBuf>,
+    /// Damaged bytes for which there was no room: what they were, and their digest. For people.
+    pub unkept: Vec<String>,
     /// One past the log's last entry, if peers said that it ends there.
     pub end: Option<u64>,
     /// Whether the `synced` marker was changed or made anew.
     pub marker: bool,
+}
+
+impl Mended {
+    /// Notes what became of damaged bytes.
+    pub(in crate::storage) fn keep(&mut self, kept: Kept) {
+        match kept {
+            Kept::At(path) => self.quarantined.push(path),
+            Kept::Noted(what) => self.unkept.push(what),
+        }
+    }
 }
 
 /// Why something was not mended. Nothing was changed, but for what the variant says.

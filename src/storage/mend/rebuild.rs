@@ -80,7 +80,9 @@ impl ClosedLog {
         swap::clean(&files.dir)?;
         if damage.kind == DamageKind::Stray {
             let kept = swap::remove(&self.data, &files.dir, damage.from)?;
-            return Ok(Mended { quarantined: vec![kept], ..Mended::default() });
+            let mut mended = Mended::default();
+            mended.keep(kept);
+            return Ok(mended);
         }
         let start = damage.start.ok_or_else(|| MendError::NotNow { file: damage.file.clone() })?;
         let mut plan = Plan { doubted: None, open_from: u64::MAX, kept: None };
@@ -115,7 +117,9 @@ impl ClosedLog {
             if made.changed && made.filled {
                 // Crash between two of them: the first of the damage is still there, so that the
                 // rest is mended again before the log opens.
-                mended.quarantined.extend(swap::replace(&self.data, &files.dir, made.first)?);
+                if let Some(kept) = swap::replace(&self.data, &files.dir, made.first)? {
+                    mended.keep(kept);
+                }
                 mended.segments.push(made.first);
             } else {
                 swap::discard(&files.dir, made.first)?;
@@ -126,7 +130,7 @@ impl ClosedLog {
         for first in files.firsts.iter().filter(|first| ends && **first >= next).rev() {
             // Crash before: the log does not end there, which is damage again, or goes on with
             // whole entries of ours.
-            mended.quarantined.push(swap::remove(&self.data, &files.dir, *first)?);
+            mended.keep(swap::remove(&self.data, &files.dir, *first)?);
         }
         let lost = survey.marker.is_none() && ends;
         let lost = lost.then_some(Synced { next, end, committed: 0 });

@@ -1,11 +1,14 @@
 //! New bytes for damaged ones: written beside them, made durable, and put in their place at once.
 //!
 //! A crash at any point leaves the damaged segment, which the next start mends again, or the whole
-//! one. The damaged file keeps a second name in `quarantine/`.
+//! one. The damaged file keeps a second name in `quarantine/`, as long as there is room: the oldest
+//! evidence is worth most, of the rest a digest is noted.
 
 use std::path::PathBuf;
 
-use indelible_core::Entry;
+use indelible_core::limits::{QUARANTINE_BYTES_MAX, QUARANTINE_FILES_MAX};
+use indelible_core::{Entry, Hash};
+use sha3::{Digest, Sha3_256};
 
 use crate::disk::{Dir, DiskError, File};
 use crate::storage::frame::{FRAME_ALIGNMENT, FrameHeader, Location};
@@ -16,6 +19,15 @@ use crate::storage::segment::{self, SegmentHeader, Summary};
 const SUFFIX: &str = ".mend";
 /// Bytes that are written together.
 const WRITE_BYTES: usize = 1024 * 1024;
+
+/// What became of damaged bytes.
+#[derive(Debug)]
+pub(in crate::storage) enum Kept {
+    /// They are there.
+    At(PathBuf),
+    /// `quarantine/` is full: what they were. For people.
+    Noted(String),
+}
 
 /// A segment that is being written anew.
 #[derive(Debug)]
@@ -93,12 +105,13 @@ pub(in crate::storage) fn push_frame(
     buffer.resize(end, 0);
 }
 
-/// Puts a finished segment in its place; returns where the file is that had it, if there was one.
+/// Puts a finished segment in its place; returns what became of the file that had it, if there was
+/// one.
 pub(in crate::storage) fn replace(
     data: &Dir,
     segments: &Dir,
     first: u64,
-) -> Result<Option<PathBuf>, DiskError> {
+) -> Result<Option<Kept>, DiskError> {
     let name = segment::file_name(first);
     let kept = match segments.exists(&name)? {
         true => Some(keep(data, segments, first)?),
@@ -111,12 +124,12 @@ pub(in crate::storage) fn replace(
     Ok(kept)
 }
 
-/// Removes a segment file that does not belong to the log; returns where it is now.
+/// Removes a segment file that does not belong to the log; returns what became of it.
 pub(in crate::storage) fn remove(
     data: &Dir,
     segments: &Dir,
     first: u64,
-) -> Result<PathBuf, DiskError> {
+) -> Result<Kept, DiskError> {
     let kept = keep(data, segments, first)?;
     // Crash before this is durable: it is found again, and kept twice.
     segments.remove(&segment::file_name(first))?;
@@ -124,24 +137,63 @@ pub(in crate::storage) fn remove(
     Ok(kept)
 }
 
-/// Gives a segment file a second name in `quarantine/`, durably.
-fn keep(data: &Dir, segments: &Dir, first: u64) -> Result<PathBuf, DiskError> {
+/// Gives a segment file a second name in `quarantine/`, durably, if there is room.
+fn keep(data: &Dir, segments: &Dir, first: u64) -> Result<Kept, DiskError> {
     let quarantine = data.subdir(QUARANTINE_DIR)?;
+    let segment = segment::file_name(first);
+    // A file that cannot be read is kept all the same.
+    let file = segments.open_file_read_only(&segment).ok();
+    let bytes = file.as_ref().and_then(|file| file.len().ok()).unwrap_or(0);
+    if !has_room(&quarantine, bytes)? {
+        return Ok(Kept::Noted(format!("{segment}, {bytes} bytes, {}", digest_of(file.as_ref()))));
+    }
     let name = free_name(&quarantine, &format!("{first:020}"))?;
-    segments.keep_in(&segment::file_name(first), &quarantine, &name)?;
-    Ok(quarantine.path().join(name))
+    segments.keep_in(&segment, &quarantine, &name)?;
+    Ok(Kept::At(quarantine.path().join(name)))
 }
 
-/// Keeps bytes that are about to be written over, durably.
+/// Keeps bytes that are about to be written over, durably, if there is room.
 pub(in crate::storage) fn keep_bytes(
     data: &Dir,
     location: Location,
     bytes: &[u8],
-) -> Result<PathBuf, DiskError> {
+) -> Result<Kept, DiskError> {
     let quarantine = data.subdir(QUARANTINE_DIR)?;
-    let name = free_name(&quarantine, &format!("{:020}-{}", location.segment, location.offset))?;
+    let Location { segment, offset } = location;
+    if !has_room(&quarantine, bytes.len() as u64)? {
+        let digest = Hash(Sha3_256::digest(bytes).into());
+        let (segment, bytes) = (segment::file_name(segment), bytes.len());
+        return Ok(Kept::Noted(format!("{segment} at {offset}, {bytes} bytes, SHA3-256 {digest}")));
+    }
+    let name = free_name(&quarantine, &format!("{segment:020}-{offset}"))?;
     quarantine.write_new(&name, 0o600, bytes)?;
-    Ok(quarantine.path().join(name))
+    Ok(Kept::At(quarantine.path().join(name)))
+}
+
+/// Whether so many bytes more may be kept.
+fn has_room(quarantine: &Dir, bytes: u64) -> Result<bool, DiskError> {
+    let names = quarantine.list()?;
+    // What cannot be read any more is no reason not to mend.
+    let length = |name: &String| quarantine.open_file_read_only(name)?.len();
+    let kept: u64 = names.iter().filter_map(|name| length(name).ok()).sum();
+    Ok(names.len() < QUARANTINE_FILES_MAX && kept + bytes <= QUARANTINE_BYTES_MAX)
+}
+
+/// The digest of a damaged file, for people; a disk may refuse to read it.
+fn digest_of(file: Option<&File>) -> String {
+    let Some(file) = file else { return "unreadable".into() };
+    let (mut hasher, mut offset) = (Sha3_256::new(), 0);
+    let mut buffer = vec![0; WRITE_BYTES];
+    loop {
+        match file.read_at(&mut buffer, offset) {
+            Ok(0) => return format!("SHA3-256 {}", Hash(hasher.finalize().into())),
+            Ok(read) => {
+                hasher.update(&buffer[..read]);
+                offset += read as u64;
+            }
+            Err(error) => return error.to_string(),
+        }
+    }
 }
 
 fn free_name(quarantine: &Dir, stem: &str) -> Result<String, DiskError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::support::*;
 use crate::storage::log::tests::support::{append, read_all, tend};
-use crate::storage::log::{Log, LogError, ScrubError};
+use crate::storage::log::{Log, LogError, LogOptions, ScrubError};
 
 /// A log of 80 entries that is open; the last ones are in no sealed segment.
 fn open(dir: &Path) -> Log {
@@ -228,5 +228,77 @@ fn reads_and_appends_go_on() {
         writer.join().unwrap();
     });
     assert_eq!(read_all(&log, 200), entries(200));
+    assert_eq!(scrub_all(&log), Vec::<u64>::new());
+}
+
+/// Files in quarantine.
+fn quarantined(dir: &Path) -> usize {
+    std::fs::read_dir(dir.join("quarantine")).unwrap().count()
+}
+
+/// Frames that are damaged in a row are kept as one file.
+#[test]
+fn one_damaged_run_is_kept_once() {
+    let dir = temp_dir();
+    let options = LogOptions { segment_bytes: 4 << 20, ..options() };
+    let all = entries(2000);
+    let (log, _) = Log::open(dir.path(), options.clone()).unwrap();
+    append(&log, all.clone());
+    log.close();
+    // Opened anew: nothing is in memory.
+    let (log, _) = Log::open(dir.path(), options).unwrap();
+    let frames = frames(dir.path(), 0);
+    let (start, end) = (frames[5].0.offset as usize, frames[1999].0.offset as usize);
+    let whole = std::fs::read(path_of(dir.path(), 0)).unwrap();
+    change(dir.path(), 0, |bytes| bytes[start..end].fill(0));
+    let mut chain = indelible_core::chain::genesis(&TRAIL);
+    let fetched: Vec<Fetched> = (all.iter().cloned())
+        .map(|entry| {
+            chain = indelible_core::chain::link_entry(&chain, &entry);
+            Fetched { entry, chain }
+        })
+        .collect();
+    let mut peer = |want: &Want| Ok(Supply::Entries(fetched[want.from as usize..1999].to_vec()));
+    let mended = log.mend_segment(0, &mut peer).unwrap();
+    assert_eq!((mended.quarantined.len(), quarantined(dir.path())), (1, 1));
+    assert!(std::fs::read(path_of(dir.path(), 0)).unwrap() == whole);
+    assert_eq!(read_all(&log, 2000), all);
+}
+
+/// The oldest evidence stays; of the rest, what it was is said.
+#[test]
+fn quarantine_has_a_limit() {
+    use indelible_core::limits::{QUARANTINE_BYTES_MAX, QUARANTINE_FILES_MAX};
+    let original = closed(&entries(80));
+    let dir = copy_of(original.path());
+    let log = open(dir.path());
+    let (first, last) = (log.segments()[2].first, log.segments().last().unwrap().first);
+    let folder = dir.path().join("quarantine");
+    std::fs::create_dir_all(&folder).unwrap();
+    let many = |count: usize| {
+        for number in 0..count {
+            std::fs::write(folder.join(format!("{number}.damaged")), b"x").unwrap();
+        }
+    };
+    let large = || {
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        let file = std::fs::File::create(folder.join("0.damaged")).unwrap();
+        file.set_len(QUARANTINE_BYTES_MAX).unwrap();
+    };
+    many(QUARANTINE_FILES_MAX);
+    for fill in [&(|| ()) as &dyn Fn(), &large] {
+        fill();
+        let before = quarantined(dir.path());
+        for victim in [first + 1, last + 1] {
+            damage_entry(dir.path(), victim);
+            let segment = place_of(victim).segment;
+            let mended = log.mend_segment(segment, &mut peers(&[original.path()])).unwrap();
+            assert!(mended.quarantined.is_empty(), "{mended:?}");
+            assert_eq!(mended.unkept.len(), 1, "{mended:?}");
+            assert!(mended.unkept[0].contains("SHA3-256"), "{mended:?}");
+            assert_eq!(quarantined(dir.path()), before);
+        }
+    }
     assert_eq!(scrub_all(&log), Vec::<u64>::new());
 }
