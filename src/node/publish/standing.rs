@@ -186,7 +186,8 @@ impl Comparison {
                 } else if doubted.insert(id) {
                     tracing::error!(
                         peer = id,
-                        "a peer says that this node's log lacks what it has signed, and is not believed: it may lie, or this disk                          may be an older copy"
+                        "a peer says that this node's log lacks what it has signed, and is not believed: \
+                         it may lie, or this disk may be an older copy"
                     );
                     self.check_doubted(&doubted, &answer, &mut compared)?;
                 }
