@@ -246,20 +246,13 @@ impl Table {
 
     /// One connection for each node that is to be believed, in order of id.
     pub(crate) fn links(&self) -> Vec<Link> {
-        let state = self.state();
-        let mut links: Vec<Link> = state.honest().into_iter().cloned().collect();
-        links.sort_by_key(|link| link.node_id);
-        links.dedup_by_key(|link| link.node_id);
-        links
+        one_a_node(self.state().honest())
     }
 
     /// One connection for each node, in order of id.
     pub(crate) fn links_of_all(&self) -> Vec<Link> {
         let state = self.state();
-        let mut links: Vec<Link> = state.named_first(state.links()).into_iter().cloned().collect();
-        links.sort_by_key(|link| link.node_id);
-        links.dedup_by_key(|link| link.node_id);
-        links
+        one_a_node(state.named_first(state.links()))
     }
 
     /// What the first node that answered said.
@@ -348,6 +341,13 @@ impl Table {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics while it holds this lock")
     }
+}
+
+/// The first of each node, in order of id.
+fn one_a_node(mut links: Vec<&Link>) -> Vec<Link> {
+    links.sort_by_key(|link| link.node_id);
+    links.dedup_by_key(|link| link.node_id);
+    links.into_iter().cloned().collect()
 }
 
 impl State {

@@ -28,7 +28,7 @@ use crate::options::{BUFFER_BYTES_DEFAULT, WINDOW_DEFAULT};
 use crate::{Alarm, AppendError, CallError, Client, RolledBack};
 use partial::Part;
 use receipt::{AckLevel, Receipt, Receipts};
-use request::{check_events, check_request, chunks};
+use request::{check_request, chunks};
 use ring::{Item, Ring};
 use task::{ProducerTask, Progress};
 
@@ -297,15 +297,18 @@ impl Producer {
         events: Vec<Bytes>,
     ) -> Result<Receipts, AppendError> {
         let deadline = Instant::now() + self.shared.timeout;
-        // Before the first of them is sent.
-        check_events(&events)?;
-        let mut next = 0;
-        let mut tickets = Vec::new();
+        let (mut next, mut checked) = (0, Vec::new());
         for chunk in chunks(events) {
             let events = next..next + chunk.len();
             let seq = first_seq.map(|seq| seq + next as u64);
+            let bytes = check_request(seq, next, &chunk)?;
             next = events.end;
-            tickets.push((events, self.submit_with(seq, chunk, deadline).await));
+            checked.push((events, seq, chunk, bytes));
+        }
+        // Not before all of them are known to be acceptable.
+        let mut tickets = Vec::with_capacity(checked.len());
+        for (events, seq, chunk, bytes) in checked {
+            tickets.push((events, self.hand_over(seq, chunk, bytes, deadline).await));
         }
         // All of them, whatever became of the first: what was handed over is sent.
         let mut parts = Vec::with_capacity(tickets.len());
@@ -325,7 +328,18 @@ impl Producer {
         events: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<Ticket, AppendError> {
-        let bytes = check_request(first_seq, &events)?;
+        let bytes = check_request(first_seq, 0, &events)?;
+        self.hand_over(first_seq, events, bytes, deadline).await
+    }
+
+    /// Events of one request that was checked.
+    async fn hand_over(
+        &self,
+        first_seq: Option<u64>,
+        events: Vec<Bytes>,
+        bytes: usize,
+        deadline: Instant,
+    ) -> Result<Ticket, AppendError> {
         let started = Instant::now();
         let cost = u32::try_from(bytes + events.len() * EVENT_OVERHEAD_BYTES)
             .expect("a request's limits are far smaller than 2^32");

@@ -6,11 +6,13 @@ use indelible_proto::validate_event;
 
 use crate::AppendError;
 
-/// The request's bytes, if a node would accept it. Refusing here what a node would refuse keeps one
+/// The request's bytes, if a node would accept it. `first` is the position of its first event in
+/// what is appended together. Refusing here what a node would refuse keeps one
 /// caller's bad event out of a request that others share: refused there, it would stop the
 /// producer, as what comes behind it could not keep its seq.
 pub(super) fn check_request(
     first_seq: Option<u64>,
+    first: usize,
     events: &[Bytes],
 ) -> Result<usize, AppendError> {
     let invalid = |message: String| Err(AppendError::Invalid(message));
@@ -23,30 +25,28 @@ pub(super) fn check_request(
     if events.len() > APPEND_EVENTS_MAX {
         return invalid(format!("{} events, the limit is {APPEND_EVENTS_MAX}", events.len()));
     }
-    let bytes = check_events(events)?;
+    let mut bytes = 0;
+    for (position, event) in events.iter().enumerate() {
+        check_event(event).map_err(|what| {
+            let which = match (position + first, events.len()) {
+                (0, 1) => "the event".into(),
+                (position, _) => format!("event {position}"),
+            };
+            AppendError::Invalid(format!("{which} {what}"))
+        })?;
+        bytes += event.len();
+    }
     if bytes > APPEND_BYTES_MAX {
         return invalid(format!("{bytes} bytes of events, the limit is {APPEND_BYTES_MAX}"));
     }
     Ok(bytes)
 }
 
-/// The bytes of events of which a node would accept each, however many there are.
-pub(super) fn check_events(events: &[Bytes]) -> Result<usize, AppendError> {
-    let which = |position: usize| match events.len() {
-        1 => "the event".to_owned(),
-        _ => format!("event {position}"),
-    };
-    for (position, event) in events.iter().enumerate() {
-        let (which, size) = (which(position), event.len());
-        let invalid = |what: String| Err(AppendError::Invalid(format!("{which} {what}")));
-        if size > EVENT_BYTES_MAX {
-            return invalid(format!("has {size} bytes, the limit is {EVENT_BYTES_MAX}"));
-        }
-        if let Err(error) = validate_event(event) {
-            return invalid(format!("is not valid: {error}"));
-        }
+fn check_event(event: &[u8]) -> Result<(), String> {
+    if event.len() > EVENT_BYTES_MAX {
+        return Err(format!("has {} bytes, the limit is {EVENT_BYTES_MAX}", event.len()));
     }
-    Ok(events.iter().map(Bytes::len).sum())
+    validate_event(event).map_err(|error| format!("is not valid: {error}"))
 }
 
 /// Splits events, in order, into what fits one request each.
@@ -96,22 +96,22 @@ mod tests {
         assert_eq!(sizes(vec![small.clone(); APPEND_EVENTS_MAX]), [APPEND_EVENTS_MAX]);
         assert_eq!(sizes(vec![small.clone(); APPEND_EVENTS_MAX + 1]), [APPEND_EVENTS_MAX, 1]);
         assert_eq!(sizes(vec![big.clone(), big.clone(), big.clone(), small.clone()]), [2, 2]);
-        assert!(chunks(vec![big, small]).iter().all(|chunk| check_request(None, chunk).is_ok()));
+        assert!(chunks(vec![big, small]).iter().all(|chunk| check_request(None, 0, chunk).is_ok()));
     }
 
     #[test]
     fn what_a_node_would_refuse_is_refused_here() {
         let (big, small) = (event(EVENT_BYTES_MAX), event(20));
-        assert!(check_request(None, &[]).is_err());
-        assert!(check_request(Some(0), from_ref(&small)).is_err());
-        assert!(check_request(None, &vec![small.clone(); APPEND_EVENTS_MAX + 1]).is_err());
-        assert!(check_request(None, from_ref(&big)).is_ok());
-        assert!(check_request(None, &[big.clone(), big.clone()]).is_ok());
-        assert!(check_request(None, &[big.clone(), big, small]).is_err());
+        assert!(check_request(None, 0, &[]).is_err());
+        assert!(check_request(Some(0), 0, from_ref(&small)).is_err());
+        assert!(check_request(None, 0, &vec![small.clone(); APPEND_EVENTS_MAX + 1]).is_err());
+        assert!(check_request(None, 0, from_ref(&big)).is_ok());
+        assert!(check_request(None, 0, &[big.clone(), big.clone()]).is_ok());
+        assert!(check_request(None, 0, &[big.clone(), big, small]).is_err());
         let nobody = Event::new("", "b", "c").encode_to_vec();
-        assert!(check_request(None, &[nobody.into()]).is_err());
+        assert!(check_request(None, 0, &[nobody.into()]).is_err());
         // Over the size limit is said first, before the content is looked at.
-        let error = check_request(None, &[Bytes::from(vec![0; EVENT_BYTES_MAX + 1])]);
+        let error = check_request(None, 0, &[Bytes::from(vec![0; EVENT_BYTES_MAX + 1])]);
         assert!(error.expect_err("too large").to_string().contains("262144"));
     }
 }

@@ -23,7 +23,7 @@ use super::signed::SignedCheckpoint;
 use crate::error::Fault;
 use crate::{CallError, Client, Record};
 
-/// Between two attempts that nobody has asked for.
+/// Between two looks at what the nodes say.
 const PACE: Duration = Duration::from_secs(1);
 
 /// How far a client has followed. Held while it does: one attempt at a time.
@@ -31,7 +31,8 @@ const PACE: Duration = Duration::from_secs(1);
 pub(crate) struct Following {
     /// The membership that the policy's nodes are from, once known.
     leaf: Option<LeafIndex>,
-    tried: Option<Instant>,
+    /// When what the nodes say was last compared with the policy.
+    looked: Option<Instant>,
 }
 
 /// Whose keys counted from one record on.
@@ -67,10 +68,14 @@ impl Client {
         if self.trust().given.as_ref().is_some_and(Policy::asks_for_all_nodes) {
             return;
         }
-        if following.tried.is_some_and(|tried| tried.elapsed() < PACE) || !self.names_others() {
+        // Not with every read: comparing takes keys apart.
+        if following.looked.is_some_and(|looked| looked.elapsed() < PACE) {
             return;
         }
-        following.tried = Some(Instant::now());
+        following.looked = Some(Instant::now());
+        if !self.names_others() {
+            return;
+        }
         let limit = self.options().attempt_timeout;
         let followed = timeout(limit, Box::pin(self.follow(&mut following, checkpoint))).await;
         if let Ok(Err(error)) = followed {
