@@ -331,6 +331,19 @@ async fn a_node_that_joins_signs_too() {
     .await;
 }
 
+/// Copies of all disks, taken while all nodes are stopped.
+fn copied_while_stopped(cluster: &mut LocalCluster) -> Vec<std::path::PathBuf> {
+    for node in &mut cluster.nodes {
+        assert!(node.stop().unwrap().success(), "{}", node.log_tail());
+    }
+    let copies: Vec<_> = (1..=3).map(|id| cluster.dir().join(format!("copy{id}"))).collect();
+    for (node, copy) in cluster.nodes.iter_mut().zip(&copies) {
+        copy_folder(&node.data_dir, copy);
+        node.start().unwrap();
+    }
+    copies
+}
+
 fn put_back(copy: &std::path::Path, data_dir: &std::path::Path) {
     std::fs::remove_dir_all(data_dir).unwrap();
     copy_folder(copy, data_dir);
@@ -342,14 +355,7 @@ async fn when_every_disk_was_rolled_back_appends_wait_for_an_operator() {
     client(&cluster).await;
     let mut caller = Caller::open(&cluster, b"all rolled back!").await;
     caller.append(&cluster, 20, v1::AckLevel::Proven, 20_000).await;
-    for node in &mut cluster.nodes {
-        assert!(node.stop().unwrap().success(), "{}", node.log_tail());
-    }
-    let copies: Vec<_> = (1..=3).map(|id| cluster.dir().join(format!("copy{id}"))).collect();
-    for (node, copy) in cluster.nodes.iter_mut().zip(&copies) {
-        copy_folder(&node.data_dir, copy);
-        node.start().unwrap();
-    }
+    let copies = copied_while_stopped(&mut cluster);
     let lost = caller.append(&cluster, 30, v1::AckLevel::Proven, 20_000).await;
     for (node, copy) in cluster.nodes.iter_mut().zip(&copies) {
         node.kill().unwrap();
@@ -442,14 +448,7 @@ async fn signed_and_lost(remember: &[u64]) {
     client(&cluster).await;
     let mut caller = Caller::open(&cluster, b"only the markers").await;
     caller.append(&cluster, 20, v1::AckLevel::Proven, 20_000).await;
-    for node in &mut cluster.nodes {
-        assert!(node.stop().unwrap().success(), "{}", node.log_tail());
-    }
-    let copies: Vec<_> = (1..=3).map(|id| cluster.dir().join(format!("copy{id}"))).collect();
-    for (node, copy) in cluster.nodes.iter_mut().zip(&copies) {
-        copy_folder(&node.data_dir, copy);
-        node.start().unwrap();
-    }
+    let copies = copied_while_stopped(&mut cluster);
     let lost = caller.append(&cluster, 30, v1::AckLevel::Proven, 20_000).await.tree_size;
     eventually("every node has signed", || async {
         let note = note_of(&leader_addr(&cluster).await, lost).await;
