@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use indelible::cli::local_cluster::LocalCluster;
 use indelible_client::{
     AckLevel, CheckpointOptions, Client, Level, Options, ProducerId, ReadOptions,
 };
+use indelible_local::LocalCluster;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};

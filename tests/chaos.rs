@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indelible::cli::local_cluster::{LocalCluster, Signal};
 use indelible_client::{Level, ProducerId, Receipt};
+use indelible_local::{LocalCluster, Signal};
 use prost::Message;
 use serde_json::Value;
 

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use indelible::cli::local_cluster::{LocalCluster, LocalNode, LocalOptions};
 use indelible_client::{Client, Level, Options};
 use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::merkle::Frontier;
 use indelible_core::{Checkpoint, Hash, Kind, Leaf, Note, Policy, Salt};
+use indelible_local::{LocalCluster, LocalNode, LocalOptions};
 use indelible_proto::v1::audit_log_client::AuditLogClient;
 use indelible_proto::v1::cluster_client::ClusterClient;
 use indelible_proto::{Reason, Rejected, v1};

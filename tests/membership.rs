@@ -1,8 +1,8 @@
 //! A group grows from three to four and shrinks to three again, while leaders die at each step.
 
-use indelible::cli::local_cluster::LocalCluster;
 use indelible_client::{Client, Level, Options, Policy, ProducerId};
 use indelible_core::node_key_name;
+use indelible_local::LocalCluster;
 use indelible_proto::v1;
 use serde_json::Value;
 

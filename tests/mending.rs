@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use indelible::cli::local_cluster::{LocalCluster, LocalNode};
 use indelible_client::{Client, Level, ProducerId};
 use indelible_core::{Kind, Leaf};
+use indelible_local::{LocalCluster, LocalNode};
 use indelible_proto::v1;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use indelible::cli::generate::event;
-use indelible::cli::local_cluster::{LocalCluster, Signal};
 use indelible_core::leaf::leaf_hash;
 use indelible_core::{Checkpoint, Hash, Note, Policy, RangeProof};
+use indelible_local::{LocalCluster, Signal};
 use indelible_proto::reason::{Reason, Rejected, key};
 use indelible_proto::v1;
 use prost::Message;

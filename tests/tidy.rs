@@ -80,8 +80,9 @@ fn openraft_is_named_in_raft_and_node_only() {
 
 #[test]
 fn files_are_touched_in_disk_only() {
-    // The client does not depend on the server, and keeps one file of its own; `scripted` are tests.
-    only_in("std::fs", &["disk/", "client/trust/file.rs", "client/scripted/"]);
+    // The client and `local` do not depend on the server; the client keeps one file of its own, and
+    // `scripted` are tests.
+    only_in("std::fs", &["disk/", "local/", "client/trust/file.rs", "client/scripted/"]);
     only_in("tokio::fs", &["disk/", "cli/"]);
 }
 

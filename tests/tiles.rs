@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use indelible::cli::local_cluster::LocalCluster;
 use indelible_client::ProducerId;
+use indelible_local::LocalCluster;
 use sha2::{Digest, Sha256};
 
 use crate::harness::{client, nodes_with, note, policy, three_nodes};

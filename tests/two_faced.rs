@@ -7,12 +7,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use indelible::cli::generate::event;
-use indelible::cli::local_cluster::{LocalCluster, LocalNode};
 use indelible_client::ProducerId;
 use indelible_core::leaf::commit;
 use indelible_core::{
     BatchBuilder, Checkpoint, EntryKind, Hash, Kind, Leaf, Note, NoteSignature, Salt,
 };
+use indelible_local::{LocalCluster, LocalNode};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::append_response::Result as Answer;
 use prost::Message;

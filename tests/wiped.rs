@@ -1,7 +1,7 @@
 //! A node that lost its disk, or got an older copy of it back, is refused under its old id.
 
-use indelible::cli::local_cluster::{LocalCluster, Signal};
 use indelible_client::{Level, ProducerId};
+use indelible_local::{LocalCluster, Signal};
 
 use crate::harness::{
     Trail, client, copy_folder, ended, eventually, indelible_at, leader, note, stop_and_compare,

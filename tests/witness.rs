@@ -9,12 +9,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine;
-use indelible::cli::local_cluster::LocalCluster;
 use indelible_core::merkle::verify_consistency;
 use indelible_core::policy::Witness as Named;
 use indelible_core::{
     Checkpoint, Hash, KeyType, Note, NoteSignature, Policy, SignerKey, VerifierKey,
 };
+use indelible_local::LocalCluster;
 use indelible_proto::reason::{Reason, Rejected, key};
 use indelible_proto::v1;
 

@@ -21,7 +21,6 @@ pub mod import;
 mod import_chunks;
 mod import_file;
 mod init;
-pub mod local_cluster;
 mod node_key;
 pub mod output;
 mod policy;

@@ -1,5 +1,4 @@
-//! Small files that are not part of a trail: configuration, process information, logs of child
-//! processes.
+//! Small files that are not part of a trail: configuration, process information.
 
 use std::fs;
 use std::io::BufReader;
@@ -30,15 +29,6 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), DiskError> {
 /// Makes a folder and those above it.
 pub fn create_folders(path: &Path) -> Result<(), DiskError> {
     fs::create_dir_all(path).map_err(|source| failed("create", path, source))
-}
-
-/// A file that a child process appends its output to.
-pub fn output_file(path: &Path) -> Result<fs::File, DiskError> {
-    fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(|source| failed("open", path, source))
 }
 
 /// Names of the entries of a folder, in order.

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bytes::Bytes;
-use indelible::cli::local_cluster::{LocalCluster, LocalNode};
 use indelible_client::{Client, Event, Level, ProducerId};
 use indelible_core::Kind;
+use indelible_local::{LocalCluster, LocalNode};
 use indelible_proto::v1;
 use prost::Message as _;
 

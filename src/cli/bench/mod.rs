@@ -10,11 +10,11 @@ use anyhow::bail;
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use indelible_client::Client;
+use indelible_local::{LocalCluster, LocalOptions};
 use serde::Serialize;
 
 use super::Global;
 use super::append::AckArg;
-use super::local_cluster::{LocalCluster, LocalOptions};
 use processes::Processes;
 
 /// Longest latency that is told apart, in microseconds.

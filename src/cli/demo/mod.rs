@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use indelible_client::{Client, Level, ProducerId};
+use indelible_local::{LocalCluster, LocalOptions};
 use tokio::time::timeout;
 
-use super::local_cluster::{LocalCluster, LocalOptions};
 use readback::{Readback, read_back};
 use record::{Recorded, Recorder};
 

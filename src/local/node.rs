@@ -1,0 +1,139 @@
+//! One node: its addresses, its files, its process.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, kill_process};
+
+use crate::{LocalError, Signal, free_ports};
+
+/// Lines of a node's log that belong into an error message.
+const TAIL_LINES: usize = 10;
+
+/// A node of a [`crate::LocalCluster`].
+pub struct LocalNode {
+    /// Its id.
+    pub id: u64,
+    /// gRPC for clients.
+    pub client_addr: String,
+    /// gRPC for peers.
+    pub raft_addr: String,
+    /// HTTP.
+    pub http_addr: String,
+    /// Where it keeps everything.
+    pub data_dir: PathBuf,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// What its processes wrote to stderr, one after the other.
+    log: PathBuf,
+    binary: PathBuf,
+    /// Its process, from `start` to `kill`, `stop` or `wait`.
+    child: Option<Child>,
+}
+
+impl LocalNode {
+    /// A node of the group in `dir`, with free ports and no process.
+    pub(crate) fn new(id: u64, dir: &Path, binary: &Path) -> Result<LocalNode, LocalError> {
+        let ports = free_ports(3)?;
+        let addr = |port: u16| format!("127.0.0.1:{port}");
+        Ok(LocalNode {
+            id,
+            client_addr: addr(ports[0]),
+            raft_addr: addr(ports[1]),
+            http_addr: addr(ports[2]),
+            data_dir: dir.join(format!("node{id}")),
+            config: dir.join(format!("node{id}.toml")),
+            log: dir.join(format!("node{id}.log")),
+            binary: binary.to_owned(),
+            child: None,
+        })
+    }
+
+    /// Starts its process.
+    pub fn start(&mut self) -> Result<(), LocalError> {
+        self.start_with(&[])
+    }
+
+    /// As [`Self::start`], with more arguments of `indelible serve`.
+    pub fn start_with(&mut self, args: &[&str]) -> Result<(), LocalError> {
+        let log = File::options().create(true).append(true).open(&self.log);
+        let log = log.map_err(LocalError::file("open", &self.log))?;
+        let child = Command::new(&self.binary)
+            .args(["serve", "--until-stdin-closes", "--config"])
+            .arg(&self.config)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(|source| LocalError::Run {
+                binary: self.binary.clone(),
+                command: "serve",
+                source,
+            })?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// SIGKILL. Returns the pid that it had.
+    pub fn kill(&mut self) -> Result<u32, LocalError> {
+        let mut child = self.take()?;
+        child.kill().map_err(LocalError::process("kill", self.id))?;
+        child.wait().map_err(LocalError::process("wait for", self.id))?;
+        Ok(child.id())
+    }
+
+    /// An orderly stop, by closing its standard input. Returns how it ended.
+    pub fn stop(&mut self) -> Result<ExitStatus, LocalError> {
+        let mut child = self.take()?;
+        drop(child.stdin.take());
+        child.wait().map_err(LocalError::process("wait for", self.id))
+    }
+
+    /// Waits until its process ends by itself.
+    pub fn wait(&mut self) -> Result<ExitStatus, LocalError> {
+        self.take()?.wait().map_err(LocalError::process("wait for", self.id))
+    }
+
+    /// Sends a signal to its process: SIGSTOP, SIGCONT.
+    pub fn signal(&self, signal: Signal) -> Result<(), LocalError> {
+        let child = self.child.as_ref().ok_or(LocalError::NotRunning(self.id))?;
+        kill_process(Pid::from_child(child), signal).map_err(|error| LocalError::Signal {
+            signal,
+            id: self.id,
+            source: error.into(),
+        })
+    }
+
+    /// Whether its process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Everything it has logged.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The last lines of its log, for an error message.
+    pub fn log_tail(&self) -> String {
+        let text = self.log_text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+
+    fn take(&mut self) -> Result<Child, LocalError> {
+        self.child.take().ok_or(LocalError::NotRunning(self.id))
+    }
+}
+
+impl Drop for LocalNode {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
