@@ -173,9 +173,9 @@ pub fn stdout(output: &Output) -> String {
     text
 }
 
-/// Real audit data, beside the project.
+/// Real audit data (tests/data/README.md).
 pub fn data(file: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file);
     assert!(path.exists(), "{} is missing", path.display());
     path
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ACTION_RAW, Format, Parsed, parse_line};
 
-const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/");
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/");
 
 /// Parses a line and checks what holds for every line.
 fn parse(format: Format, number: u64, line: &[u8], year: Option<i16>) -> Parsed {
@@ -25,7 +25,7 @@ fn parse(format: Format, number: u64, line: &[u8], year: Option<i16>) -> Parsed 
 }
 
 fn parse_file(format: Format, file: &str, year: Option<i16>) -> Vec<Parsed> {
-    let content = std::fs::read(format!("{DATA}{file}")).expect("shared/ is beside the project");
+    let content = std::fs::read(format!("{DATA}{file}")).expect("the file is in tests/data");
     let content = content.strip_suffix(b"\n").unwrap_or(&content);
     let lines = content.split(|byte| *byte == b'\n');
     lines.zip(1..).map(|(line, number)| parse(format, number, line, year)).collect()

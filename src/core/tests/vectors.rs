@@ -1,4 +1,4 @@
-//! Every vector of vectors/trail.json, which another program in another language computed.
+//! Every vector of tests/data/vectors/trail.json, which a program in another language computed.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::merkle::{
 };
 use crate::{Batch, Entry, EntryId, EntryKind, Hash, Leaf, Salt, TrailId, chain};
 
-const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors/trail.json");
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/vectors/trail.json");
 /// Leaves that the vectors speak of.
 const LEAVES: u64 = 300;
 
@@ -77,7 +77,7 @@ struct ConsistencyVector {
 }
 
 fn vectors() -> Vectors {
-    let text = std::fs::read_to_string(PATH).expect("shared/ is beside the project's root");
+    let text = std::fs::read_to_string(PATH).expect("the vectors are in tests/data");
     serde_json::from_str(&text).unwrap()
 }
 
