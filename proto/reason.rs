@@ -97,6 +97,11 @@ reasons! {
     Stopping, "STOPPING", Unavailable;
     /// The membership does not allow this change now.
     Membership, "MEMBERSHIP", FailedPrecondition;
+    /// The caller did not say who it is: it has no certificate, or one that does not count here.
+    /// Nothing was done.
+    Unauthenticated, "UNAUTHENTICATED", Unauthenticated;
+    /// The caller is known, and may not do this. Nothing was done.
+    Forbidden, "FORBIDDEN", PermissionDenied;
 }
 
 impl Reason {
@@ -226,6 +231,22 @@ mod tests {
             assert_eq!(Rejected::from_status(&status), Some(sent));
             assert_eq!(Reason::from_name(reason.name()), Some(reason));
         }
+    }
+
+    #[test]
+    fn the_table_for_people_has_every_reason_with_its_code() {
+        let table = include_str!("../docs/ERRORS.md");
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .filter(|line| line.starts_with("| ") && !line.starts_with("| reason"))
+            .map(|line| line.split('|').map(str::trim).collect())
+            .collect();
+        let code = |reason: Reason| format!("{:?}", reason.code()).to_uppercase();
+        let expected: Vec<_> =
+            Reason::ALL.iter().map(|reason| (reason.name().to_owned(), code(*reason))).collect();
+        let found: Vec<_> =
+            rows.iter().map(|row| (row[1].to_owned(), row[2].replace('_', ""))).collect();
+        assert_eq!(found, expected);
     }
 
     #[test]
