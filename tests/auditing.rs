@@ -7,6 +7,7 @@ use indelible_client::{
     AckLevel, CheckpointOptions, Client, Level, Options, ProducerId, ReadOptions,
 };
 use indelible_local::LocalCluster;
+use indelible_testkit::fail::within;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -232,7 +233,7 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     .await;
     assert_eq!(alert["alert"], "rolled_back", "{alert}");
     // So does the one that stayed, and it ends with the exit code of an alarm.
-    let ended = tokio::time::timeout(PATIENCE, following.wait()).await.unwrap().unwrap();
+    let ended = within(PATIENCE, "the audit ends", following.wait()).await.unwrap();
     assert_eq!(ended.code(), Some(3));
     // A client that had events acknowledged sees it too, though its nodes are in lower terms than it
     // has seen; and the cluster takes no appends until somebody accepts.

@@ -10,10 +10,11 @@ use indelible_client::{Client, Level, Options};
 use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::merkle::Frontier;
 use indelible_core::{Checkpoint, Hash, Kind, Leaf, Note, Policy, Salt};
-use indelible_local::{LocalCluster, LocalNode, LocalOptions};
+use indelible_local::{LocalCluster, LocalError, LocalNode, LocalOptions};
 use indelible_proto::v1::audit_log_client::AuditLogClient;
 use indelible_proto::v1::cluster_client::ClusterClient;
 use indelible_proto::{Reason, Rejected, v1};
+use indelible_testkit::fail::{environment, timeout, within};
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest time that anything may take. Generous: the machine is shared.
@@ -29,7 +30,11 @@ pub fn three_nodes() -> LocalCluster {
 pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> LocalCluster {
     let options =
         LocalOptions { binary: BINARY.into(), nodes, segment_bytes, config: config.into() };
-    LocalCluster::start(options).unwrap()
+    match LocalCluster::start(options) {
+        Ok(cluster) => cluster,
+        Err(error @ LocalError::Init(_)) => panic!("{error}"),
+        Err(error) => environment(error),
+    }
 }
 
 /// What `init` wrote: whose signatures count.
@@ -55,7 +60,7 @@ pub async fn client(cluster: &LocalCluster) -> Client {
         async move { Client::connect_with(options).await.ok() }
     };
     let client = eventually("a node answers", connect).await;
-    tokio::time::timeout(PATIENCE, client.wait_for_leader()).await.expect("a leader");
+    within(PATIENCE, "a leader", client.wait_for_leader()).await;
     client.tree_head(Level::Linearizable).await.expect("a leader that can serve reads");
     client
 }
@@ -67,7 +72,9 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl 
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        if began.elapsed() >= PATIENCE {
+            timeout(format_args!("{what}: not within {PATIENCE:?}"));
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -140,7 +147,13 @@ pub async fn leader(cluster: &LocalCluster) -> u64 {
 pub async fn ended(node: &mut LocalNode) -> ExitStatus {
     let began = Instant::now();
     while node.is_running() {
-        assert!(began.elapsed() < PATIENCE, "node {} goes on: {}", node.id, node.log_tail());
+        if began.elapsed() >= PATIENCE {
+            timeout(format_args!(
+                "node {} still runs; its log ends with {}",
+                node.id,
+                node.log_tail()
+            ));
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     node.wait().unwrap()
@@ -157,8 +170,7 @@ pub async fn indelible_at(endpoints: &[String], args: &[&str]) -> Output {
         command.env_remove(format!("INDELIBLE_{name}"));
     }
     command.kill_on_drop(true).env("INDELIBLE_ENDPOINTS", endpoints.join(",")).args(args);
-    let run = tokio::time::timeout(PATIENCE, command.output());
-    run.await.unwrap_or_else(|_| panic!("{args:?} took too long")).unwrap()
+    within(PATIENCE, &format!("indelible {args:?}"), command.output()).await.unwrap()
 }
 
 /// Its standard output, if it succeeded.

@@ -12,7 +12,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
-    PATIENCE, Trail, audit_log, client, eventually, nodes_with, stop_and_compare, view,
+    Trail, audit_log, client, ended, eventually, nodes_with, stop_and_compare, view,
 };
 
 /// Small segments, so that there are many.
@@ -333,12 +333,7 @@ async fn damage_on_every_copy_is_refused() {
     }
     for node in &mut cluster.nodes {
         // Waiting for it at once would close its standard input, which stops it.
-        let began = std::time::Instant::now();
-        while node.is_running() {
-            assert!(began.elapsed() < PATIENCE, "{}", node.log_tail());
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        let ended = node.wait().unwrap();
+        let ended = ended(node).await;
         let text = node.log_text();
         assert_eq!(ended.code(), Some(3), "{text}");
         assert!(text.contains("segments/") && text.contains("does not have it either"), "{text}");

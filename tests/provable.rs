@@ -8,6 +8,7 @@ use indelible_core::{Checkpoint, Hash, Kind, Leaf, Note, Policy, RangeProof};
 use indelible_proto::reason::{Reason, Rejected};
 use indelible_proto::v1;
 use indelible_proto::v1::read_level::Level;
+use indelible_testkit::fail::within;
 use prost::Message;
 
 use crate::harness::{
@@ -135,7 +136,7 @@ async fn a_tail_comes_with_proofs() {
     for number in 0..100 {
         producer.append(indelible::cli::generate::event(number)).await.unwrap();
     }
-    tokio::time::timeout(PATIENCE, tail).await.expect("the tail arrives").unwrap();
+    within(PATIENCE, "the tail arrives", tail).await.unwrap();
 }
 
 /// Without a majority nobody can sign: reads go on, unproved for what no checkpoint covers.

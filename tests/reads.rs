@@ -3,6 +3,7 @@
 use indelible_client::{ProducerId, ReadOptions};
 use indelible_proto::reason::{Reason, Rejected};
 use indelible_proto::v1;
+use indelible_testkit::fail::within;
 
 use crate::harness::{PATIENCE, audit_log, client, leader, patiently, three_nodes};
 
@@ -93,7 +94,7 @@ async fn a_tail_goes_on_while_the_leader_dies() {
         }
         producer.append(indelible::cli::generate::event(number)).await.unwrap();
     }
-    tokio::time::timeout(PATIENCE, tail).await.expect("the tail arrives").unwrap();
+    within(PATIENCE, "the tail arrives", tail).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

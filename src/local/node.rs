@@ -11,6 +11,9 @@ use crate::{LocalError, Signal, free_ports};
 /// Lines of a node's log that belong into an error message.
 const TAIL_LINES: usize = 10;
 
+/// Name of an environment variable: a folder that keeps the logs of nodes of tests that panic.
+const KEEP_LOGS: &str = "INDELIBLE_KEEP_LOGS";
+
 /// A node of a [`crate::LocalCluster`].
 pub struct LocalNode {
     /// Its id.
@@ -123,6 +126,15 @@ impl LocalNode {
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
 
+    /// Copies its log into the folder that [`KEEP_LOGS`] names.
+    fn keep_log(&self) -> Option<()> {
+        let group = self.log.parent()?;
+        let folder = PathBuf::from(std::env::var_os(KEEP_LOGS)?).join(group.file_name()?);
+        fs::create_dir_all(&folder).ok()?;
+        fs::copy(&self.log, folder.join(self.log.file_name()?)).ok()?;
+        Some(())
+    }
+
     fn take(&mut self) -> Result<Child, LocalError> {
         self.child.take().ok_or(LocalError::NotRunning(self.id))
     }
@@ -130,6 +142,10 @@ impl LocalNode {
 
 impl Drop for LocalNode {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Without it, there is the end of the log in the panic's message.
+            let _ = self.keep_log();
+        }
         if let Some(child) = &mut self.child {
             // It may have ended by itself.
             let _ = child.kill();

@@ -18,6 +18,7 @@ use indelible_client::{Client, Event, Level, ProducerId};
 use indelible_core::Kind;
 use indelible_local::{LocalCluster, LocalNode};
 use indelible_proto::v1;
+use indelible_testkit::fail::timeout;
 use prost::Message as _;
 
 use crate::harness::{
@@ -140,7 +141,9 @@ impl Template {
                 None => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
             }
             let node = self.cluster.node(VICTIM).unwrap();
-            assert!(began.elapsed() < PATIENCE, "{}: {}", case.name(), node.log_tail());
+            if began.elapsed() >= PATIENCE {
+                timeout(format_args!("{}: {}", case.name(), node.log_tail()));
+            }
         }
     }
 
