@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indelible_proto::{Reason, Rejected};
-use tonic::Status;
+use tonic::{Code, Status};
 
+use crate::connect::{DialError, TlsError};
 use crate::producer::partial::{Lines, Part};
+use crate::profile::ProfileError;
 use crate::table::Link;
 use crate::trust::evidence::{Evidence, Fork, Lie, RolledBack};
 use crate::trust::{FileError, FirstUseError};
@@ -22,11 +24,33 @@ pub enum ConnectError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// Nothing says how to speak with the nodes.
+    #[error(
+        "it is not said how to speak with the nodes: there is no certificate authority to believe them by\n\
+         hint: give the profile of the cluster (INDELIBLE_PROFILE, --profile, Options::from_profile); clear text \
+         (--clear-text, Options::clear_text) is for nodes with `[tls] mode = \"off\"`"
+    )]
+    NoTransport,
+    /// TLS and clear text are asked for at once.
+    #[error("certificates are given, and clear text is asked for\nhint: leave one of them out")]
+    TwoTransports,
+    /// The profile, or a file that it names, is of no use.
+    #[error("{0}")]
+    Profile(#[from] ProfileError),
+    /// The certificates are of no use.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    /// Every endpoint answered, and none of them in a way that another attempt could mend.
+    #[error("no connection to any node{}", by_reason(.errors))]
+    Refused {
+        /// Address and error of each.
+        errors: Vec<(String, String)>,
+    },
     /// No endpoint answered in time.
     #[error(
         "no node answered within {waited:.1?}{}\n\
          hint: are the nodes running, and are the endpoints right?",
-        .errors.iter().map(|(addr, error)| format!("\n  {addr}: {error}")).collect::<String>()
+        by_reason(.errors)
     )]
     NoNode {
         /// How long they were asked.
@@ -59,7 +83,7 @@ pub enum ConnectError {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// A node refused it, for good or until something changes.
-    #[error("{0}")]
+    #[error("{}{}", .0, advice(.0))]
     Rejected(Box<Rejected>),
     /// No node did it in time. Whether a change took place is unknown.
     #[error("no answer within {waited:.1?}: {last}")]
@@ -194,7 +218,7 @@ pub enum AppendError {
     )]
     Fenced(Box<Rejected>),
     /// The node refused it for another definite reason; it is not recorded.
-    #[error("{0}")]
+    #[error("{}{}", .0, advice(.0))]
     Rejected(Box<Rejected>),
     /// The receipt does not fit the event that was sent: the node is faulty or lies. Whether the
     /// event is recorded is unknown; what that node says about it is not to be believed.
@@ -217,6 +241,79 @@ pub enum AppendError {
     Stopped(Arc<AppendError>),
 }
 
+/// What to do about a refusal, where the node does not say it.
+fn advice(rejected: &Rejected) -> &'static str {
+    if rejected.message.contains("hint:") {
+        return "";
+    }
+    match rejected.reason {
+        Reason::Unauthenticated => {
+            "\nhint: connect with a profile that names a valid certificate (INDELIBLE_PROFILE); \
+             `indelible cert show FILE` prints what one is and until when"
+        }
+        Reason::Forbidden => {
+            "\nhint: changes of the group need an admin certificate, such as that of the profile \
+             admin.toml that `indelible init` wrote"
+        }
+        _ => "",
+    }
+}
+
+/// Indented lines; addresses with the same error are together.
+fn by_reason(errors: &[(String, String)]) -> String {
+    let mut lines = String::new();
+    for (position, (_, error)) in errors.iter().enumerate() {
+        let same = |other: &&(String, String)| other.1 == *error;
+        if errors.iter().take(position).any(|other| same(&other)) {
+            continue;
+        }
+        let addresses: Vec<&str> =
+            errors.iter().filter(same).map(|(addr, _)| addr.as_str()).collect();
+        let error = error.replace('\n', "\n    ");
+        lines.push_str(&format!("\n  {}: {error}", addresses.join(", ")));
+    }
+    lines
+}
+
+/// Why a node is not connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// For people.
+    pub(crate) text: String,
+    /// Another attempt would end in the same way.
+    pub(crate) is_final: bool,
+}
+
+impl From<String> for Trouble {
+    fn from(text: String) -> Trouble {
+        Trouble { text, is_final: false }
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(text: &str) -> Trouble {
+        text.to_owned().into()
+    }
+}
+
+impl From<DialError> for Trouble {
+    fn from(error: DialError) -> Trouble {
+        Trouble { text: error.to_string(), is_final: error.is_final() }
+    }
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Trouble {
+        let is_final = match &failure {
+            Failure::Rejected(rejected) => {
+                [Reason::Unauthenticated, Reason::Forbidden].contains(&rejected.reason)
+            }
+            Failure::Broken(_) | Failure::TimedOut(_) => false,
+        };
+        Trouble { text: failure.text(), is_final }
+    }
+}
+
 /// How one attempt failed.
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
@@ -232,7 +329,7 @@ impl Failure {
     /// The last word on a call that is out of time.
     pub(crate) fn text(&self) -> String {
         match self {
-            Failure::Rejected(rejected) => rejected.to_string(),
+            Failure::Rejected(rejected) => format!("{rejected}{}", advice(rejected)),
             Failure::Broken(text) => text.clone(),
             Failure::TimedOut(limit) => format!("no answer within {limit:.1?}"),
         }
@@ -251,6 +348,15 @@ impl From<Status> for Failure {
     fn from(status: Status) -> Failure {
         if let Some(rejected) = Rejected::from_status(&status) {
             return Failure::Rejected(rejected);
+        }
+        // Of a proxy, perhaps. Whoever it is, he does not let this client in.
+        let refused = match status.code() {
+            Code::Unauthenticated => Some(Reason::Unauthenticated),
+            Code::PermissionDenied => Some(Reason::Forbidden),
+            _ => None,
+        };
+        if let Some(reason) = refused {
+            return Failure::Rejected(Rejected::new(reason, status.message()));
         }
         // tonic hides what happened ("connection refused") below generic texts: the innermost
         // source says most.

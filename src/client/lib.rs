@@ -6,7 +6,7 @@
 //! ```no_run
 //! # use indelible_client::{AppendError, Client, Event, ProducerId};
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::connect(["127.0.0.1:7101", "127.0.0.1:7102"]).await?;
+//! let client = Client::from_profile("cluster/admin.toml").await?;
 //! let producer = client.producer(ProducerId(*b"billing-frontend"), "billing").open().await?;
 //! let event = Event::new("alice", "invoice.delete", "invoice/4711");
 //! let receipt = producer.append(event).await?;
@@ -14,13 +14,18 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A profile says where the nodes are, and with which certificates this client and they prove who
+//! they are ([`Options::from_profile`]). Nothing is sent in clear text unless
+//! [`Options::clear_text`] says so.
+//!
 //! Have it proven: a majority of the nodes has signed for it, and the file convinces anybody who
 //! has the policy, with no node at hand:
 //!
 //! ```no_run
 //! # use indelible_client::{AckLevel, Client, Event, Options, ProducerId};
 //! # async fn example(policy: &str, id: ProducerId) -> Result<(), Box<dyn std::error::Error>> {
-//! let options = Options { policy: Some(policy.parse()?), ..Options::new(["127.0.0.1:7101"])? };
+//! let profile = Options::from_profile("client.toml")?;
+//! let options = Options { policy: Some(policy.parse()?), ..profile };
 //! let client = Client::connect_with(options).await?;
 //! let producer = client.producer(id, "billing").ack(AckLevel::Proven).open().await?;
 //! let event = Event::new("alice", "invoice.delete", "invoice/4711");
@@ -58,7 +63,7 @@
 //! ```
 //!
 //! One background task per node keeps a connection and listens to who leads (`node.rs`,
-//! `table.rs`). `producer/` sends to the leader, `reader.rs` and `stream.rs` read from the
+//! `table.rs`). [`connect`] is the only place that opens connections. `producer/` sends to the leader, `reader.rs` and `stream.rs` read from the
 //! followers. What to do with which refusal is in `call.rs`, the table of refusals in
 //! `indelible_proto::reason`. `trust/` is whom a client believes, and why. Nothing here depends on
 //! how the nodes work inside.
@@ -67,12 +72,14 @@ mod backoff;
 mod call;
 mod checkpoint;
 mod cluster;
+pub mod connect;
 mod error;
 mod leader;
 mod node;
 mod nodes;
 mod options;
 mod producer;
+mod profile;
 mod reader;
 mod record;
 #[cfg(test)]
@@ -83,6 +90,7 @@ mod topology;
 mod trust;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -91,6 +99,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 pub use checkpoint::{CheckpointOptions, NodeCheckpoint};
 pub use cluster::NodeStatus;
+pub use connect::{DialError, Identity, Tls, TlsError, TlsFiles, TlsPem, Transport};
 pub use error::{AppendError, CallError, ConnectError};
 pub use indelible_core::proof_file::ProofFile;
 pub use indelible_core::{Kind, Leaf, LeafIndex, Policy, ProducerId, RangeProof, Salt};
@@ -100,6 +109,7 @@ pub use options::{BUFFER_BYTES_DEFAULT, Options, WINDOW_DEFAULT};
 pub use producer::partial::Part;
 pub use producer::receipt::{AckLevel, Receipt, Receipts, Run};
 pub use producer::{Producer, ProducerOptions, Ticket};
+pub use profile::{Profile, ProfileError};
 pub use reader::{Consistency, Inclusion, Level, Prove, TreeHead};
 pub use record::Record;
 pub use stream::{ReadOptions, RecordStream};
@@ -140,23 +150,27 @@ impl WeakClient {
 }
 
 impl Client {
-    /// Connects to a cluster; one endpoint that answers is enough. [`Options::new`] says how
-    /// endpoints are written.
+    /// Connects to the cluster of a profile file, see [`Options::from_profile`].
     ///
     /// # Errors
-    /// [`ConnectError::NoNode`] if none answered within the `reach_timeout`; the others if the
-    /// policy or the checkpoint file does not belong to the trail.
-    pub async fn connect<E: AsRef<str>>(
-        endpoints: impl IntoIterator<Item = E>,
-    ) -> Result<Client, ConnectError> {
-        Client::connect_with(Options::new(endpoints)?).await
+    /// As those of [`Client::connect_with`]; [`ConnectError::Profile`] and [`ConnectError::Tls`] if
+    /// the profile or a file that it names is of no use.
+    pub async fn from_profile(path: impl AsRef<Path>) -> Result<Client, ConnectError> {
+        Client::connect_with(Options::from_profile(path)?).await
     }
 
-    /// [`Client::connect`] with other than the default options.
+    /// Connects to a cluster; one endpoint that answers is enough.
+    ///
+    /// # Errors
+    /// [`ConnectError::NoTransport`] if the options have neither certificates nor leave to speak
+    /// clear text; [`ConnectError::Refused`] if no node lets this client in or none is to be
+    /// believed; [`ConnectError::NoNode`] if none answered within the `reach_timeout`; the others
+    /// if the policy or the checkpoint file does not belong to the trail.
     pub async fn connect_with(options: Options) -> Result<Client, ConnectError> {
+        let (transport, addresses) = (options.transport()?, options.addresses()?);
         let trust = Trust::new(&options)?;
-        let table = Arc::new(Table::new(options.endpoints.clone()));
-        let _topology = Topology::start(table.clone(), options.connect_timeout);
+        let table = Arc::new(Table::new(addresses));
+        let _topology = Topology::start(table.clone(), transport, options.connect_timeout);
         let acknowledged = Mutex::default();
         let inner = Arc::new(Inner { options, table, trust, acknowledged, _topology });
         let client = Client { inner };
@@ -273,11 +287,18 @@ impl Client {
             if nodes.iter().any(|(_, link)| link.is_ok()) {
                 return Ok(());
             }
+            if self.table().is_hopeless() {
+                return Err(ConnectError::Refused { errors: errors(nodes) });
+            }
             if timeout_at(deadline, changes.changed()).await.is_err() {
-                let errors = nodes.into_iter().filter_map(|(addr, link)| Some((addr, link.err()?)));
-                let errors = errors.collect();
-                return Err(ConnectError::NoNode { waited: started.elapsed(), errors });
+                let (waited, errors) = (started.elapsed(), errors(nodes));
+                return Err(ConnectError::NoNode { waited, errors });
             }
         }
     }
+}
+
+/// What stands in the way of those that are not connected.
+fn errors(nodes: Vec<(String, Result<Link, String>)>) -> Vec<(String, String)> {
+    nodes.into_iter().filter_map(|(addr, link)| Some((addr, link.err()?))).collect()
 }

@@ -17,6 +17,7 @@ use indelible_proto::{LeaderHint, Rejected};
 use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 
+use crate::error::Trouble;
 use crate::leader::LeaderView;
 use crate::trust::evidence::Lie;
 
@@ -59,7 +60,7 @@ struct NodeState {
     /// The last view that came from there.
     view: Option<ClusterView>,
     /// Why it is not connected.
-    error: Option<String>,
+    error: Option<Trouble>,
 }
 
 /// A connection to a node that has said who it is. Cloning shares it.
@@ -196,7 +197,7 @@ impl Table {
 
     /// A connection is gone, or was never made. A leader that cannot be reached is still the
     /// leader: only the cluster says who follows.
-    pub(crate) fn disconnected(&self, addr: &str, error: String) {
+    pub(crate) fn disconnected(&self, addr: &str, error: Trouble) {
         let mut state = self.state();
         let node = state.nodes.entry(addr.to_owned()).or_default();
         node.link = None;
@@ -305,17 +306,35 @@ impl Table {
         let nodes = state.nodes.iter();
         nodes
             .map(|(addr, node)| {
-                let error = || node.error.clone().unwrap_or_else(|| "not connected yet".into());
+                let error = || match &node.error {
+                    Some(trouble) => trouble.text.clone(),
+                    None => "not connected yet".to_owned(),
+                };
                 (addr.clone(), node.link.clone().ok_or_else(error))
             })
             .collect()
+    }
+
+    /// Whether every address was tried, and another attempt helps with none.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        let addresses = self.addresses();
+        let state = self.state();
+        let is_final = |node: &NodeState| {
+            node.link.is_none() && node.error.as_ref().is_some_and(|trouble| trouble.is_final)
+        };
+        addresses.iter().all(|addr| state.nodes.get(addr).is_some_and(is_final))
     }
 
     /// Why writes are held up, for people.
     pub(crate) fn why_no_leader(&self) -> String {
         let state = self.state();
         match (state.leader.leader, state.links().count()) {
-            (_, 0) => "no node is connected".to_owned(),
+            (_, 0) => {
+                let mut errors = state.nodes.iter().filter_map(|(addr, node)| {
+                    node.error.as_ref().map(|trouble| format!(" ({addr}: {})", trouble.text))
+                });
+                format!("no node is connected{}", errors.next().unwrap_or_default())
+            }
             (None, _) => format!("no leader is known (term {})", state.leader.term),
             (Some(id), _) => match state.liars.values().find(|lie| lie.node_id == id) {
                 Some(lie) => format!("{lie}; it leads term {}", state.leader.term),

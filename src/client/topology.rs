@@ -6,19 +6,25 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use crate::connect::Transport;
 use crate::node::NodeTask;
 use crate::table::Table;
 
 /// The owner of the node tasks.
 pub(crate) struct Topology {
     table: Arc<Table>,
+    transport: Transport,
     connect_timeout: Duration,
 }
 
 impl Topology {
     /// Starts it; it ends, with all connections, when the guard is dropped.
-    pub(crate) fn start(table: Arc<Table>, connect_timeout: Duration) -> AbortOnDrop {
-        AbortOnDrop(tokio::spawn(Topology { table, connect_timeout }.run()))
+    pub(crate) fn start(
+        table: Arc<Table>,
+        transport: Transport,
+        connect_timeout: Duration,
+    ) -> AbortOnDrop {
+        AbortOnDrop(tokio::spawn(Topology { table, transport, connect_timeout }.run()))
     }
 
     async fn run(self) {
@@ -44,6 +50,7 @@ impl Topology {
         let task = NodeTask {
             addr: addr.to_owned(),
             table: self.table.clone(),
+            transport: self.transport.clone(),
             connect_timeout: self.connect_timeout,
         };
         AbortOnDrop(tokio::spawn(task.run()))

@@ -284,7 +284,10 @@ impl ProducerTask {
                 Reason::SeqGap | Reason::ProducerUnknown => {
                     return self.on_impossible(position, rejected);
                 }
-                Reason::Invalid | Reason::TooLarge => {
+                Reason::Invalid
+                | Reason::TooLarge
+                | Reason::Unauthenticated
+                | Reason::Forbidden => {
                     return self.stop(position, &AppendError::Rejected(boxed()));
                 }
                 _ => {}

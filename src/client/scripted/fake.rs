@@ -12,7 +12,9 @@ use indelible_proto::v1::*;
 use indelible_proto::{LeaderHint, Reason, Rejected};
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Status};
 
+use super::doors::Doors;
 use super::services::Handle;
 use super::trail::{ORIGIN, Trail, log_signer, node_signer, policy};
 use crate::{Client, Options};
@@ -65,11 +67,18 @@ pub(crate) struct Node {
     calls: Mutex<Vec<(u64, usize)>>,
     /// Counts calls, for tests that wait for one.
     called: watch::Sender<usize>,
+    /// What it answers to every call.
+    closed: Mutex<Option<Rejected>>,
 }
 
 impl Fake {
     /// Nodes 1 to `count`; node 1 leads term 1.
     pub(crate) async fn start(count: u64) -> Fake {
+        Fake::start_behind(count, None).await
+    }
+
+    /// The same, behind TLS.
+    pub(crate) async fn start_behind(count: u64, doors: Option<&Arc<Doors>>) -> Fake {
         let trail = Arc::new(Mutex::new(Trail { signs: true, ..Trail::default() }));
         trail.lock().expect("lock").change_members(&[&[1, 2, 3]]);
         let mut nodes = Vec::new();
@@ -85,11 +94,24 @@ impl Fake {
                 script: Mutex::default(),
                 calls: Mutex::default(),
                 called: watch::Sender::new(0),
+                closed: Mutex::default(),
             });
+            let gate = || {
+                let node = node.clone();
+                move |request: Request<()>| node.let_in(request)
+            };
+            let (audit, cluster) = (Handle(node.clone()), Handle(node.clone()));
             let server = tonic::transport::Server::builder()
-                .add_service(AuditLogServer::new(Handle(node.clone())))
-                .add_service(ClusterServer::new(Handle(node.clone())));
-            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+                .add_service(AuditLogServer::with_interceptor(audit, gate()))
+                .add_service(ClusterServer::with_interceptor(cluster, gate()));
+            match doors {
+                Some(doors) => {
+                    tokio::spawn(server.serve_with_incoming(doors.incoming(listener)));
+                }
+                None => {
+                    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+                }
+            }
             nodes.push(node);
         }
         let fake = Fake { nodes, trail };
@@ -161,6 +183,7 @@ impl Fake {
 
     pub(crate) fn options(&self) -> Options {
         let mut options = Options::new([&self.nodes[0].addr]).expect("valid");
+        options.clear_text = true;
         // No test may pass because an attempt timed out and was repeated.
         options.attempt_timeout = Duration::from_secs(3600);
         options.connect_timeout = Duration::from_secs(10);
@@ -191,6 +214,18 @@ impl Node {
 
     pub(crate) fn calls(&self) -> Vec<(u64, usize)> {
         self.calls.lock().expect("lock").clone()
+    }
+
+    /// Refuses every call from now on, or no more.
+    pub(crate) fn close(&self, rejected: Option<Rejected>) {
+        *self.closed.lock().expect("lock") = rejected;
+    }
+
+    fn let_in(&self, request: Request<()>) -> Result<Request<()>, Status> {
+        match &*self.closed.lock().expect("lock") {
+            Some(rejected) => Err(rejected.clone().into()),
+            None => Ok(request),
+        }
     }
 
     /// Waits until this many calls came.

@@ -2,6 +2,8 @@
 
 mod appending;
 mod auditing;
+mod dialing;
+mod doors;
 mod fake;
 mod following;
 mod reading;

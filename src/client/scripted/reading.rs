@@ -125,6 +125,7 @@ async fn nobody_there_is_said_with_addresses() {
     // Nobody listens there, and no other test is given it.
     let addr = "127.0.0.1:1";
     let mut options = Options::new([addr]).expect("valid");
+    options.clear_text = true;
     options.reach_timeout = Duration::from_secs(2);
     let Err(error) = Client::connect_with(options).await else { panic!("nobody is there") };
     let text = error.to_string();
