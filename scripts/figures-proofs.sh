@@ -14,7 +14,7 @@ stop() {
   pids=()
 }
 trap 'stop; rm -rf "$dir"' EXIT
-export INDELIBLE_ENDPOINTS=127.0.0.1:7601,7602,7603
+export INDELIBLE_PROFILE=$dir/admin.toml
 
 start() { # scrub_bytes_per_s, that of node 1
   for n in 1 2 3; do

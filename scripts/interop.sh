@@ -77,7 +77,7 @@ awk '$1 == "log" { print $2 }' policy > log.vkey
 for n in 1 2 3; do
   "$bin" serve --config "node$n.toml" >> "node$n.log" 2>&1 < /dev/null & pids+=($!)
 done
-export INDELIBLE_ENDPOINTS=127.0.0.1:$((base_port + 1)),127.0.0.1:$((base_port + 2)),127.0.0.1:$((base_port + 3))
+export INDELIBLE_PROFILE=$PWD/admin.toml
 url() { echo "http://127.0.0.1:$((base_port + 20 + $1))/"; }
 eventually() { # what, command...
   local what=$1 _

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::connect::parse_reason;
 use super::{Global, output};
 
 /// Gives up what came after the trail's present end, for good.
@@ -16,7 +17,7 @@ use super::{Global, output};
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Why; kept in the trail
-    #[arg(long)]
+    #[arg(long, value_parser = parse_reason)]
     reason: String,
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use indelible_client::v1::AddNodeRequest;
 use serde_json::json;
 
+use super::connect::parse_reason;
 use super::{Global, output};
 
 /// Which node.
@@ -28,7 +29,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     http_addr: String,
     /// Why; kept in the trail
-    #[arg(long, default_value = "")]
+    #[arg(long, value_parser = parse_reason)]
     reason: String,
 }
 

@@ -114,7 +114,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     };
     let written = file.as_ref().and(proof.as_ref());
     if let Some((path, file)) = written.zip(file.as_ref()) {
-        output::write_file(path, file.to_string().as_bytes()).await?;
+        output::write_private(path, file.to_string().as_bytes()).await?;
     }
     print(global, &name, &receipt, written.map(|path| path.display().to_string()))?;
     if receipt.ack >= ack {

@@ -38,7 +38,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
         }
     };
     if let Some(path) = &args.output {
-        output::write_file(path, checkpoint.note.as_bytes()).await?;
+        output::write_public(path, checkpoint.note.as_bytes()).await?;
     }
     if global.json {
         output::print(json(&checkpoint))?;

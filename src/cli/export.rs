@@ -53,7 +53,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     let header = header(&client, &checkpoint, from, to, older).await?;
     let draft = output::draft_of(&args.output);
     let doing = || format!("write {}", args.output.display());
-    let file = tokio::fs::File::create(&draft).await.with_context(doing)?.into_std().await;
+    let file = output::create_private(&draft).await.with_context(doing)?.into_std().await;
     let writer = BundleWriter::new(BufWriter::with_capacity(1 << 20, file), header);
     let file = write_records(&client, writer.with_context(doing)?, from, to).await?;
     let file = file.into_inner().map_err(|error| error.into_error()).with_context(doing)?;

@@ -74,7 +74,9 @@ async fn make(client: &Client, config: &NodeConfig) -> anyhow::Result<Identity> 
     let statuses = client.status().await;
     let view =
         statuses.into_iter().filter_map(|status| status.view.ok()).max_by_key(|view| view.term);
-    let Some(view) = view else { bail!("no node of the group answers; hint: --endpoints") };
+    let Some(view) = view else {
+        bail!("no node of the group answers\nhint: --profile, --endpoints")
+    };
     let Some(trail_id) = TrailId::from_slice(&view.trail_id) else {
         bail!("the group answers with a trail id of {} bytes", view.trail_id.len());
     };
@@ -102,7 +104,7 @@ fn report(json: bool, identity: &Identity, config: &NodeConfig) {
     println!();
     println!("start it, then add it:");
     println!(
-        "  indelible add-node --id {} --client-addr {} --raft-addr {} --http-addr {} --public-key {key}",
+        "  indelible add-node --id {} --client-addr {} --raft-addr {} --http-addr {} --public-key {key} --reason WHY",
         identity.node_id, config.client_addr, config.raft_addr, config.http_addr
     );
 }

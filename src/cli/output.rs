@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use sha3::{Digest, Sha3_256};
+use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
 /// A record as programs read it. The order of the fields is that of the output.
@@ -111,7 +112,9 @@ pub(super) fn unverified(client: &Client, verification: Verification) -> ExitCod
         (Verification::Verified { .. }, _) => ExitCode::SUCCESS,
         (_, None) => {
             eprintln!("note: not verified, as nobody says whom to believe");
-            eprintln!("hint: give the policy file that `indelible init` wrote with --policy FILE");
+            eprintln!(
+                "hint: give the profile or the policy that `indelible init` wrote with --profile FILE or --policy FILE"
+            );
             ExitCode::SUCCESS
         }
         (_, Some(_)) => {
@@ -122,15 +125,37 @@ pub(super) fn unverified(client: &Client, verification: Verification) -> ExitCod
     }
 }
 
-/// Writes a whole file that nobody sees half of.
-pub(super) async fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let doing = || format!("write {}", path.display());
+/// Writes a whole file that nobody sees half of, and that only its owner can read: it may hold what
+/// was recorded.
+pub(super) async fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let draft = draft_of(path);
-    let mut file = tokio::fs::File::create(&draft).await.with_context(doing)?;
+    let file = create_private(&draft).await.with_context(|| format!("write {}", path.display()))?;
+    finish(path, &draft, file, bytes).await
+}
+
+/// The same for what is to be handed on: checkpoints and policies.
+pub(super) async fn write_public(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let draft = draft_of(path);
+    let file = File::create(&draft).await.with_context(|| format!("write {}", path.display()))?;
+    finish(path, &draft, file, bytes).await
+}
+
+/// A new file for its owner only, in the place of what was there.
+pub(super) async fn create_private(path: &Path) -> io::Result<File> {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // NB: a mode counts only for a file that is made here.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
+}
+
+async fn finish(path: &Path, draft: &Path, mut file: File, bytes: &[u8]) -> anyhow::Result<()> {
+    let doing = || format!("write {}", path.display());
     file.write_all(bytes).await.with_context(doing)?;
     file.sync_all().await.with_context(doing)?;
     // Crash here: a draft that nobody reads, and what was there before.
-    tokio::fs::rename(&draft, path).await.with_context(doing)
+    tokio::fs::rename(draft, path).await.with_context(doing)
 }
 
 /// Where a file is written before it has its name.
@@ -162,6 +187,20 @@ pub(super) fn end_on_closed_pipe() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_recorded_is_written_for_its_owner_only() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("proof");
+        let mode = async || tokio::fs::metadata(&path).await.expect("it is there").mode() & 0o777;
+        write_public(&path, b"an older one").await.expect("writes");
+        // A draft that a crash has left is not taken as it is.
+        tokio::fs::write(draft_of(&path), b"half").await.expect("writes");
+        write_private(&path, b"the newer one").await.expect("writes");
+        assert_eq!(mode().await, 0o600);
+        assert_eq!(tokio::fs::read(&path).await.expect("reads"), b"the newer one");
+    }
 
     #[test]
     fn times_keep_their_nanoseconds() {

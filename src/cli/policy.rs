@@ -31,18 +31,18 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
-    let client = global.connect().await?;
+    let client = global.connect_to_pin().await?;
     let Some(first) = client.options().policy.clone().or_else(|| Some((*client.policy()?).clone()))
     else {
         bail!(
             "there is no policy to begin with\n\
-             hint: give the file that `indelible init` wrote with --policy FILE, or say --trust-on-first-use"
+             hint: give the file that `indelible init` wrote with --profile FILE or --policy FILE, or say --trust-on-first-use"
         );
     };
     let size = follow(global, &client).await?;
     let Some(policy) = client.policy() else { bail!("the policy is gone") };
     if let Some(path) = &args.output {
-        output::write_file(path, policy.to_string().as_bytes()).await?;
+        output::write_public(path, policy.to_string().as_bytes()).await?;
     }
     let (came, left) = (missing(&policy, &first), missing(&first, &policy));
     if global.json {

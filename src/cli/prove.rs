@@ -41,7 +41,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     };
     client.prove_record(&mut record, &checkpoint).await?;
     let file = record.proof_file().context("make the proof file")??;
-    output::write_file(&args.output, file.to_string().as_bytes()).await?;
+    output::write_private(&args.output, file.to_string().as_bytes()).await?;
     let (size, path) = (checkpoint.checkpoint.size, args.output.display().to_string());
     if global.json {
         let verified = record.verification.is_verified();

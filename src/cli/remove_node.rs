@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use super::Global;
 use super::add_node::print_voters;
+use super::connect::parse_reason;
 
 /// Which node.
 #[derive(Debug, clap::Args)]
@@ -13,7 +14,7 @@ pub(super) struct Args {
     /// Its id, which is never used again
     id: u64,
     /// Why; kept in the trail
-    #[arg(long, default_value = "")]
+    #[arg(long, value_parser = parse_reason)]
     reason: String,
 }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::connect::parse_reason;
 use super::{Global, output};
 
 /// To whom.
@@ -13,7 +14,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "ID")]
     to: Option<u64>,
     /// Why; kept in the trail
-    #[arg(long, default_value = "")]
+    #[arg(long, value_parser = parse_reason)]
     reason: String,
 }
 

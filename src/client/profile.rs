@@ -130,9 +130,17 @@ impl Profile {
     pub fn options(&self) -> Result<Options, ConnectError> {
         Ok(Options {
             tls: Some(self.tls()?),
-            policy: self.policy.as_deref().map(read_policy).transpose()?,
+            policy: self.policy()?,
             ..Options::new(&self.endpoints)?
         })
+    }
+
+    /// Its policy, if it names one.
+    ///
+    /// # Errors
+    /// [`ProfileError`] if the file is of no use.
+    pub fn policy(&self) -> Result<Option<Policy>, ProfileError> {
+        self.policy.as_deref().map(read_policy).transpose()
     }
 
     /// Its certificates.
@@ -152,7 +160,7 @@ fn parse_trail(text: &str) -> Result<TrailId, String> {
 }
 
 /// A policy file.
-pub(crate) fn read_policy(path: &Path) -> Result<Policy, ProfileError> {
+fn read_policy(path: &Path) -> Result<Policy, ProfileError> {
     let text = read_text(path, POLICY_BYTES_MAX)?;
     let parsed = text.parse::<Policy>();
     parsed.map_err(|error| ProfileError::Unfit { path: path.to_owned(), what: error.to_string() })

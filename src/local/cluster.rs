@@ -64,6 +64,11 @@ impl LocalCluster {
         self.dir().join("policy.txt")
     }
 
+    /// The profile of an administrator that `init` writes: endpoints, certificates, policy.
+    pub fn profile(&self) -> PathBuf {
+        self.dir().join("admin.toml")
+    }
+
     /// Client addresses of all nodes.
     pub fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.client_addr.clone()).collect()

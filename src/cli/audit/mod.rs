@@ -68,7 +68,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     let Some(policy) = client.policy() else {
         bail!(
             "an audit needs to know whose signatures count\n\
-             hint: give the policy file that `indelible init` wrote with --policy FILE, or say --trust-on-first-use"
+             hint: give the policy file that `indelible init` wrote with --profile FILE or --policy FILE, or say --trust-on-first-use"
         );
     };
     let tree = Tree::load(&args.state, &policy).await?;

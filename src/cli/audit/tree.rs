@@ -128,7 +128,7 @@ impl Tree {
         };
         let mut text = serde_json::to_string_pretty(&state).context("write JSON")?;
         text.push('\n');
-        output::write_file(path, text.as_bytes()).await
+        output::write_private(path, text.as_bytes()).await
     }
 
     /// Records that were read.

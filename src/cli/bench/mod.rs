@@ -6,7 +6,7 @@ mod processes;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use indelible_client::Client;
@@ -108,7 +108,7 @@ impl Tally {
     }
 }
 
-/// Against `--endpoints`, or a group of its own.
+/// Against the cluster of the profile, or a group of its own.
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     if args.clients == 0 || args.seconds == 0 {
         bail!("--clients and --seconds begin at 1");
@@ -123,11 +123,11 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
         true => Some(LocalCluster::start(LocalOptions::three()?)?),
         false => None,
     };
-    let mut global = global.clone();
-    if let Some(cluster) = &cluster {
-        global.endpoints = cluster.endpoints();
-    }
-    let client = global.connect().await?;
+    let global = match &cluster {
+        Some(cluster) => global.of_local(cluster.profile()),
+        None => global.clone(),
+    };
+    let client = connect(&global).await?;
     client.wait_for_leader().await;
     let load = load::Load::prepare(&client, &args).await?;
     load.run(Duration::from_secs(2), None).await?;
@@ -153,6 +153,15 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     };
     report.print(global.json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Proofs are measured if `--policy` asks for them: that a profile names a policy is not enough.
+async fn connect(global: &Global) -> anyhow::Result<Client> {
+    let mut options = global.options().await?;
+    if global.policy.is_none() {
+        options.policy = None;
+    }
+    Client::connect_with(options).await.context("connect")
 }
 
 /// The newest term that a node knows.

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use indelible_client::Transport;
+use indelible_client::connect::channel;
 use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::limits::CLIENT_MESSAGE_BYTES_MAX;
 use indelible_core::merkle::Frontier;
@@ -10,7 +12,7 @@ use indelible_core::{Hash, Kind, Leaf, Salt};
 use indelible_proto::v1;
 use indelible_proto::v1::audit_log_client::AuditLogClient;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::record::Recorded;
 
@@ -45,10 +47,11 @@ impl Readback {
 /// Reads `tree_size` records of the node at `addr`, waiting until it has them.
 pub(super) async fn read_back(
     addr: &str,
+    transport: &Transport,
     tree_size: u64,
     recorded: &Recorded,
 ) -> anyhow::Result<Readback> {
-    let mut client = connect(addr).await?;
+    let mut client = connect(addr, transport).await?;
     let request = v1::ReadRequest {
         from: 0,
         to: tree_size,
@@ -78,14 +81,16 @@ pub(super) async fn read_back(
 }
 
 /// A node that was just started may not listen yet.
-async fn connect(addr: &str) -> anyhow::Result<AuditLogClient<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?;
+async fn connect(addr: &str, transport: &Transport) -> anyhow::Result<AuditLogClient<Channel>> {
     loop {
-        if let Ok(channel) = endpoint.connect().await {
-            let client = AuditLogClient::new(channel);
-            return Ok(client.max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
+        match channel(addr, transport).await {
+            Ok(channel) => {
+                let client = AuditLogClient::new(channel);
+                return Ok(client.max_decoding_message_size(CLIENT_MESSAGE_BYTES_MAX));
+            }
+            Err(error) if error.is_final() => return Err(error.into()),
+            Err(_) => tokio::time::sleep(ASK_AGAIN).await,
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
