@@ -252,21 +252,20 @@ impl Trust {
     ) -> Result<(), Refusal> {
         use webpki::Error::{CertExpired, CertNotValidYet};
         let cert = EndEntityCert::try_from(leaf).map_err(|error| refusal(error, rules.needed))?;
-        let verify = |time: i64, crl: Option<&CertRevocationList<'_>>| {
-            verify_once(&cert, intermediates, roots, rules.usage, time, crl)
-        };
+        let verify = |time: i64| verify_once(&cert, intermediates, roots, rules.usage, time, None);
         let mut time = now;
-        let mut verified = verify(time, None);
+        let mut verified = verify(time);
         if let Err(CertExpired { .. } | CertNotValidYet { .. }) = verified
             && !rules.expiry_counts
         {
             time = time_inside(leaf, intermediates, now);
-            verified = verify(time, None);
+            verified = verify(time);
         }
-        verified.map_err(|error| refusal(error, rules.needed))?;
+        let root = verified.map_err(|error| refusal(error, rules.needed))?;
         for list in &self.lists {
-            match verify(time, Some(&list.content)) {
-                Ok(()) => {}
+            let (root, crl) = (std::slice::from_ref(root), Some(&list.content));
+            match verify_once(&cert, intermediates, root, rules.usage, time, crl) {
+                Ok(_) => {}
                 // Of an issuer of the same name with another key: a root that is being replaced.
                 Err(webpki::Error::InvalidCrlSignatureForPublicKey) if list.verified => {}
                 Err(error) => return Err(refusal(error, rules.needed)),
@@ -289,16 +288,17 @@ pub(crate) fn unix_time(seconds: i64) -> UnixTime {
     ))
 }
 
-/// One list at a time: webpki asks only the first list of an issuer's name. A list of another
-/// issuer says nothing about this certificate, and an old list is still right about what it names.
-fn verify_once(
-    cert: &EndEntityCert<'_>,
-    intermediates: &[CertificateDer<'_>],
-    roots: &[TrustAnchor<'static>],
+/// The root that a chain leads to. One list at a time: webpki asks only the first list of an
+/// issuer's name. A list of another issuer says nothing about this certificate, and an old list is
+/// still right about what it names.
+fn verify_once<'p>(
+    cert: &'p EndEntityCert<'_>,
+    intermediates: &'p [CertificateDer<'p>],
+    roots: &'p [TrustAnchor<'_>],
     usage: KeyUsage,
     time: i64,
     crl: Option<&CertRevocationList<'_>>,
-) -> Result<(), webpki::Error> {
+) -> Result<&'p TrustAnchor<'p>, webpki::Error> {
     let algorithms = provider().signature_verification_algorithms.all;
     let lists = crl.map(|crl| [crl]);
     let options = lists.as_ref().and_then(|lists| RevocationOptionsBuilder::new(lists).ok());
@@ -309,7 +309,9 @@ fn verify_once(
             .build()
     });
     let time = unix_time(time);
-    cert.verify_for_usage(algorithms, roots, intermediates, time, usage, options, None).map(drop)
+    let path =
+        cert.verify_for_usage(algorithms, roots, intermediates, time, usage, options, None)?;
+    Ok(path.anchor())
 }
 
 /// The time nearest to `now` at which all certificates of a chain are valid.
