@@ -9,13 +9,15 @@ use indelible_core::policy::Witness;
 use indelible_core::{KeyType, Policy, SignerKey, TrailId, VerifierKey, node_key_name};
 
 use super::Global;
+use super::cert::{InitialFiles, InitialNode};
 use crate::disk::{create_folders, write_text};
 use crate::node::NodeConfig;
 use crate::storage::identity::{Genesis, GenesisNode, Identity};
 use crate::storage::log_key;
 
 /// Makes a trail: its id, its origin, its log key, an identity in the data folder of each of its
-/// first nodes, and the policy by which others believe its checkpoints.
+/// first nodes, the policy by which others believe its checkpoints, and certificates: an authority,
+/// one for each node, and one for an administrator.
 ///
 /// The nodes get the ids 1, 2, 3, ... in the order of their configuration files. Run it once, on
 /// one machine, and move each data folder to its node by a safe way: it holds the node's secret
@@ -43,6 +45,9 @@ pub(super) struct Args {
     /// How many of these witnesses must have signed.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     witnesses_needed: usize,
+    /// Make no certificates: you have a certificate authority of your own (docs/certificates.md).
+    #[arg(long)]
+    no_certificates: bool,
 }
 
 /// Refuses, before it writes anything, if one of the folders is taken.
@@ -87,6 +92,17 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
             policy_path.display()
         );
     }
+    let certificates = (!args.no_certificates).then(|| {
+        let nodes = (1..).zip(&configs).map(|(id, config)| InitialNode::new(id, config));
+        InitialFiles::new(&policy_path, nodes.collect())
+    });
+    let issued = match &certificates {
+        Some(files) => {
+            files.check_absent()?;
+            Some((files, files.issue(trail_id)?))
+        }
+        None => None,
+    };
     for (identity, config) in identities.iter().zip(&configs) {
         create_folders(&config.data_dir)?;
         log_key::write_new(&config.data_dir, &log_key)
@@ -98,7 +114,11 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     }
     // Not durable: it can be written again from the nodes' public keys.
     write_text(&policy_path, &policy.to_string())?;
-    let made = Made { origin, identities, log_key: log_key.verifier().clone(), policy_path };
+    if let Some((files, issued)) = &issued {
+        files.write(trail_id, issued).context("write the certificates")?;
+    }
+    let log_key = log_key.verifier().clone();
+    let made = Made { origin, identities, log_key, policy_path, certificates };
     made.report(global.json, &configs);
     Ok(ExitCode::SUCCESS)
 }
@@ -193,6 +213,7 @@ struct Made {
     identities: Vec<Identity>,
     log_key: VerifierKey,
     policy_path: PathBuf,
+    certificates: Option<InitialFiles>,
 }
 
 impl Made {
@@ -204,6 +225,8 @@ impl Made {
                 serde_json::json!({"id": id.node_id, "public_key": public_key})
             };
             let nodes: Vec<_> = self.identities.iter().map(node).collect();
+            let path = |path: PathBuf| path.display().to_string();
+            let certificates = self.certificates.as_ref();
             println!(
                 "{}",
                 serde_json::json!({
@@ -212,6 +235,8 @@ impl Made {
                     "log_key": self.log_key.to_string(),
                     "policy": self.policy_path.display().to_string(),
                     "nodes": nodes,
+                    "ca": certificates.map(|files| path(files.authority_cert())),
+                    "profile": certificates.map(|files| path(files.profile())),
                 })
             );
             return;
@@ -229,6 +254,14 @@ impl Made {
             );
         }
         println!("policy  {}", self.policy_path.display());
+        if let Some(files) = &self.certificates {
+            println!("ca      {}", files.authority_cert().display());
+            println!("profile {}", files.profile().display());
+        }
         println!("hand the policy to your auditors, by a way that does not lead through the nodes");
+        if let Some(files) = &self.certificates {
+            let key = files.authority_key();
+            println!("keep {} offline: the nodes do not need it", key.display());
+        }
     }
 }

@@ -10,6 +10,7 @@ mod add_node;
 mod append;
 mod audit;
 mod bench;
+mod cert;
 mod check;
 mod checkpoint;
 mod connect;
@@ -92,6 +93,8 @@ enum Command {
     Init(init::Args),
     /// Make the identity of a node that is to be added
     NodeKey(node_key::Args),
+    /// Issue, renew, revoke and show certificates
+    Cert(cert::Args),
     /// Re-read and re-hash a stopped node's data
     Check(check::Args),
     /// Verify checkpoints, proofs and exports, with no node and no network
@@ -144,6 +147,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<ExitCode>
         Command::Serve(args) => Box::pin(serve::run(args)).await,
         Command::Init(args) => init::run(global, args),
         Command::NodeKey(args) => Box::pin(node_key::run(global, args)).await,
+        Command::Cert(args) => cert::run(global, &args),
         Command::Check(args) => check::run(global, args),
         Command::Verify(args) => verify::run(global, args),
         Command::Bench(args) => Box::pin(bench::run(global, args)).await,

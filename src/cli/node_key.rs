@@ -6,16 +6,19 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use indelible_client::Client;
 use indelible_core::TrailId;
+use indelible_tls::issue::{Leaf, csr};
+use indelible_tls::{Name, Role};
 
 use super::Global;
+use super::cert::{NodeFiles, hosts_of};
 use super::init::{check_unused, new_identity};
-use crate::disk::{create_folders, read_text};
+use crate::disk::{StagedFile, create_folders, create_private_folder, read_text, write_secret_new};
 use crate::node::NodeConfig;
 use crate::storage::identity::Identity;
 use crate::storage::log_key;
 
-/// Makes the identity of a node that will join a running group, and prints the command that adds
-/// it.
+/// Makes the identity of a node that will join a running group, a request for its certificate, and
+/// prints the commands that issue the one and add the other.
 ///
 /// Asks the group for its trail, its segment size and the next node id. If the folder has an
 /// identity already, prints that one.
@@ -46,8 +49,35 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     if let Some((path, text)) = log_key {
         give_log_key(&config, &identity, &path, &text)?;
     }
-    report(global.json, &identity, &config);
+    let files = NodeFiles::of(&config.data_dir);
+    request_certificate(&identity, &config, &files)?;
+    report(global.json, &identity, &config, &files);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the TLS key and the request for its certificate, unless the node has a key.
+fn request_certificate(
+    identity: &Identity,
+    config: &NodeConfig,
+    files: &NodeFiles,
+) -> anyhow::Result<()> {
+    if files.key.exists() {
+        return Ok(());
+    }
+    let name = Name::new(identity.trail_id, Role::Node(identity.node_id))?;
+    let leaf = Leaf { hosts: hosts_of(config), ..Leaf::new(name) };
+    let (request, key) = csr(&leaf).context("make the request for a certificate")?;
+    create_private_folder(&config.data_dir.join(NodeFiles::FOLDER))?;
+    // The key last: where it is there is a request for it. Crash between: the request is in the way
+    // of the next run's, which replaces it.
+    write_request(&files.request, &request)?;
+    write_secret_new(&files.key, key.as_bytes()).context("write the TLS key")
+}
+
+fn write_request(path: &Path, request: &str) -> anyhow::Result<()> {
+    let staged = StagedFile::public(path, request.as_bytes())?;
+    let written = if path.exists() { staged.commit_over() } else { staged.commit_new() };
+    written.context("write the request for a certificate")
 }
 
 fn read_log_key(path: &Path) -> anyhow::Result<(PathBuf, String)> {
@@ -83,7 +113,7 @@ async fn make(client: &Client, config: &NodeConfig) -> anyhow::Result<Identity> 
     Ok(new_identity(view.next_node_id, trail_id, &view.origin, view.segment_bytes))
 }
 
-fn report(json: bool, identity: &Identity, config: &NodeConfig) {
+fn report(json: bool, identity: &Identity, config: &NodeConfig, files: &NodeFiles) {
     let key = hex::encode(identity.public_key);
     if json {
         println!(
@@ -95,6 +125,7 @@ fn report(json: bool, identity: &Identity, config: &NodeConfig) {
                 "client_addr": config.client_addr,
                 "raft_addr": config.raft_addr,
                 "http_addr": config.http_addr,
+                "certificate_request": files.request.display().to_string(),
             })
         );
         return;
@@ -102,6 +133,13 @@ fn report(json: bool, identity: &Identity, config: &NodeConfig) {
     println!("node {} of trail {}", identity.node_id, identity.trail_id);
     println!("key  {key}");
     println!();
+    if !files.cert.exists() {
+        println!("have its certificate issued where the certificate authority is:");
+        println!("  indelible cert sign {}", files.request.display());
+        println!("put that in {}", files.cert.display());
+        println!("and the authority's ca.crt in {}", files.ca.display());
+        println!();
+    }
     println!("start it, then add it:");
     println!(
         "  indelible add-node --id {} --client-addr {} --raft-addr {} --http-addr {} --public-key {key} --reason WHY",

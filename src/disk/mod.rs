@@ -4,7 +4,7 @@
 //! one place: positions are explicit (nothing seeks), a name is durable only after [`Dir::sync`], a
 //! length only after [`File::sync_all`], and every error says which operation failed on which path.
 //! [`SlotFile`] keeps a small value in two checksummed slots, so that a torn write leaves the value
-//! before it. [`DirLock`] keeps a second process out, and [`free_bytes`] says how much room is
+//! before it. [`StagedFile`] does the same for keys and certificates. [`DirLock`] keeps a second process out, and [`free_bytes`] says how much room is
 //! left.
 //!
 //! Invariant: this layer knows no format above a slot, and never retries a failed sync.
@@ -22,6 +22,7 @@ pub mod recorder;
 pub(crate) mod replay;
 mod slots;
 mod space;
+mod staged;
 mod trees;
 
 pub use dir::Dir;
@@ -32,4 +33,7 @@ pub use plain::{create_folders, list, open_for_reading, read_text, write_text};
 pub use recorder::Recorder;
 pub use slots::{SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
 pub use space::free_bytes;
+pub use staged::{
+    StagedFile, create_private_folder, read_secret, write_public_new, write_secret_new,
+};
 pub use trees::{ScratchDir, TreeFile, files_below, remove_tree, wait_unlocked};

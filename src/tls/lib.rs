@@ -34,6 +34,7 @@ mod verify;
 
 pub use rustls;
 pub use rustls::pki_types;
+pub use zeroize::Zeroizing;
 
 pub use config::{
     SdkPem, client_server, http_server, metrics_server, raft_client, raft_server, sdk_client,
@@ -42,7 +43,7 @@ pub use config::{
 pub use exporter::{EXPORTER_LABEL, exporter_of_client, exporter_of_server};
 pub use inspect::{Certificate, Names, Request, RevocationList, Revoked, Usage};
 pub use material::{Expected, Expiry, Material, MaterialError, Pem, Warning};
-pub use name::{NAME_LENGTH_MAX, Name, NameError, Naming, NodeUri, Role};
+pub use name::{NAME_LENGTH_MAX, Name, NameError, Naming, NodeUri, Role, parse_trail};
 pub use peer::Peer;
 pub use pem::PemError;
 pub use trust::{Port, Refusal, Trust};

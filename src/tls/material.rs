@@ -265,7 +265,10 @@ pub(crate) fn anchors(
 }
 
 /// Decodes the lists, and verifies those whose issuer is among the certificates that are known.
-fn lists(text: &[u8], known: &[&Vec<CertificateDer<'static>>]) -> Result<Vec<List>, MaterialError> {
+pub(crate) fn lists(
+    text: &[u8],
+    known: &[&Vec<CertificateDer<'static>>],
+) -> Result<Vec<List>, MaterialError> {
     let lists = pem::revocation_lists(text);
     let lists = lists.map_err(|source| MaterialError::Pem { file: "crl", source })?;
     let list = |(position, der): (usize, &CertificateRevocationListDer<'_>)| {

@@ -11,6 +11,7 @@ use webpki::{
 };
 
 use crate::inspect::{Certificate, date};
+use crate::material::{self, MaterialError};
 use crate::name::{Naming, Role};
 use crate::peer::Peer;
 
@@ -200,6 +201,16 @@ impl Rules {
 }
 
 impl Trust {
+    /// Believes the names of every trail, if they lead to one of these roots and no list names
+    /// them: for looking at certificates. Both are PEM texts.
+    pub fn of_roots(ca: &[u8], crl: Option<&[u8]>) -> Result<Trust, MaterialError> {
+        let roots = material::roots("ca", ca)?;
+        let lists = crl.map(|text| material::lists(text, &[&roots])).transpose()?;
+        let nodes = material::anchors("ca", &roots)?;
+        let lists = lists.unwrap_or_default();
+        Ok(Trust { clients: nodes.clone(), nodes, lists, naming: Naming::default() })
+    }
+
     /// Judges a chain, the leaf first, at a time in seconds since 1970.
     pub fn judge(
         &self,

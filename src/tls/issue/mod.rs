@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 pub use leaf::{LEAF_DAYS_MAX, Leaf, LeafError, csr};
 
 use crate::inspect::{Certificate, Revoked};
+use crate::name::parse_trail;
 use crate::pem::{self, PemError};
 
 /// How long before it was made a certificate's validity begins.
@@ -31,6 +32,8 @@ pub const AUTHORITY_DAYS: u32 = 3653;
 pub const LEAF_DAYS: u32 = 397;
 
 const DAY: i64 = 86_400;
+/// Stands before the trail id in the name of an authority.
+const OF_TRAIL: &str = " of trail ";
 
 /// Why a certificate was not issued.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +105,7 @@ impl Authority {
         let suffix = hex::encode(rand::random::<[u8; 4]>());
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        let name = format!("indelible CA {suffix} of trail {trail}");
+        let name = format!("indelible CA {suffix}{OF_TRAIL}{trail}");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![
@@ -147,6 +150,11 @@ impl Authority {
     /// What the certificate says.
     pub fn content(&self) -> &Certificate {
         &self.content
+    }
+
+    /// The trail that it was made for; none if it is an authority of others.
+    pub fn trail(&self) -> Option<TrailId> {
+        parse_trail(self.content.subject.rsplit_once(OF_TRAIL)?.1)
     }
 
     /// Makes a key and a certificate for it.

@@ -59,7 +59,8 @@ fn an_authority_reads_back_and_issues_nothing_below_its_leaves() {
     assert!(matches!(leaf, Err(IssueError::NotAnAuthority { .. })));
     // Two of one trail are told apart by their names.
     assert_ne!(authority.content().subject, other.content().subject);
-    assert!(authority.content().subject.contains(&TRAIL.to_string()));
+    assert_eq!(again.trail(), Some(TRAIL));
+    assert_eq!(names::RawAuthority::new("root").authority().trail(), None);
 }
 
 #[test]
