@@ -8,13 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use indelible::cli::generate::event;
 use indelible_client::ProducerId;
-use indelible_core::leaf::commit;
-use indelible_core::{
-    BatchBuilder, Checkpoint, EntryKind, Hash, Kind, Leaf, Note, NoteSignature, Salt,
-};
+use indelible_core::{Checkpoint, EntryKind, Hash, Leaf, Note, NoteSignature, Salt};
 use indelible_local::{LocalCluster, LocalNode};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::append_response::Result as Answer;
+use indelible_testkit::TestRecord;
+use indelible_testkit::trail::batch;
 use prost::Message;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -72,18 +71,10 @@ impl Parting {
     fn entry(&self, newest: &Leaf, event: &[u8]) -> pb::Entry {
         let salt = Salt(rand::random());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let leaf = Leaf {
-            kind: Kind::Event,
-            retention_class: 0,
-            event_size: event.len() as u32,
-            received: u64::try_from(now.as_nanos()).unwrap(),
-            opened: newest.opened,
-            seq: newest.seq + 1,
-            commitment: commit(&salt, event),
-        };
-        let mut batch = BatchBuilder::default();
-        batch.push(&leaf, &salt, event);
-        let (head, body) = batch.finish();
+        let received = u64::try_from(now.as_nanos()).unwrap();
+        let event = Bytes::copy_from_slice(event);
+        let record = TestRecord::event(newest.opened, newest.seq + 1, received, event);
+        let (head, body) = batch([(record, salt)]);
         let (term, index) = (self.vote.term, self.last.index + 1);
         let kind = EntryKind::Batch.as_u8().into();
         pb::Entry { term, leader: 1, index, kind, head, body }

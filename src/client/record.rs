@@ -84,26 +84,13 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use indelible_core::Kind;
+    use indelible_testkit::TestRecord;
 
     #[test]
     fn a_record_with_any_other_byte_is_refused() {
         let (salt, event) = (Salt([7; 16]), Bytes::from_static(b"who did what"));
-        let leaf = Leaf {
-            kind: Kind::Event,
-            retention_class: 0,
-            event_size: event.len() as u32,
-            received: 5,
-            opened: 2,
-            seq: 1,
-            commitment: commit(&salt, &event),
-        };
-        let good = v1::Record {
-            index: 9,
-            leaf: Bytes::copy_from_slice(&leaf.encode()),
-            salt: Bytes::copy_from_slice(&salt.0),
-            event: event.clone(),
-        };
+        let record = TestRecord::event(2, 1, 5, event.clone());
+        let (leaf, good) = (record.leaf(&salt), record.to_wire(9, &salt));
         let record = Record::verify(good.clone(), 9).expect("verifies");
         assert_eq!((record.index, record.leaf, &record.event), (9, leaf, &event));
         assert!(Record::verify(good.clone(), 8).is_err());

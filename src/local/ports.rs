@@ -35,3 +35,30 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>, LocalError> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_given_once() {
+        let mut ports = free_ports(100).unwrap();
+        ports.extend(free_ports(100).unwrap());
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 200);
+    }
+
+    #[test]
+    fn a_port_that_somebody_listens_on_is_skipped() {
+        let next = free_ports(1).unwrap()[0] + 1;
+        let taken: Vec<_> = (next..next.saturating_add(50))
+            .map(|port| TcpListener::bind(("127.0.0.1", port)))
+            .collect();
+        let taken: Vec<u16> =
+            taken.iter().flatten().map(|socket| socket.local_addr().unwrap().port()).collect();
+        let found = free_ports(10).unwrap();
+        assert!(found.iter().all(|port| !taken.contains(port)), "{found:?}");
+    }
+}

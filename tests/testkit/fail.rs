@@ -37,3 +37,32 @@ pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output =
 fn fail(prefix: &str, what: &dyn Display, caller: &Location) -> ! {
     panic!("{prefix} {what} (at {caller})")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(fails: fn()) -> String {
+        let panic = std::panic::catch_unwind(fails).expect_err("it fails the test");
+        panic.downcast_ref::<String>().expect("a message").clone()
+    }
+
+    #[test]
+    fn messages_begin_as_the_runner_expects_and_name_the_caller() {
+        let said = message(|| timeout("a leader"));
+        assert!(said.starts_with("timeout: a leader (at tests/testkit/fail.rs:"), "{said}");
+        let said = message(|| environment("no port"));
+        assert!(said.starts_with("environment: no port (at "), "{said}");
+    }
+
+    #[tokio::test]
+    async fn what_is_in_time_is_returned() {
+        assert_eq!(within(Duration::from_secs(60), "a number", async { 7 }).await, 7);
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "timeout: nothing: not within 1ms")]
+    async fn what_never_comes_is_a_timeout() {
+        within(Duration::from_millis(1), "nothing", std::future::pending::<()>()).await;
+    }
+}

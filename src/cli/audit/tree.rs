@@ -197,26 +197,18 @@ fn hash(text: &str) -> Option<Hash> {
 
 #[cfg(test)]
 mod tests {
-    use indelible_core::{KeyType, SignerKey, node_key_name};
+    use indelible_core::{KeyType, SignerKey};
+    use indelible_testkit::TestKeys;
 
     use super::*;
 
     const ORIGIN: &str = "example.com/trail";
 
-    fn key(name: &str, key_type: KeyType, seed: u8) -> SignerKey {
-        SignerKey::new(name, key_type, [seed; 32]).expect("a valid name")
-    }
-
-    fn policy() -> (SignerKey, SignerKey, Policy) {
-        let log = key(ORIGIN, KeyType::Log, 1);
-        let node = key(&node_key_name(ORIGIN, 1), KeyType::Cosigner, 2);
-        let policy = Policy::majority(log.verifier().clone(), vec![node.verifier().clone()]);
-        (log, node, policy.expect("a valid policy"))
-    }
+    const KEYS: TestKeys = TestKeys::of(ORIGIN);
 
     #[tokio::test]
     async fn what_was_checked_survives_and_what_was_changed_is_refused() {
-        let (log, node, policy) = policy();
+        let (log, node, policy) = (KEYS.log(), KEYS.node(1), KEYS.policy(&[1]));
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("state.json");
         let mut tree = Tree::load(&path, &policy).await.expect("empty");
@@ -225,8 +217,7 @@ mod tests {
             draft.0.append(Hash([byte; 32]));
         }
         let checkpoint = Checkpoint::new(ORIGIN, 5, draft.0.root());
-        let signatures = vec![log.sign(&checkpoint), node.cosign(&checkpoint, 1_700_000_000)];
-        let note = Note { text: checkpoint.to_string(), signatures }.to_string();
+        let note = KEYS.note(&checkpoint, &[1], 1_700_000_000).to_string();
         tree.advance(draft, &checkpoint, &note, &policy);
         tree.save(&path).await.expect("saved");
         let again = Tree::load(&path, &policy).await.expect("loaded");
@@ -236,7 +227,7 @@ mod tests {
         let text = tokio::fs::read_to_string(&path).await.expect("reads");
         // The node was replaced: what another policy for this log accepted is remembered, and
         // nothing else.
-        let other = key(&node_key_name(ORIGIN, 2), KeyType::Cosigner, 3).verifier().clone();
+        let other = KEYS.node(2).verifier().clone();
         let later = policy.with_nodes(vec![other]).expect("a policy");
         assert_eq!(Tree::parse(&text, &later).expect("loaded").size(), 5);
         let unknown = text.replacen(
@@ -245,7 +236,8 @@ mod tests {
             1,
         );
         assert!(Tree::parse(&unknown, &later).is_err());
-        let other_log = key(ORIGIN, KeyType::Log, 9).verifier().to_string();
+        let other_log = SignerKey::new(ORIGIN, KeyType::Log, [9; 32]).expect("a valid name");
+        let other_log = other_log.verifier().to_string();
         let other_log = text.replacen(&log.verifier().to_string(), &other_log, 1);
         assert!(Tree::parse(&other_log, &later).is_err());
         for (from, to) in [

@@ -2,15 +2,15 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use indelible_core::bundle::{BundleHeader, BundleWriter, KeyRecord};
-use indelible_core::leaf::{commit, leaf_hash};
-use indelible_core::merkle::Frontier;
 use indelible_core::proof_file::Extra;
 use indelible_core::{
     Checkpoint, Hash, KeyType, Kind, Leaf, Note, Policy, ProofFile, RangeProof, Salt, SignerKey,
-    node_key_name,
+    TrailId, node_key_name,
 };
 use indelible_proto::v1;
+use indelible_testkit::{TestKeys, TestRecord, TestTree, trail};
 use prost::Message;
 use tempfile::TempDir;
 
@@ -19,40 +19,20 @@ use super::{NO_POLICY, Terms, WRONG, exit_code, files, split_views};
 use crate::cli::generate;
 
 const ORIGIN: &str = "log.example.com/audit";
+const KEYS: TestKeys = TestKeys::of(ORIGIN);
 const TIME: u64 = 1_763_692_000;
 const SIZE: u64 = 20;
 
 /// A trail of one membership and 19 events, and a folder for files about it.
 struct Trail {
     dir: TempDir,
-    records: Vec<(Leaf, Vec<u8>)>,
-}
-
-fn log_key() -> SignerKey {
-    SignerKey::new(ORIGIN, KeyType::Log, [1; 32]).unwrap()
-}
-
-fn node(id: u64) -> SignerKey {
-    SignerKey::new(node_key_name(ORIGIN, id), KeyType::Cosigner, [10 + id as u8; 32]).unwrap()
-}
-
-fn policy(nodes: &[u64]) -> Policy {
-    let nodes = nodes.iter().map(|id| node(*id).verifier().clone()).collect();
-    Policy::majority(log_key().verifier().clone(), nodes).unwrap()
+    records: Vec<(Leaf, Bytes)>,
 }
 
 /// The genesis: nodes 1, 2 and 3.
 fn membership() -> Vec<u8> {
-    let member = |id| v1::Member {
-        id,
-        public_key: node(id).verifier().public_key.to_vec().into(),
-        ..Default::default()
-    };
-    let membership = v1::Membership {
-        trail_id: vec![7; 16].into(),
-        voter_sets: vec![v1::VoterSet { node_ids: vec![1, 2, 3] }],
-        members: (1..=3).map(member).collect(),
-    };
+    let sets: [&[u64]; 1] = [&[1, 2, 3]];
+    let membership = trail::membership(TrailId([7; 16]), &sets, |id| KEYS.node_public(id));
     v1::MembershipRecord { membership: Some(membership), ..Default::default() }.encode_to_vec()
 }
 
@@ -63,28 +43,20 @@ impl Trail {
                 0 => (Kind::Membership, membership()),
                 _ => (Kind::Event, generate::event(n).encode_to_vec()),
             };
-            let leaf = Leaf {
-                kind,
-                retention_class: 0,
-                event_size: event.len() as u32,
-                received: TIME * 1_000_000_000 + n,
-                opened: 0,
-                seq: n,
-                commitment: commit(&salt(n), &event),
-            };
-            (leaf, event)
+            let received = TIME * 1_000_000_000 + n;
+            let event = event.into();
+            let record = TestRecord { kind, opened: 0, seq: n, received, event };
+            (record.leaf(&salt(n)), record.event)
         });
         Trail { dir: TempDir::new().unwrap(), records: records.collect() }
     }
 
-    fn hashes(&self) -> Vec<Hash> {
-        self.records.iter().map(|(leaf, _)| leaf_hash(&leaf.encode())).collect()
+    fn tree(&self) -> TestTree {
+        TestTree::of(self.records.iter().map(|(leaf, _)| leaf))
     }
 
     fn checkpoint(&self, size: u64) -> Checkpoint {
-        let mut frontier = Frontier::new();
-        self.hashes()[..size as usize].iter().for_each(|hash| frontier.append(*hash));
-        Checkpoint::new(ORIGIN, size, frontier.root())
+        self.tree().checkpoint(ORIGIN, size)
     }
 
     fn note(&self, size: u64) -> Note {
@@ -94,21 +66,18 @@ impl Trail {
     fn proof(&self, index: u64) -> ProofFile {
         let whole = self.range(0);
         let (leaf, event) = &self.records[index as usize];
-        let content = Some((salt(index), event.clone()));
+        let content = Some((salt(index), event.to_vec()));
         ProofFile {
             extra: Some(Extra { leaf: leaf.encode(), content }.encode()),
             index,
-            proof: whole.inclusion(&self.hashes(), index).unwrap(),
+            proof: whole.inclusion(self.tree().hashes(), index).unwrap(),
             checkpoint: self.note(SIZE),
         }
     }
 
-    /// The records from `from` to the end; below it at most one subtree.
+    /// The records from `from` to the end.
     fn range(&self, from: u64) -> RangeProof {
-        let mut frontier = Frontier::new();
-        self.hashes()[..from as usize].iter().for_each(|hash| frontier.append(*hash));
-        let left = frontier.peaks();
-        RangeProof { from, to: SIZE, size: SIZE, left, right: Vec::new() }
+        self.tree().range(from, SIZE, SIZE)
     }
 
     fn bundle(&self, from: u64) -> Vec<u8> {
@@ -117,11 +86,11 @@ impl Trail {
             index: 0,
             leaf: *leaf,
             salt: salt(0),
-            event: event.clone(),
-            proof: self.range(0).inclusion(&self.hashes(), 0).unwrap(),
+            event: event.to_vec(),
+            proof: self.range(0).inclusion(self.tree().hashes(), 0).unwrap(),
         };
         let header = BundleHeader {
-            policy: Some(policy(&[1, 2, 3])),
+            policy: Some(KEYS.policy(&[1, 2, 3])),
             note: self.note(SIZE),
             proof: self.range(from),
             older: Vec::new(),
@@ -150,12 +119,9 @@ fn salt(n: u64) -> Salt {
 }
 
 fn signed(checkpoint: &Checkpoint) -> Note {
-    let signatures = vec![
-        log_key().sign(checkpoint),
-        node(1).cosign(checkpoint, TIME),
-        node(3).cosign(checkpoint, TIME + 1),
-    ];
-    Note { text: checkpoint.to_string(), signatures }
+    let mut note = KEYS.note(checkpoint, &[1], TIME);
+    note.signatures.push(KEYS.node(3).cosign(checkpoint, TIME + 1));
+    note
 }
 
 fn terms(policy: Option<Policy>, against: &[Checkpoint]) -> Terms {
@@ -173,7 +139,7 @@ fn wrong(report: &Report) -> &str {
 #[test]
 fn all_three_kinds_of_file_verify() {
     let trail = Trail::new();
-    let by = terms(Some(policy(&[1, 2, 3])), &[]);
+    let by = terms(Some(KEYS.policy(&[1, 2, 3])), &[]);
     let files = [
         ("checkpoint", trail.note(SIZE).to_string().into_bytes()),
         ("proof", trail.proof(7).to_string().into_bytes()),
@@ -200,7 +166,7 @@ fn all_three_kinds_of_file_verify() {
         );
         // Nothing else is believed.
         assert_eq!(trail.verify(&bytes, &terms(None, &[])).outcome, Outcome::Unverified);
-        let by_others = terms(Some(policy(&[1, 4, 5])), &[]);
+        let by_others = terms(Some(KEYS.policy(&[1, 4, 5])), &[]);
         assert!(wrong(&trail.verify(&bytes, &by_others)).contains("quorum nodes is not reached"));
     }
     let json = trail.verify(trail.bundle(5), &by).to_json();
@@ -219,12 +185,12 @@ fn exit_codes() {
     let file = trail.file("c", trail.note(SIZE).to_string());
     let report =
         |policy: Option<Policy>, no_policy| files::verify(&file, &terms(policy, &[]), no_policy);
-    let right = policy(&[1, 2, 3]);
+    let right = KEYS.policy(&[1, 2, 3]);
     assert_eq!(exit_code(&[report(Some(right.clone()), false)], &[]), 0);
     assert_eq!(exit_code(&[report(None, true)], &[]), 0);
     assert_eq!(exit_code(&[report(None, false)], &[]), NO_POLICY);
     let one_wrong =
-        [report(Some(right), false), report(Some(policy(&[2])), false), report(None, false)];
+        [report(Some(right), false), report(Some(KEYS.policy(&[2])), false), report(None, false)];
     assert_eq!(exit_code(&one_wrong, &[]), WRONG);
     let missing = files::verify(&trail.dir.path().join("none"), &terms(None, &[]), true);
     assert!(wrong(&missing).contains("none"), "{missing:?}");
@@ -233,7 +199,7 @@ fn exit_codes() {
 #[test]
 fn what_was_changed_is_named() {
     let trail = Trail::new();
-    let by = terms(Some(policy(&[1, 2, 3])), &[]);
+    let by = terms(Some(KEYS.policy(&[1, 2, 3])), &[]);
     let mut bundle = trail.bundle(0);
     let event = &trail.records[7].1;
     let at = bundle.windows(event.len()).position(|bytes| bytes == event).unwrap();
@@ -255,7 +221,7 @@ fn what_is_none_of_ours_says_so() {
     let trail = Trail::new();
     let by = terms(None, &[]);
     assert_eq!(wrong(&trail.verify("", &by)), "the file is empty");
-    let policy = policy(&[1, 2, 3]).to_string();
+    let policy = KEYS.policy(&[1, 2, 3]).to_string();
     assert!(wrong(&trail.verify(policy, &by)).contains("hint: give it with --policy"));
     for bytes in [&b"hello\n"[..], b"\xff\xfe", b"INDB", &[b'x'; 600 * 1024]] {
         let report = trail.verify(bytes, &by);
@@ -271,7 +237,7 @@ fn what_is_none_of_ours_says_so() {
 #[test]
 fn kept_checkpoints() {
     let trail = Trail::new();
-    let right = policy(&[1, 2, 3]);
+    let right = KEYS.policy(&[1, 2, 3]);
     let by = |old: &Checkpoint| terms(Some(right.clone()), std::slice::from_ref(old));
     let note = trail.note(SIZE).to_string();
     let how = |report: Report| report.against[0].how;
@@ -298,7 +264,7 @@ fn kept_checkpoints() {
 #[test]
 fn a_kept_checkpoint_that_the_policy_does_not_believe_is_told() {
     let trail = Trail::new();
-    let policy = trail.file("policy", policy(&[1, 2, 3]).to_string());
+    let policy = trail.file("policy", KEYS.policy(&[1, 2, 3]).to_string());
     let good = trail.file("good", trail.note(9).to_string());
     let proof = trail.file("proof", trail.proof(3).to_string());
     let mut unsigned = trail.note(9);
@@ -318,7 +284,8 @@ fn a_kept_checkpoint_that_the_policy_does_not_believe_is_told() {
 #[test]
 fn keys_of_the_trail_that_differ_from_the_policy_are_told() {
     let trail = Trail::new();
-    let verify = |nodes: &[u64]| trail.verify(trail.bundle(0), &terms(Some(policy(nodes)), &[]));
+    let verify =
+        |nodes: &[u64]| trail.verify(trail.bundle(0), &terms(Some(KEYS.policy(nodes)), &[]));
     let notes = verify(&[1, 3, 9]).notes.join("\n");
     assert!(
         notes.contains("node 2, a voter since leaf 0 or before, is not in the policy"),
@@ -327,9 +294,12 @@ fn keys_of_the_trail_that_differ_from_the_policy_are_told() {
     assert!(notes.contains("node 9 of the policy is not in the membership of leaf 0"), "{notes}");
     assert!(notes.contains("another policy than yours"), "{notes}");
     let other = SignerKey::new(node_key_name(ORIGIN, 2), KeyType::Cosigner, [99; 32]).unwrap();
-    let nodes =
-        vec![node(1).verifier().clone(), other.verifier().clone(), node(3).verifier().clone()];
-    let other = Policy::majority(log_key().verifier().clone(), nodes).unwrap();
+    let nodes = vec![
+        KEYS.node(1).verifier().clone(),
+        other.verifier().clone(),
+        KEYS.node(3).verifier().clone(),
+    ];
+    let other = Policy::majority(KEYS.log().verifier().clone(), nodes).unwrap();
     let report = trail.verify(trail.bundle(0), &terms(Some(other), &[]));
     assert_eq!(report.outcome, Outcome::Verified);
     assert!(report.notes.iter().any(|note| note.contains("node 2 has another key")), "{report:?}");
@@ -338,7 +308,7 @@ fn keys_of_the_trail_that_differ_from_the_policy_are_told() {
 #[test]
 fn two_files_with_two_histories_are_found_out() {
     let trail = Trail::new();
-    let by = terms(Some(policy(&[1, 2, 3])), &[]);
+    let by = terms(Some(KEYS.policy(&[1, 2, 3])), &[]);
     // The same keys sign another root of the same size.
     let other = signed(&Checkpoint { root: Hash([1; 32]), ..trail.checkpoint(SIZE) });
     let first = files::verify(&trail.file("first", trail.bundle(0)), &by, false);

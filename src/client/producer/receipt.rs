@@ -390,6 +390,8 @@ fn check(sent: &Sent, seq: u64, receipt: &Receipt, event: &[u8]) -> Result<(), &
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use indelible_testkit::TestRecord;
+
     use super::*;
 
     const OPENED: u64 = 4;
@@ -404,16 +406,8 @@ pub(crate) mod tests {
         let mut salts = Vec::new();
         for (position, event) in events.iter().enumerate() {
             let salt = Salt([position as u8; 16]);
-            let leaf = Leaf {
-                kind: Kind::Event,
-                retention_class: 0,
-                event_size: event.len() as u32,
-                received: 1,
-                opened: OPENED,
-                seq: first_seq + position as u64,
-                commitment: commit(&salt, event),
-            };
-            leaves.extend(leaf.encode());
+            let record = TestRecord::event(OPENED, first_seq + position as u64, 1, event.clone());
+            leaves.extend(record.leaf(&salt).encode());
             salts.extend(salt.0);
         }
         let mut seq = first_seq;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use indelible_proto::reason::key;
+use indelible_testkit::TestKeys;
 use prost::Message;
 use tokio::time::Instant;
 
@@ -363,7 +364,7 @@ async fn the_policy_is_refused_for_another_trail() {
     let fake = Fake::start(1).await;
     let policy = policy().to_string().replace("example.com/trail+", "example.com/other+");
     assert!(policy.parse::<crate::Policy>().is_err(), "names are part of the key ids");
-    let other = super::trail::policy_of("example.com/other");
+    let other = TestKeys::of("example.com/other").policy(&[1, 2, 3]);
     let options = Options { policy: Some(other), ..fake.options() };
     let Err(error) = Client::connect_with(options).await else { panic!("it connected") };
     assert!(error.to_string().contains("example.com/other"), "{error}");

@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 
 use super::doors::Doors;
 use super::services::Handle;
-use super::trail::{ORIGIN, Trail, log_signer, node_signer, policy};
+use super::trail::{KEYS, ORIGIN, Trail, policy};
 use crate::{Client, Options};
 
 /// What a node does with one append or read instead of answering honestly.
@@ -132,14 +132,14 @@ impl Fake {
         let member = |node: &Arc<Node>| indelible_proto::v1::Node {
             id: node.id,
             client_addr: node.addr.clone(),
-            public_key: Bytes::copy_from_slice(&node_signer(node.id).verifier().public_key),
+            public_key: Bytes::copy_from_slice(&KEYS.node_public(node.id)),
             voter: true,
             ..Default::default()
         };
         node.view.send_replace(ClusterView {
             trail_id: Bytes::from_static(&[9; 16]),
             origin: ORIGIN.into(),
-            log_key: log_signer().verifier().to_string(),
+            log_key: KEYS.log().verifier().to_string(),
             node_id: node.id,
             role: role.into(),
             state: ServingState::Serving.into(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::auditing::{append, change, copy};
 use super::fake::{Fake, Twist};
-use super::trail::{log_signer, node_signer, policy, witnessed_policy};
+use super::trail::{KEYS, policy, witnessed_policy};
 use crate::{
     CallError, CheckpointOptions, Client, Level, Options, Policy, TrustMode, Verification,
 };
@@ -41,8 +41,7 @@ async fn follow(client: &Client) -> Result<(), CallError> {
 }
 
 fn of_nodes(ids: &[u64]) -> Policy {
-    let nodes = ids.iter().map(|id| node_signer(*id).verifier().clone()).collect();
-    Policy::majority(log_signer().verifier().clone(), nodes).expect("a policy")
+    KEYS.policy(ids)
 }
 
 fn believed(client: &Client) -> Policy {

@@ -1,21 +1,20 @@
 //! The trail of scripted nodes: records in memory, and checkpoints signed with the test's keys.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use indelible_core::leaf::commit;
 use indelible_core::merkle;
-use indelible_core::{
-    Checkpoint, Hash, KeyType, Kind, Leaf, Note, Policy, RangeProof, Salt, SignerKey, node_key_name,
-};
+use indelible_core::{Checkpoint, Hash, Kind, Leaf, Policy, RangeProof, Salt, TrailId};
 use indelible_proto::v1::{self, AppendRequest, AppendResponse, Record, Run};
 use indelible_proto::{Reason, Rejected, reason::key};
+use indelible_testkit::{TestKeys, TestRecord, TestTree, trail};
 use prost::Message;
 
 pub(crate) const ORIGIN: &str = "example.com/trail";
 /// Nodes that the test's policy names; a majority of them is two.
-const NODES: u64 = 3;
+const NODES: [u64; 3] = [1, 2, 3];
 
 /// What is recorded, and what was signed of it.
 #[derive(Default, Clone)]
@@ -33,40 +32,17 @@ pub(crate) struct Trail {
     pub(crate) reported: Vec<String>,
 }
 
-/// A key of the test. Seeds: 1 to 3 the nodes, 100 the log, 200 the witness.
-pub(crate) fn signer(name: &str, key_type: KeyType, seed: u8) -> SignerKey {
-    SignerKey::new(name, key_type, [seed; 32]).expect("a valid name")
-}
-
-pub(crate) fn node_signer(id: u64) -> SignerKey {
-    signer(&node_key_name(ORIGIN, id), KeyType::Cosigner, id as u8)
-}
-
-pub(crate) fn log_signer() -> SignerKey {
-    signer(ORIGIN, KeyType::Log, 100)
-}
-
-fn witness_signer() -> SignerKey {
-    signer("witness.example.org/w", KeyType::Cosigner, 200)
-}
+/// The trail's keys.
+pub(crate) const KEYS: TestKeys = TestKeys::of(ORIGIN);
 
 /// What `init` would have written.
 pub(crate) fn policy() -> Policy {
-    policy_of(ORIGIN)
-}
-
-pub(crate) fn policy_of(origin: &str) -> Policy {
-    let key = |name: &str, key_type, seed| signer(name, key_type, seed).verifier().clone();
-    let node = |id| key(&node_key_name(origin, id), KeyType::Cosigner, id as u8);
-    let nodes = (1..=NODES).map(node).collect();
-    Policy::majority(key(origin, KeyType::Log, 100), nodes).expect("a valid policy")
+    KEYS.policy(&NODES)
 }
 
 /// The same, and the witness.
 pub(crate) fn witnessed_policy() -> Policy {
-    let key = witness_signer().verifier().clone();
-    let witness = indelible_core::policy::Witness { name: "w".into(), key, url: None };
-    policy().with_witnesses(vec![witness], 1).expect("a valid policy")
+    KEYS.witnessed_policy(&NODES)
 }
 
 pub(crate) fn now_s() -> u64 {
@@ -76,24 +52,24 @@ pub(crate) fn now_s() -> u64 {
 /// A note over this tree, signed by the log and these nodes.
 pub(crate) fn sign(size: u64, root: Hash, nodes: &[u64], unix_s: u64, witness: bool) -> String {
     let checkpoint = Checkpoint::new(ORIGIN, size, root);
-    let mut signatures = vec![log_signer().sign(&checkpoint)];
-    signatures.extend(nodes.iter().map(|id| node_signer(*id).cosign(&checkpoint, unix_s)));
+    let mut note = KEYS.note(&checkpoint, nodes, unix_s);
     if witness {
-        signatures.push(witness_signer().cosign(&checkpoint, unix_s));
+        note.signatures.push(KEYS.witness().cosign(&checkpoint, unix_s));
     }
-    Note { text: checkpoint.to_string(), signatures }.to_string()
+    note.to_string()
+}
+
+fn bytes_of(hashes: &[Hash]) -> Vec<Bytes> {
+    hashes.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect()
 }
 
 pub(crate) fn wire(proof: RangeProof) -> v1::RangeProof {
-    let side = |hashes: &[Hash]| -> Vec<Bytes> {
-        hashes.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect()
-    };
     v1::RangeProof {
         from: proof.from,
         to: proof.to,
         tree_size: proof.size,
-        left: side(&proof.left),
-        right: side(&proof.right),
+        left: bytes_of(&proof.left),
+        right: bytes_of(&proof.right),
     }
 }
 
@@ -128,45 +104,31 @@ impl Trail {
     }
 
     pub(crate) fn root_at(&self, size: u64) -> Hash {
-        let Ok(root) = merkle::root_at(size, |level, index| self.node(level, index));
-        root
+        self.tree().root_at(size)
     }
 
-    /// A complete node of the tree, computed from the leaves.
-    fn node(&self, level: u8, index: u64) -> Result<Hash, std::convert::Infallible> {
-        if level == 0 {
-            let record = &self.records[index as usize];
+    fn tree(&self) -> TestTree {
+        let hash = |record: &Record| {
             let leaf: &[u8; 64] = record.leaf.as_ref().try_into().expect("64 bytes");
-            return Ok(merkle::leaf_hash(leaf));
-        }
-        let (left, right) =
-            (self.node(level - 1, 2 * index)?, self.node(level - 1, 2 * index + 1)?);
-        Ok(merkle::node_hash(&left, &right))
+            merkle::leaf_hash(leaf)
+        };
+        TestTree::of_hashes(self.records.iter().map(hash).collect())
     }
 
     pub(crate) fn leaf_hashes(&self, from: u64, to: u64) -> Vec<u8> {
-        (from..to)
-            .flat_map(|index| {
-                let Ok(hash) = self.node(0, index);
-                hash.0
-            })
-            .collect()
+        self.tree().hashes()[from as usize..to as usize].iter().flat_map(|hash| hash.0).collect()
     }
 
     pub(crate) fn range_proof(&self, from: u64, to: u64, size: u64) -> v1::RangeProof {
-        let Ok(proof) = RangeProof::prove(from, to, size, |level, index| self.node(level, index));
-        wire(proof)
+        wire(self.tree().range(from, to, size))
     }
 
     pub(crate) fn consistency(&self, old: u64, new: u64) -> Vec<Bytes> {
-        let Ok(proof) = merkle::consistency_proof(old, new, |level, index| self.node(level, index));
-        proof.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect()
+        bytes_of(&self.tree().consistency(old, new))
     }
 
     pub(crate) fn inclusion(&self, index: u64, size: u64) -> Vec<Bytes> {
-        let Ok(proof) =
-            merkle::inclusion_proof(index, size, |level, index| self.node(level, index));
-        proof.iter().map(|hash| Bytes::copy_from_slice(&hash.0)).collect()
+        bytes_of(&self.tree().inclusion(index, size))
     }
 
     /// The newest note that covers the first `size` leaves, with its size.
@@ -189,17 +151,7 @@ impl Trail {
 
     /// A membership record. Two sets: a change from the first to the second is under way.
     pub(crate) fn change_members(&mut self, sets: &[&[u64]]) {
-        let ids: BTreeSet<u64> = sets.iter().flat_map(|set| set.iter().copied()).collect();
-        let member = |id: u64| v1::Member {
-            id,
-            public_key: Bytes::copy_from_slice(&node_signer(id).verifier().public_key),
-            ..Default::default()
-        };
-        let membership = v1::Membership {
-            trail_id: Bytes::from_static(&[9; 16]),
-            voter_sets: sets.iter().map(|set| v1::VoterSet { node_ids: set.to_vec() }).collect(),
-            members: ids.into_iter().map(member).collect(),
-        };
+        let membership = trail::membership(TrailId([9; 16]), sets, |id| KEYS.node_public(id));
         let record = v1::MembershipRecord { membership: Some(membership), ..Default::default() };
         self.push(Kind::Membership, 0, 0, Salt::default(), &record.encode_to_vec());
     }
@@ -225,21 +177,9 @@ impl Trail {
         event: &[u8],
     ) -> u64 {
         let index = self.records.len() as u64;
-        let leaf = Leaf {
-            kind,
-            retention_class: 0,
-            event_size: event.len() as u32,
-            received: index,
-            opened,
-            seq,
-            commitment: commit(&salt, event),
-        };
-        self.records.push(Record {
-            index,
-            leaf: Bytes::copy_from_slice(&leaf.encode()),
-            salt: Bytes::copy_from_slice(&salt.0),
-            event: Bytes::copy_from_slice(event),
-        });
+        let event = Bytes::copy_from_slice(event);
+        let record = TestRecord { kind, opened, seq, received: index, event };
+        self.records.push(record.to_wire(index, &salt));
         index
     }
 

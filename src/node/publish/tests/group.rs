@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use indelible_core::{
-    Checkpoint, Entry, EntryKind, Hash, KeyType, Kind, Note, NoteSignature, Policy, ProducerId,
-    SignerKey, VerifierKey, node_key_name,
+    Checkpoint, Entry, EntryKind, Hash, Kind, NoteSignature, Policy, ProducerId, SignerKey,
 };
 use indelible_proto::v1;
+use indelible_testkit::{TestKeys, trail};
 use prost::Message;
 
 use crate::node::fatal::{Fatal, Stop};
@@ -18,24 +18,25 @@ use crate::node::publish::electorate::Electorates;
 use crate::node::publish::notebook::{Notebook, open_notes};
 use crate::node::publish::shared::Shared;
 use crate::raft::types::Peer;
-use crate::storage::ledger::tests::trail::{NEVER, Record, TRAIL, Trail, producer};
+use crate::storage::ledger::tests::trail::{NEVER, TRAIL, TestRecord, Trail, producer};
 use crate::storage::notes::Acceptance;
 use crate::storage::signed::SignedMarker;
 
 pub(super) const ORIGIN: &str = "audit.example/test";
 pub(super) const NOW: u64 = 1_800_000_000;
 
-/// The secret seed of a node's key.
-fn seed(node: u64) -> [u8; 32] {
-    [node as u8 + 10; 32]
-}
+const KEYS: TestKeys = TestKeys::of(ORIGIN);
 
 pub(super) fn node_key(node: u64) -> SignerKey {
-    SignerKey::new(node_key_name(ORIGIN, node), KeyType::Cosigner, seed(node)).unwrap()
+    KEYS.node(node)
 }
 
 pub(super) fn log_key() -> SignerKey {
-    SignerKey::new(ORIGIN, KeyType::Log, [99; 32]).unwrap()
+    KEYS.log()
+}
+
+pub(super) fn witness_key() -> SignerKey {
+    KEYS.witness()
 }
 
 pub(super) fn peer(node: u64) -> Peer {
@@ -49,26 +50,12 @@ pub(super) fn peer(node: u64) -> Peer {
 
 /// What `indelible init` gives to auditors.
 pub(super) fn policy(nodes: &[u64]) -> Policy {
-    let keys: Vec<VerifierKey> = nodes.iter().map(|id| node_key(*id).verifier().clone()).collect();
-    Policy::majority(log_key().verifier().clone(), keys).unwrap()
+    KEYS.policy(nodes)
 }
 
 /// The payload of a membership entry: one set of voters, or two.
 pub(super) fn membership(sets: &[&[u64]]) -> Bytes {
-    let members: std::collections::BTreeSet<u64> = sets.concat().into_iter().collect();
-    let member = |id: &u64| v1::Member {
-        id: *id,
-        raft_addr: format!("node{id}:7002"),
-        public_key: Bytes::copy_from_slice(&peer(*id).public_key),
-        ..Default::default()
-    };
-    v1::Membership {
-        trail_id: Bytes::copy_from_slice(&TRAIL.0),
-        voter_sets: sets.iter().map(|set| v1::VoterSet { node_ids: set.to_vec() }).collect(),
-        members: members.iter().map(member).collect(),
-    }
-    .encode_to_vec()
-    .into()
+    trail::membership(TRAIL, sets, |id| KEYS.node_public(id)).encode_to_vec().into()
 }
 
 /// One node's storage, and what publication keeps on top of it.
@@ -191,7 +178,7 @@ pub(super) fn record_acceptance(trail: &mut Trail, seq: u64, unix_s: u64) -> Acc
     let operation =
         v1::Operation { action: ACTION.into(), accepted_unix_s: unix_s, ..Default::default() };
     let event = operation.encode_to_vec().into();
-    let record = Record { kind: Kind::Operation, event, ..trail.event(who(), seq) };
+    let record = TestRecord { kind: Kind::Operation, event, ..trail.event(who(), seq) };
     trail.batch(&[record]).unwrap();
     assert_eq!(trail.size(), leaf + 1);
     Acceptance { unix_s, leaf }
@@ -201,18 +188,13 @@ pub(super) fn who() -> ProducerId {
     producer('a')
 }
 
-pub(super) fn witness_key() -> SignerKey {
-    SignerKey::new("witness.example/w", KeyType::Cosigner, [77; 32]).unwrap()
-}
-
 /// A note with whatever signatures somebody has keys for: nobody asks whether it is true.
 pub(super) fn forge(checkpoint: &Checkpoint, nodes: &[u64], with_log: bool, unix_s: u64) -> String {
-    let mut signatures = Vec::new();
-    if with_log {
-        signatures.push(log_key().sign(checkpoint));
+    let mut note = KEYS.note(checkpoint, nodes, unix_s);
+    if !with_log {
+        note.signatures.remove(0);
     }
-    signatures.extend(nodes.iter().map(|id| node_key(*id).cosign(checkpoint, unix_s)));
-    Note { text: checkpoint.to_string(), signatures }.to_string()
+    note.to_string()
 }
 
 pub(super) fn other_root(checkpoint: &Checkpoint) -> Checkpoint {

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::rules::verify_all;
-use super::trail::{Record, Trail, producer};
+use super::trail::{TestRecord, Trail, producer};
 use crate::storage::check::check;
 use crate::storage::ledger::{CommitPolicy, Rejection, SeqRun};
 
@@ -29,7 +29,7 @@ struct Model {
 
 /// A record and, if it is an opening, of whom.
 struct Proposal {
-    record: Record,
+    record: TestRecord,
     opens: Option<ProducerId>,
 }
 

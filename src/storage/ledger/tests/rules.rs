@@ -4,7 +4,7 @@ use indelible_core::leaf::leaf_hash;
 use indelible_core::merkle::{verify_consistency, verify_inclusion};
 use indelible_core::{Kind, ProducerId};
 
-use super::trail::{EVERY_ENTRY, NEVER, Record, TRAIL, Trail, membership, producer};
+use super::trail::{EVERY_ENTRY, NEVER, TRAIL, TestRecord, Trail, membership, producer};
 use crate::storage::ledger::{EntryFault, LedgerError, Rejection, SeqRun};
 
 const A: char = 'a';
@@ -15,7 +15,7 @@ fn with_a() -> Trail {
     trail
 }
 
-fn rejections(trail: &mut Trail, records: &[Record]) -> Vec<(u32, Rejection)> {
+fn rejections(trail: &mut Trail, records: &[TestRecord]) -> Vec<(u32, Rejection)> {
     let before = trail.size();
     let applied = trail.batch(records).expect("apply");
     assert_eq!(applied.first_leaf, before);
@@ -47,7 +47,7 @@ fn an_older_opening_is_fenced_and_seq_goes_on() {
     let a = producer(A);
     trail.events(a, 1..=2).expect("apply");
     trail.open(a).expect("open again");
-    let old = Record { opened: 1, ..trail.event(a, 3) };
+    let old = TestRecord { opened: 1, ..trail.event(a, 3) };
     let new = trail.event(a, 3);
     assert_eq!(rejections(&mut trail, &[old, new]), [(0, Rejection::Fenced)]);
     let state = trail.ledger.producer(&a).expect("known");
@@ -76,10 +76,10 @@ fn an_opening_has_the_next_epoch() {
 fn an_opening_must_be_one() {
     let mut trail = with_a();
     let sound = trail.opening(producer('b'), 1);
-    let wrong_seq = Record { seq: 2, ..sound.clone() };
-    let wrong_opened = Record { opened: 1, ..sound.clone() };
-    let garbage = Record { event: "\u{1}garbage".into(), ..sound.clone() };
-    let nobody = Record { event: trail.opening(ProducerId::default(), 1).event, ..sound };
+    let wrong_seq = TestRecord { seq: 2, ..sound.clone() };
+    let wrong_opened = TestRecord { opened: 1, ..sound.clone() };
+    let garbage = TestRecord { event: "\u{1}garbage".into(), ..sound.clone() };
+    let nobody = TestRecord { event: trail.opening(ProducerId::default(), 1).event, ..sound };
     let kind = |position| (position, Rejection::Kind);
     assert_eq!(
         rejections(&mut trail, &[wrong_seq, wrong_opened, garbage, nobody]),
@@ -93,7 +93,7 @@ fn only_leaves_of_openings_open() {
     let mut trail = with_a();
     trail.events(producer(A), 1..=1).expect("apply");
     for opened in [0, 2, 3, 4, u64::MAX] {
-        let record = Record { opened, ..trail.event(producer(A), 2) };
+        let record = TestRecord { opened, ..trail.event(producer(A), 2) };
         assert_eq!(rejections(&mut trail, &[record]), [(0, Rejection::UnknownProducer)]);
     }
 }
@@ -102,7 +102,7 @@ fn only_leaves_of_openings_open() {
 fn a_producer_may_be_used_in_the_batch_that_opens_it() {
     let mut trail = Trail::started(NEVER);
     let opening = trail.opening(producer(A), 1);
-    let event = Record { opened: 1, ..trail.event(producer(A), 1) };
+    let event = TestRecord { opened: 1, ..trail.event(producer(A), 1) };
     assert_eq!(rejections(&mut trail, &[opening, event]), []);
 }
 
@@ -118,11 +118,11 @@ fn kinds_that_nobody_may_propose() {
         Kind::Operation,
     ];
     for kind in Kind::ALL.into_iter().filter(|kind| !accepted.contains(kind)) {
-        let record = Record { kind, ..trail.event(producer(A), 1) };
+        let record = TestRecord { kind, ..trail.event(producer(A), 1) };
         assert_eq!(rejections(&mut trail, &[record]), [(0, Rejection::Kind)], "{kind:?}");
     }
     for (seq, kind) in (1..).zip(accepted.into_iter().filter(|k| *k != Kind::ProducerOpened)) {
-        let record = Record { kind, ..trail.event(producer(A), seq) };
+        let record = TestRecord { kind, ..trail.event(producer(A), seq) };
         assert_eq!(rejections(&mut trail, &[record]), [], "{kind:?}");
     }
 }
@@ -131,8 +131,8 @@ fn kinds_that_nobody_may_propose() {
 fn time_never_runs_backwards() {
     let mut trail = with_a();
     let now = trail.event(producer(A), 1);
-    let same = Record { received: now.received, ..trail.event(producer(A), 2) };
-    let earlier = Record { received: now.received - 1, ..trail.event(producer(A), 3) };
+    let same = TestRecord { received: now.received, ..trail.event(producer(A), 2) };
+    let earlier = TestRecord { received: now.received - 1, ..trail.event(producer(A), 3) };
     let rejected_time = now.received - 1;
     assert_eq!(rejections(&mut trail, &[now, same, earlier]), [(2, Rejection::Time)]);
     let head = *trail.ledger.head().borrow();

@@ -21,7 +21,7 @@ use indelible_core::leaf::leaf_hash;
 use indelible_core::merkle::{verify_consistency, verify_inclusion};
 use indelible_core::{Hash, Kind, Leaf};
 
-use super::trail::{EVERY_ENTRY, NEVER, Record, Trail, producer, scratch_dir};
+use super::trail::{EVERY_ENTRY, NEVER, TestRecord, Trail, producer, scratch_dir};
 use crate::disk::Dir;
 use crate::storage::check::check_unlocked;
 use crate::storage::ledger::{Applied, StoredRecord};
@@ -173,7 +173,7 @@ impl Runner {
         }
     }
 
-    fn records(&mut self, command: &Command) -> Result<Vec<Record>, Box<dyn Error>> {
+    fn records(&mut self, command: &Command) -> Result<Vec<TestRecord>, Box<dyn Error>> {
         let mut args = command.consume_args();
         let opened: Option<u64> = args.lookup_parse("opened")?;
         let back: u64 = args.lookup_parse("back")?.unwrap_or(0);

@@ -6,11 +6,10 @@ use std::path::Path;
 use std::sync::mpsc;
 
 use bytes::Bytes;
-use indelible_core::leaf::commit;
-use indelible_core::{
-    BatchBuilder, Entry, EntryId, EntryKind, Hash, Kind, Leaf, ProducerId, Salt, TrailId,
-};
-use indelible_proto::v1::{Member, Membership, ProducerOpened, VoterSet};
+use indelible_core::{Entry, EntryId, EntryKind, Hash, Kind, ProducerId, Salt, TrailId};
+use indelible_proto::v1::ProducerOpened;
+pub(crate) use indelible_testkit::TestRecord;
+use indelible_testkit::trail;
 use prost::Message;
 use tempfile::TempDir;
 
@@ -48,16 +47,6 @@ pub(crate) struct Trail {
     /// Newest opening of each producer that was opened through `open`.
     pub(crate) openings: BTreeMap<ProducerId, u64>,
     salts: u64,
-}
-
-/// A record that is not yet in a batch.
-#[derive(Debug, Clone)]
-pub(crate) struct Record {
-    pub(crate) kind: Kind,
-    pub(crate) opened: u64,
-    pub(crate) seq: u64,
-    pub(crate) received: u64,
-    pub(crate) event: Bytes,
 }
 
 impl Trail {
@@ -177,33 +166,23 @@ impl Trail {
     }
 
     /// Appends a batch of these records.
-    pub(crate) fn batch(&mut self, records: &[Record]) -> Result<Applied, LedgerError> {
+    pub(crate) fn batch(&mut self, records: &[TestRecord]) -> Result<Applied, LedgerError> {
         let (head, body) = self.encode(records);
         self.entry(EntryKind::Batch, head, body)
     }
 
-    pub(crate) fn encode(&mut self, records: &[Record]) -> (Bytes, Bytes) {
-        let mut batch = BatchBuilder::default();
-        for record in records {
+    pub(crate) fn encode(&mut self, records: &[TestRecord]) -> (Bytes, Bytes) {
+        let salted = records.iter().map(|record| {
             self.salts += 1;
             let mut salt = Salt::default();
             salt.0[..8].copy_from_slice(&self.salts.to_le_bytes());
-            let leaf = Leaf {
-                kind: record.kind,
-                retention_class: 0,
-                event_size: record.event.len() as u32,
-                received: record.received,
-                opened: record.opened,
-                seq: record.seq,
-                commitment: commit(&salt, &record.event),
-            };
-            batch.push(&leaf, &salt, &record.event);
-        }
-        batch.finish()
+            (record.clone(), salt)
+        });
+        trail::batch(salted)
     }
 
     /// An opening, stamped now.
-    pub(crate) fn opening(&mut self, id: ProducerId, epoch: u64) -> Record {
+    pub(crate) fn opening(&mut self, id: ProducerId, epoch: u64) -> TestRecord {
         let event = ProducerOpened {
             producer_id: Bytes::copy_from_slice(&id.0),
             epoch,
@@ -213,7 +192,13 @@ impl Trail {
             public_key: Bytes::new(),
         };
         let event = event.encode_to_vec().into();
-        Record { kind: Kind::ProducerOpened, opened: 0, seq: epoch, received: self.tick(), event }
+        TestRecord {
+            kind: Kind::ProducerOpened,
+            opened: 0,
+            seq: epoch,
+            received: self.tick(),
+            event,
+        }
     }
 
     /// Opens a producer under its next epoch.
@@ -226,10 +211,10 @@ impl Trail {
     }
 
     /// An event of a producer, stamped now.
-    pub(crate) fn event(&mut self, id: ProducerId, seq: u64) -> Record {
+    pub(crate) fn event(&mut self, id: ProducerId, seq: u64) -> TestRecord {
         let opened = self.openings.get(&id).copied().unwrap_or(u64::MAX);
         let event = format!("event {seq} of {id}{:>100}", "").into();
-        Record { kind: Kind::Event, opened, seq, received: self.tick(), event }
+        TestRecord { kind: Kind::Event, opened, seq, received: self.tick(), event }
     }
 
     /// Appends events of a producer in one batch.
@@ -238,7 +223,7 @@ impl Trail {
         id: ProducerId,
         seqs: std::ops::RangeInclusive<u64>,
     ) -> Result<Applied, LedgerError> {
-        let records: Vec<Record> = seqs.map(|seq| self.event(id, seq)).collect();
+        let records: Vec<TestRecord> = seqs.map(|seq| self.event(id, seq)).collect();
         self.batch(&records)
     }
 
@@ -289,20 +274,7 @@ pub(crate) fn try_open_log(dir: &Path) -> Option<Log> {
 
 /// The payload of a membership entry with one set of voters.
 pub(crate) fn membership(trail: TrailId, nodes: &[u64]) -> Bytes {
-    let member = |id: &u64| Member {
-        id: *id,
-        client_addr: format!("node{id}:7001"),
-        raft_addr: format!("node{id}:7002"),
-        http_addr: format!("node{id}:7003"),
-        public_key: Bytes::copy_from_slice(&[*id as u8; 32]),
-    };
-    Membership {
-        trail_id: Bytes::copy_from_slice(&trail.0),
-        voter_sets: vec![VoterSet { node_ids: nodes.to_vec() }],
-        members: nodes.iter().map(member).collect(),
-    }
-    .encode_to_vec()
-    .into()
+    trail::membership(trail, &[nodes], |id| [id as u8; 32]).encode_to_vec().into()
 }
 
 /// The producer that tests call by this letter.

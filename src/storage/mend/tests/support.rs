@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use indelible_core::leaf::commit;
-use indelible_core::{BatchBuilder, Chain, Entry, EntryId, EntryKind, Kind, Leaf, Salt, TrailId};
+use indelible_core::{Chain, Entry, EntryId, EntryKind, Salt, TrailId};
+use indelible_testkit::{TestRecord, trail};
 use tempfile::TempDir;
 
 use crate::storage::frame::{self, FrameHeader, Location};
@@ -44,23 +44,13 @@ pub(crate) fn entry_of(index: u64, term: u64, flavour: u8) -> Entry {
     if index.is_multiple_of(9) {
         return Entry { id, kind: EntryKind::Blank, head: Bytes::new(), body: Bytes::new() };
     }
-    let mut batch = BatchBuilder::default();
-    for number in 0..1 + index % 3 {
+    let records = (0..1 + index % 3).map(|number| {
         let size = 40 + (index * 37 + number * 11) % 160;
         let event: Vec<u8> = (0..size).map(|i| (i + index * 3) as u8 ^ flavour).collect();
         let salt = Salt([(index * 5 + number) as u8; 16]);
-        let leaf = Leaf {
-            kind: Kind::Event,
-            retention_class: 0,
-            event_size: event.len() as u32,
-            received: 1000 + index,
-            opened: 2,
-            seq: index * 3 + number,
-            commitment: commit(&salt, &event),
-        };
-        batch.push(&leaf, &salt, &event);
-    }
-    let (head, body) = batch.finish();
+        (TestRecord::event(2, index * 3 + number, 1000 + index, event), salt)
+    });
+    let (head, body) = trail::batch(records);
     Entry { id, kind: EntryKind::Batch, head, body }
 }
 
