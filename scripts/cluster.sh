@@ -4,7 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 data=cluster/data
-policy=cluster/policy.txt
+profile=cluster/admin.toml
+# What `init` makes beside the data of the nodes.
+made=(cluster/policy.txt cluster/ca cluster/admin "$profile")
 bin=${INDELIBLE_BIN:-target/release/indelible}
 
 usage() {
@@ -45,7 +47,7 @@ build() {
 }
 
 ready() { # node
-  local port=730$1
+  local port=740$1
   exec 3<>"/dev/tcp/127.0.0.1/$port" || return 1
   printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3
   head -n 1 <&3 | grep -q ' 200 '
@@ -55,8 +57,8 @@ up() {
   build
   mkdir -p "$data"
   if [ ! -e $data/node1/identity ] && [ ! -e $data/node2/identity ] && [ ! -e $data/node3/identity ]; then
-    rm -f "$policy" # of a trail that is gone
-    "$bin" init --policy-out "$policy" cluster/node1.toml cluster/node2.toml cluster/node3.toml
+    rm -rf "${made[@]}" # of a trail that is gone
+    "$bin" init cluster/node1.toml cluster/node2.toml cluster/node3.toml
   fi
   for n in 1 2 3; do
     if pid=$(pid_of $n); then
@@ -79,7 +81,8 @@ up() {
       sleep 0.2
     done
   done
-  echo "ready: clients use 127.0.0.1:7101, 7102, 7103; the policy to verify with is $policy"
+  echo "ready; addresses, certificate and policy of a client are in its profile:"
+  echo "export INDELIBLE_PROFILE=$PWD/$profile"
 }
 
 signal() { # name node word
@@ -113,7 +116,7 @@ status() {
       echo "node $n is down"
     fi
   done
-  if [ -x "$bin" ]; then "$bin" status || true; fi
+  if [ -x "$bin" ]; then "$bin" --profile "$profile" status || true; fi
 }
 
 case "${1:-}" in
@@ -124,6 +127,6 @@ case "${1:-}" in
   pause) node_arg "${2:-}"; signal STOP "$2" paused ;;
   resume) node_arg "${2:-}"; signal CONT "$2" resumed ;;
   logs) node_arg "${2:-}"; exec tail -n 100 -f "$data/node$2.log" ;;
-  clean) down; rm -rf "$data" "$policy"; echo "data deleted" ;;
+  clean) down; rm -rf "$data" "${made[@]}"; echo "data deleted" ;;
   *) usage ;;
 esac

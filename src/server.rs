@@ -11,25 +11,24 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::net::{self, Credentials, Port, PortKind};
 use crate::node::fatal::Fatal;
 use crate::node::leadership::Leadership;
 use crate::node::mend::Starting;
 use crate::node::{Node, NodeConfig, StartError};
+use crate::raft::link::STREAM_WINDOW_BYTES;
+use crate::service::authority::{Authority, RPC_REFLECTION};
 use crate::service::metrics::Metrics;
 use crate::service::starting::{Late, http as starting_http};
 use crate::service::{AuditLogService, ClusterService, http};
 
-/// HTTP/2 windows of the client port: a full request or response fits.
-const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// Requests of one connection that are served at once.
-const STREAMS_MAX: u32 = 256;
-/// A silent peer is asked this often whether it is there.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+/// HTTP/2 window of a stream of the client port: a full request or response fits.
+const CLIENT_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// The only request of the raft port that is a stream of messages.
+const RPC_APPEND: &str = "/indelible.raft.v1.Raft/Append";
 /// How long requests that are under way may take once the node is asked to stop.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -77,20 +76,30 @@ impl ServeError {
     }
 }
 
-/// The three sockets of a node.
+/// The sockets of a node.
 pub struct Listeners {
     client: TcpListener,
     raft: TcpListener,
     http: TcpListener,
+    probe: Option<TcpListener>,
+    metrics: Option<TcpListener>,
 }
 
 impl Listeners {
     /// Binds them; the node need not run yet.
     pub async fn bind(config: &NodeConfig) -> Result<Listeners, ServeError> {
+        let maybe = |addr: Option<String>| async move {
+            match addr {
+                Some(addr) => bind(&addr).await.map(Some),
+                None => Ok(None),
+            }
+        };
         Ok(Listeners {
-            client: bind(&config.client_addr).await?,
-            raft: bind(&config.raft_addr).await?,
-            http: bind(&config.http_addr).await?,
+            client: bind(config.client_listen()).await?,
+            raft: bind(config.raft_listen()).await?,
+            http: bind(config.http_listen()).await?,
+            probe: maybe(config.probe_addr.clone()).await?,
+            metrics: maybe(config.metrics_addr.clone()).await?,
         })
     }
 }
@@ -106,11 +115,13 @@ async fn bind(addr: &str) -> Result<TcpListener, ServeError> {
 pub async fn run(
     config: NodeConfig,
     listeners: Listeners,
+    starting: Starting,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    let starting = Starting::new(&config)?;
     let (stop, stopped) = watch::channel(false);
     let mut servers = JoinSet::new();
+    let credentials = starting.credentials.clone();
+    servers.spawn(credentials.keep_current());
     // Before the disk is opened: a peer may need what it holds, and it may need a peer.
     let ports = Ports::mount(listeners, &starting, &stopped, &mut servers);
     tokio::pin!(shutdown);
@@ -142,7 +153,8 @@ pub async fn run(
     node.hand_over().await;
     node.drain();
     stop.send_replace(true);
-    let drained = async { while servers.join_next().await.is_some() {} };
+    // All but the task that reads certificates, which ends with the node.
+    let drained = async { while servers.len() > 1 && servers.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         tracing::warn!("requests were still under way after {DRAIN:?}");
         servers.shutdown().await;
@@ -152,11 +164,13 @@ pub async fn run(
     Ok(())
 }
 
-/// The three ports, served from the first moment; what is behind them comes later.
+/// The ports, served from the first moment; what is behind them comes later.
 struct Ports {
     clients: Late,
     peers: Late,
-    http: Late,
+    public: Late,
+    operators: Late,
+    credentials: Credentials,
 }
 
 impl Ports {
@@ -164,37 +178,34 @@ impl Ports {
         listeners: Listeners,
         starting: &Starting,
         stopped: &watch::Receiver<bool>,
-        servers: &mut JoinSet<Result<(), String>>,
+        servers: &mut JoinSet<()>,
     ) -> Ports {
         let doing = starting.doing();
+        let credentials = starting.credentials.clone();
         let ports = Ports {
             clients: Late::clients(doing.clone()),
             peers: Late::peers(doing.clone()),
-            http: Late::http(doing),
+            public: Late::http(doing.clone()),
+            operators: Late::http(doing),
+            credentials: credentials.clone(),
         };
-        let clients = Server::builder()
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(4 * WINDOW_BYTES)
-            .max_concurrent_streams(STREAMS_MAX)
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .add_routes(Router::new().fallback_service(ports.clients.clone()).into())
-            .serve_with_incoming_shutdown(incoming(listeners.client), wait(stopped));
-        servers.spawn(async move { clients.await.map_err(|error| error.to_string()) });
-
+        let mut serve = |listener, kind, window, streams, router| {
+            let port = Port::new(kind, credentials.clone(), window, streams);
+            servers.spawn(net::serve(listener, port, router, stopped.clone()));
+        };
+        let clients = Router::new().fallback_service(ports.clients.clone());
+        let streams = &[RPC_REFLECTION];
+        serve(listeners.client, PortKind::Client, CLIENT_WINDOW_BYTES, streams, clients);
         let mending = Routes::new(starting.mending.clone().into_server()).into_axum_router();
-        let peers = Server::builder()
-            .initial_stream_window_size(crate::raft::link::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(2 * crate::raft::link::STREAM_WINDOW_BYTES)
-            .max_concurrent_streams(STREAMS_MAX)
-            // A peer that lost power keeps no stream open.
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .add_routes(mending.fallback_service(ports.peers.clone()).into())
-            .serve_with_incoming_shutdown(incoming(listeners.raft), wait(stopped));
-        servers.spawn(async move { peers.await.map_err(|error| error.to_string()) });
-
-        let probes = axum::serve(listeners.http, starting_http(ports.http.clone()))
-            .with_graceful_shutdown(wait(stopped));
-        servers.spawn(async move { probes.await.map_err(|error| error.to_string()) });
+        let peers = mending.fallback_service(ports.peers.clone());
+        serve(listeners.raft, PortKind::Raft, STREAM_WINDOW_BYTES, &[RPC_APPEND], peers);
+        let public = starting_http(ports.public.clone());
+        serve(listeners.http, PortKind::Http, CLIENT_WINDOW_BYTES, &[], public);
+        let more = [(listeners.probe, PortKind::Probe), (listeners.metrics, PortKind::Metrics)];
+        for (listener, kind) in more {
+            let Some(listener) = listener else { continue };
+            serve(listener, kind, CLIENT_WINDOW_BYTES, &[], starting_http(ports.operators.clone()));
+        }
         ports
     }
 
@@ -202,8 +213,16 @@ impl Ports {
     fn open(&self, node: &Arc<Node>) {
         let metrics = Arc::new(Metrics::new());
         self.peers.open(peer_routes(node).prepare().into_axum_router());
-        self.clients.open(client_routes(node, &metrics).prepare().into_axum_router());
-        self.http.open(http::router(node.clone(), metrics));
+        let authority = Authority::new(&self.credentials);
+        let clients = client_routes(node, &metrics).prepare().into_axum_router();
+        self.clients.open(authority.guard(clients));
+        let operators = http::operators(node.clone(), metrics.clone());
+        // In clear text everything is on loopback addresses, and the HTTP port is the probe port.
+        self.public.open(match self.credentials.mode() {
+            net::Mode::Off => operators.clone(),
+            net::Mode::Require | net::Mode::Accept => http::public(node.clone(), metrics),
+        });
+        self.operators.open(operators);
     }
 }
 
@@ -226,20 +245,6 @@ fn client_routes(node: &Arc<Node>, metrics: &Arc<Metrics>) -> Routes {
 fn peer_routes(node: &Arc<Node>) -> Routes {
     Routes::new(node.raft_service().into_server())
         .add_service(node.publication_service().into_server())
-}
-
-/// NB: `Server::tcp_nodelay` does nothing for a listener that was bound elsewhere, and without it
-/// every small answer waits 40 ms for the peer's delayed acknowledgement.
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
-fn wait(stopped: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
-    let mut stopped = stopped.clone();
-    async move {
-        // An error means that the sender is gone, which also means stop.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    }
 }
 
 /// Standard gRPC health: `indelible.v1.AuditLog` serves while a leader is known, `leader` only on
@@ -286,10 +291,9 @@ async fn raft_failed(node: &Node) -> ServeError {
     ServeError::Raft(state.err().map_or("its core ended".into(), |fatal| fatal.to_string()))
 }
 
-fn transport_error(ended: Result<Result<(), String>, tokio::task::JoinError>) -> ServeError {
+fn transport_error(ended: Result<(), tokio::task::JoinError>) -> ServeError {
     ServeError::Transport(match ended {
-        Ok(Ok(())) => "a socket was closed".into(),
-        Ok(Err(error)) => error,
+        Ok(()) => "a socket was closed".into(),
         Err(error) => error.to_string(),
     })
 }

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use indelible_client::{
-    AckLevel, CheckpointOptions, Client, Level, Options, ProducerId, ReadOptions,
-};
+use indelible_client::{AckLevel, CheckpointOptions, Client, Level, ProducerId, ReadOptions};
 use indelible_local::LocalCluster;
 use indelible_testkit::fail::within;
 use serde_json::Value;
@@ -13,16 +11,15 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::harness::{
-    BINARY, PATIENCE, client, copy_folder, eventually, indelible, leader, policy, policy_file,
-    stdout, three_nodes,
+    BINARY, PATIENCE, client, copy_folder, eventually, indelible, leader, options, policy,
+    policy_file, stdout, three_nodes,
 };
 use crate::http::get;
 
 /// A client with the policy, once a majority has signed something.
 async fn verifier(cluster: &LocalCluster) -> Client {
     client(cluster).await;
-    let mut options = Options::new(cluster.endpoints()).unwrap();
-    options.request_timeout = PATIENCE;
+    let mut options = options(cluster);
     options.policy = Some(policy(cluster));
     let client = Client::connect_with(options).await.unwrap();
     eventually("a checkpoint that the policy accepts", || async {

@@ -44,7 +44,7 @@ async fn append_get_read_status_import_and_check() {
 
     let status = stdout(&indelible(&cluster, &["status"]).await);
     assert!(status.contains("leader") && status.contains("follower"), "{status}");
-    let transferred = indelible(&cluster, &["transfer-leader"]).await;
+    let transferred = indelible(&cluster, &["transfer-leader", "--reason", "a test"]).await;
     stdout(&transferred);
 
     // Errors are for people.
@@ -94,12 +94,12 @@ async fn http_probes_tell_leader_and_followers_apart() {
             [("/livez", 200), ("/readyz", 200), ("/leader", leader), ("/replica", replica)]
         {
             crate::harness::eventually(&format!("{path} of node {}", node.id), || async {
-                let (code, _) = get(&node.http_addr, path).await;
+                let (code, _) = get(&node.probe_addr, path).await;
                 (code == status).then_some(())
             })
             .await;
         }
-        let (code, text) = get(&node.http_addr, "/metrics").await;
+        let (code, text) = get(&node.probe_addr, "/metrics").await;
         assert_eq!(code, 200);
         assert!(text.contains("indelible_tree_size"), "{text}");
     }

@@ -24,7 +24,7 @@ async fn a_stolen_node_gets_no_signature_over_another_history() {
     // that is larger than what is asked about here.
     eventually("node 2 leads", || async {
         if leader(&cluster).await != 2 {
-            indelible(&cluster, &["transfer-leader", "--to", "2"]).await;
+            indelible(&cluster, &["transfer-leader", "--to", "2", "--reason", "a test"]).await;
             return None;
         }
         Some(())

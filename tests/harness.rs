@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indelible_client::{Client, Level, Options};
+use indelible_client::connect::Transport;
+use indelible_client::{Client, Level, Options, Profile};
 use indelible_core::leaf::{commit, leaf_hash};
 use indelible_core::merkle::Frontier;
 use indelible_core::{Checkpoint, Hash, Kind, Leaf, Note, Policy, Salt};
@@ -15,7 +17,7 @@ use indelible_proto::v1::audit_log_client::AuditLogClient;
 use indelible_proto::v1::cluster_client::ClusterClient;
 use indelible_proto::{Reason, Rejected, v1};
 use indelible_testkit::fail::{environment, timeout, within};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Longest time that anything may take. Generous: the machine is shared.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,13 +30,72 @@ pub fn three_nodes() -> LocalCluster {
 }
 
 pub fn nodes_with(nodes: u64, segment_bytes: Option<u64>, config: &str) -> LocalCluster {
-    let options =
-        LocalOptions { binary: BINARY.into(), nodes, segment_bytes, config: config.into() };
-    match LocalCluster::start(options) {
+    let options = LocalOptions {
+        binary: BINARY.into(),
+        nodes,
+        segment_bytes,
+        config: config.into(),
+        clear_text: false,
+    };
+    start(options)
+}
+
+/// Starts a group, and remembers whose certificates its nodes ask for.
+pub fn start(options: LocalOptions) -> LocalCluster {
+    let cluster = match LocalCluster::start(options) {
         Ok(cluster) => cluster,
         Err(error @ LocalError::Init(_)) => panic!("{error}"),
         Err(error) => environment(error),
+    };
+    // Tests say themselves when a policy is to count.
+    let profile = std::fs::read_to_string(cluster.profile()).unwrap();
+    let lines = profile.lines().filter(|line| !line.starts_with("policy"));
+    let bare = lines.collect::<Vec<_>>().join("\n");
+    std::fs::write(bare_profile(&cluster), bare).unwrap();
+    for node in &cluster.nodes {
+        remember(node, &cluster);
     }
+    cluster
+}
+
+/// As [`LocalCluster::configure`].
+pub fn configure(cluster: &mut LocalCluster, id: u64) -> &mut LocalNode {
+    cluster.configure(id).unwrap();
+    let node = cluster.nodes.last().unwrap();
+    remember(node, cluster);
+    cluster.node(id).unwrap()
+}
+
+/// Makes the certificate of a node that has an identity.
+pub async fn certify(cluster: &mut LocalCluster, id: u64) {
+    let (endpoints, ca) = (cluster.endpoints(), cluster.dir().join("ca"));
+    let config = cluster.node(id).unwrap().config.clone();
+    let args = ["cert", "node", "--config", config.to_str().unwrap()];
+    let args = [&args[..], &["--ca", ca.to_str().unwrap()]].concat();
+    stdout(&indelible_at(&endpoints, &args).await);
+}
+
+/// An administrator's profile without a policy.
+pub fn bare_profile(cluster: &LocalCluster) -> PathBuf {
+    cluster.dir().join("bare.toml")
+}
+
+/// Profiles by the client addresses that they are good for.
+static PROFILES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+
+fn remember(node: &LocalNode, cluster: &LocalCluster) {
+    let mut profiles = PROFILES.lock().unwrap_or_else(PoisonError::into_inner);
+    profiles.insert(node.client_addr.clone(), bare_profile(cluster));
+}
+
+/// The profile that is good for the node at `addr`.
+pub fn profile_for(addr: &str) -> Option<PathBuf> {
+    PROFILES.lock().unwrap_or_else(PoisonError::into_inner).get(addr).cloned()
+}
+
+fn transport(addr: &str) -> Transport {
+    let profile = profile_for(addr).unwrap_or_else(|| panic!("{addr} is no node of a group"));
+    Transport::Tls(Profile::read(profile).unwrap().tls().unwrap())
 }
 
 /// What `init` wrote: whose signatures count.
@@ -49,7 +110,9 @@ pub fn policy(cluster: &LocalCluster) -> Policy {
 
 /// For a client that does not give up during an election.
 pub fn options(cluster: &LocalCluster) -> Options {
-    Options { request_timeout: PATIENCE, ..Options::new(cluster.endpoints()).unwrap() }
+    let profile = Profile::read(bare_profile(cluster)).unwrap().options().unwrap();
+    let endpoints = cluster.endpoints();
+    Options { request_timeout: PATIENCE, endpoints, ..profile }
 }
 
 /// A client that does not give up during an election, of a group whose first entry is on a majority:
@@ -99,8 +162,9 @@ where
 }
 
 pub async fn channel(addr: &str) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
-    eventually("a node listens", || async { endpoint.connect().await.ok() }).await
+    let transport = transport(addr);
+    let connect = || async { indelible_client::connect::channel(addr, &transport).await.ok() };
+    eventually("a node listens", connect).await
 }
 
 pub async fn audit_log(addr: &str) -> AuditLogClient<Channel> {
@@ -108,8 +172,7 @@ pub async fn audit_log(addr: &str) -> AuditLogClient<Channel> {
 }
 
 pub async fn view(addr: &str) -> Option<v1::ClusterView> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}")).unwrap();
-    let channel = endpoint.connect().await.ok()?;
+    let channel = indelible_client::connect::channel(addr, &transport(addr)).await.ok()?;
     let answer = ClusterClient::new(channel).get_cluster(v1::GetClusterRequest {}).await;
     Some(answer.ok()?.into_inner())
 }
@@ -166,9 +229,13 @@ pub async fn indelible(cluster: &LocalCluster, args: &[&str]) -> Output {
 
 pub async fn indelible_at(endpoints: &[String], args: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(BINARY);
-    for name in ["POLICY", "TRUST_ON_FIRST_USE", "CHECKPOINT_FILE"] {
+    for name in ["POLICY", "TRUST_ON_FIRST_USE", "CHECKPOINT_FILE", "PROFILE", "CLEAR_TEXT"] {
         command.env_remove(format!("INDELIBLE_{name}"));
     }
+    match endpoints.iter().find_map(|addr| profile_for(addr)) {
+        Some(profile) => command.env("INDELIBLE_PROFILE", profile),
+        None => command.env("INDELIBLE_CLEAR_TEXT", "true"),
+    };
     command.kill_on_drop(true).env("INDELIBLE_ENDPOINTS", endpoints.join(",")).args(args);
     within(PATIENCE, &format!("indelible {args:?}"), command.output()).await.unwrap()
 }

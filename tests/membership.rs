@@ -7,8 +7,8 @@ use indelible_proto::v1;
 use serde_json::Value;
 
 use crate::harness::{
-    Trail, client, eventually, indelible, indelible_at, leader, options, policy, policy_file,
-    stdout, stop_and_compare, three_nodes, view,
+    Trail, certify, client, configure, eventually, indelible, indelible_at, leader, options,
+    policy, policy_file, stdout, stop_and_compare, three_nodes, view,
 };
 
 /// The voters that every running node agrees on, once no change is under way.
@@ -53,7 +53,7 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
 
     let leads = leader(&cluster).await;
     let gone = if leads == 1 { 2 } else { 1 };
-    let remove = vec!["remove-node".to_owned(), gone.to_string()];
+    let remove = operation(&["remove-node", &gone.to_string()]);
     let leaving = move |view: &v1::ClusterView| {
         view.joint || !view.nodes.iter().any(|node| node.id == gone && node.voter)
     };
@@ -94,17 +94,24 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
     stop_and_compare(&mut cluster);
 }
 
+/// A command that changes the group, with its reason.
+fn operation(args: &[&str]) -> Vec<String> {
+    args.iter().chain(&["--reason", "a test"]).map(|arg| (*arg).to_owned()).collect()
+}
+
 /// Starts a node that is to be added, and returns the command that adds it.
 async fn joining(cluster: &mut LocalCluster, id: u64, node_key: &[&str]) -> Vec<String> {
     let endpoints = cluster.endpoints();
-    let node = cluster.configure(id).unwrap();
+    let node = configure(cluster, id);
     let args = ["--json", "node-key", "--config", node.config.to_str().unwrap()];
     let args: Vec<&str> = args.into_iter().chain(node_key.iter().copied()).collect();
     let key = indelible_at(&endpoints, &args).await;
     let key: Value = serde_json::from_str(&stdout(&key)).unwrap();
     assert_eq!(key["id"], id);
+    certify(cluster, id).await;
     cluster.node(id).unwrap().start().unwrap();
     let mut add = vec!["add-node".to_owned(), "--id".into(), id.to_string()];
+    add.extend(["--reason".into(), "a test".into()]);
     for name in ["client_addr", "raft_addr", "http_addr", "public_key"] {
         add.push(format!("--{}", name.replace('_', "-")));
         add.push(key[name].as_str().unwrap().to_owned());
@@ -164,10 +171,9 @@ async fn every_founder_is_replaced_and_those_who_watch_follow() {
         };
         watched(&cluster, true, new).await;
         if leader(&cluster).await == old {
-            until_done(&cluster, &["transfer-leader".to_owned(), "--to".into(), new.to_string()])
-                .await;
+            until_done(&cluster, &operation(&["transfer-leader", "--to", &new.to_string()])).await;
         }
-        until_done(&cluster, &["remove-node".to_owned(), old.to_string()]).await;
+        until_done(&cluster, &operation(&["remove-node", &old.to_string()])).await;
         assert!(cluster.node(old).unwrap().stop().unwrap().success());
         cluster.nodes.retain(|node| node.id != old);
         watched(&cluster, false, old).await;

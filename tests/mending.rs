@@ -126,7 +126,7 @@ async fn http(addr: &str, path: &str) -> Option<(u16, String)> {
 }
 
 async fn metric(node: &LocalNode, name: &str) -> Option<u64> {
-    let (_, text) = http(&node.http_addr, "/metrics").await?;
+    let (_, text) = http(&node.probe_addr, "/metrics").await?;
     let line = text.lines().find(|line| line.starts_with(name))?;
     line.rsplit(' ').next()?.parse().ok()
 }
@@ -320,7 +320,7 @@ async fn damage_on_every_copy_is_refused() {
     }
     // One alone waits for the others, and says so.
     cluster.nodes[0].start().unwrap();
-    let addr = cluster.nodes[0].http_addr.clone();
+    let addr = cluster.nodes[0].probe_addr.clone();
     eventually("it says what it waits for", || async {
         let (code, text) = http(&addr, "/readyz").await?;
         (code == 503 && text.contains("mending")).then_some(())

@@ -253,7 +253,7 @@ async fn the_key_history_is_proved() {
     producer.append(indelible::cli::generate::event(0)).await.unwrap();
     // Two memberships more: both sets of voters together, then the new one alone.
     let gone = if leader(&cluster).await == 3 { 2 } else { 3 };
-    stdout(&indelible(&cluster, &["remove-node", &gone.to_string()]).await);
+    stdout(&indelible(&cluster, &["remove-node", &gone.to_string(), "--reason", "a test"]).await);
     cluster.nodes.retain(|node| node.id != gone);
     let size = producer.append(indelible::cli::generate::event(1)).await.unwrap().tree_size;
     for node in &cluster.nodes {
@@ -299,7 +299,7 @@ async fn status_and_metrics_show_checkpoints() {
     let mut direct = audit_log(&cluster.nodes[0].client_addr).await;
     let request = v1::GetRequest { index: 0, level: None, prove: true };
     direct.get(request).await.unwrap();
-    let metrics = get(&cluster.nodes[0].http_addr, "/metrics").text();
+    let metrics = get(&cluster.nodes[0].probe_addr, "/metrics").text();
     let value = |name: &str| -> f64 {
         let line = metrics.lines().find(|line| line.starts_with(&format!("{name} ")));
         let line = line.unwrap_or_else(|| panic!("{name} is missing: {metrics}"));

@@ -13,7 +13,8 @@ use indelible_proto::v1;
 use prost::Message;
 
 use crate::harness::{
-    audit_log, client, copy_folder, eventually, indelible_at, leader, stdout, three_nodes, view,
+    audit_log, certify, client, configure, copy_folder, eventually, indelible_at, leader, stdout,
+    three_nodes, view,
 };
 
 /// What `init` gave to the auditors of this trail.
@@ -239,8 +240,8 @@ async fn a_proven_append_brings_its_proof_and_a_late_one_is_no_error() {
 }
 
 /// Checkpoints that a node has composed since its start.
-fn rounds(http_addr: &str) -> u64 {
-    let metrics = crate::http::get(http_addr, "/metrics").text();
+fn rounds(probe_addr: &str) -> u64 {
+    let metrics = crate::http::get(probe_addr, "/metrics").text();
     let mut lines = metrics.lines().filter(|line| line.starts_with("indelible_publication_rounds"));
     lines.next().unwrap().rsplit(' ').next().unwrap().parse().unwrap()
 }
@@ -253,18 +254,18 @@ async fn whoever_waits_for_more_than_there_is_hurries_no_round() {
     caller.append(&cluster, 1, v1::AckLevel::Proven, 20_000).await;
     let leads = leader(&cluster).await;
     let node = cluster.node(leads).unwrap();
-    let (addr, http_addr) = (node.client_addr.clone(), node.http_addr.clone());
+    let (addr, probe_addr) = (node.client_addr.clone(), node.probe_addr.clone());
     let mut log = audit_log(&addr).await;
     let far = |wait_ms| v1::GetCheckpointRequest { size_min: u64::MAX, wait_ms, witnessed: false };
     log.get_checkpoint(far(1)).await.unwrap();
     let mut other = log.clone();
     let waits = tokio::spawn(async move { other.get_checkpoint(far(60_000)).await });
-    let (began, before) = (Instant::now(), rounds(&http_addr));
+    let (began, before) = (Instant::now(), rounds(&probe_addr));
     for _ in 0..300 {
         log.append(caller.request(1, v1::AckLevel::Durable, 0)).await.unwrap();
         caller.seq += 1;
     }
-    let (made, paces) = (rounds(&http_addr) - before, began.elapsed().as_millis() / 50);
+    let (made, paces) = (rounds(&probe_addr) - before, began.elapsed().as_millis() / 50);
     assert!(u128::from(made) <= paces * 3 / 2 + 5, "{made} rounds in {paces} times 50 ms");
     waits.abort();
 }
@@ -277,12 +278,13 @@ async fn a_node_that_joins_signs_too() {
     caller.append(&cluster, 20, v1::AckLevel::Proven, 20_000).await;
     let endpoints = cluster.endpoints();
     let log_key = cluster.node(1).unwrap().data_dir.join("log_key");
-    let fourth = cluster.configure(4).unwrap();
+    let fourth = configure(&mut cluster, 4);
     let config = fourth.config.to_str().unwrap().to_owned();
     let args = ["--json", "node-key", "--config", &config, "--log-key", log_key.to_str().unwrap()];
     let key: serde_json::Value =
         serde_json::from_str(&stdout(&indelible_at(&endpoints, &args).await)).unwrap();
     assert!(cluster.node(4).unwrap().data_dir.join("log_key").exists());
+    certify(&mut cluster, 4).await;
     cluster.node(4).unwrap().start().unwrap();
     let text = |name: &str| key[name].as_str().unwrap().to_owned();
     let (client_addr, raft_addr) = (text("client_addr"), text("raft_addr"));
@@ -299,6 +301,8 @@ async fn a_node_that_joins_signs_too() {
         &http_addr,
         "--public-key",
         &public_key,
+        "--reason",
+        "a test",
     ];
     eventually("the node is added", || async {
         let added = indelible_at(&endpoints, &add).await;
@@ -320,7 +324,11 @@ async fn a_node_that_joins_signs_too() {
     let leads = leader(&cluster).await;
     let gone = (1..=3).find(|id| *id != leads).unwrap().to_string();
     eventually("a node is removed", || async {
-        indelible_at(&endpoints, &["remove-node", &gone]).await.status.success().then_some(())
+        indelible_at(&endpoints, &["remove-node", &gone, "--reason", "a test"])
+            .await
+            .status
+            .success()
+            .then_some(())
     })
     .await;
     let response = caller.append(&cluster, 1, v1::AckLevel::Proven, 20_000).await;

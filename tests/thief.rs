@@ -4,23 +4,23 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use ed25519_dalek::Signer;
+use indelible::net::dial::{OneConnection, dial};
+use indelible::net::{Credentials, TlsConfig};
 use indelible::storage::identity::Identity;
-use indelible_core::{Checkpoint, KeyType, Note, SignerKey, node_key_name};
+use indelible_core::{Checkpoint, KeyType, Note, SignerKey, TrailId, node_key_name};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_client::MendingClient;
 use indelible_proto::raft::publication_client::PublicationClient;
 use indelible_proto::raft::raft_client::RaftClient;
-use tonic::metadata::BinaryMetadataValue;
-use tonic::transport::Channel;
-use tonic::{Request, Status};
-
-use crate::harness::channel;
+use tonic::Status;
 
 /// Somebody with the disk of one node, which does not run any more.
 pub struct Thief {
     pub identity: Identity,
     node_key: SignerKey,
     log_key: SignerKey,
+    credentials: Credentials,
     /// Higher than any that the node has had: it looks like a restart.
     boot: u64,
 }
@@ -32,7 +32,9 @@ impl Thief {
         let node_key = SignerKey::new(&name, KeyType::Cosigner, identity.secret_key).unwrap();
         let text = std::fs::read_to_string(data_dir.join("log_key")).unwrap();
         let log_key = text.trim().parse().unwrap();
-        Thief { identity, node_key, log_key, boot: (boot_count + 1) << 32 | 7 }
+        let (trail, id) = (identity.trail_id, identity.node_id);
+        let credentials = Credentials::load(&TlsConfig::default(), data_dir, trail, id).unwrap();
+        Thief { identity, node_key, log_key, credentials, boot: (boot_count + 1) << 32 | 7 }
     }
 
     /// A note over any checkpoint, with both stolen keys.
@@ -44,58 +46,92 @@ impl Thief {
 
     /// Past the handshake of node `to`, as the stolen node.
     pub async fn call(&self, to: u64, raft_addr: &str) -> Session {
-        let channel = channel(raft_addr).await;
-        let mut raft = RaftClient::new(channel.clone());
-        let hello = pb::Hello {
-            trail_id: Bytes::copy_from_slice(&self.identity.trail_id.0),
-            from: self.identity.node_id,
+        let (session, welcome) = self.try_call(to, raft_addr).await;
+        welcome.unwrap();
+        session
+    }
+
+    /// As [`Self::call`], with the answer to the handshake.
+    pub async fn try_call(
+        &self,
+        to: u64,
+        raft_addr: &str,
+    ) -> (Session, Result<pb::Welcome, Status>) {
+        let dialed = dial(raft_addr, &self.credentials, 1 << 20).await.unwrap();
+        let hello = self.hello(to, dialed.security.binding());
+        let mut session =
+            Session::new(dialed.channel, self.identity.trail_id, self.identity.node_id);
+        let welcome = session.raft.handshake(hello).await.map(tonic::Response::into_inner);
+        (session, welcome)
+    }
+
+    /// What the stolen node says of itself, with the proof that its key makes.
+    pub fn hello(&self, to: u64, binding: [u8; 32]) -> pb::Hello {
+        let Identity { trail_id, node_id, secret_key, public_key, .. } = &self.identity;
+        let last_log_index = u64::MAX / 2;
+        let mut text = b"indelible/peer/v1\n".to_vec();
+        text.extend_from_slice(&trail_id.0);
+        for number in [*node_id, to, self.boot, last_log_index] {
+            text.extend_from_slice(&number.to_le_bytes());
+        }
+        text.extend_from_slice(&binding);
+        let key = ed25519_dalek::SigningKey::from_bytes(secret_key);
+        pb::Hello {
+            trail_id: Bytes::copy_from_slice(&trail_id.0),
+            from: *node_id,
             to,
-            public_key: Bytes::copy_from_slice(&self.identity.public_key),
+            public_key: Bytes::copy_from_slice(public_key),
             boot: self.boot,
             segment_bytes: self.identity.segment_bytes,
             version: "stolen".into(),
-            last_log_index: u64::MAX / 2,
+            last_log_index,
             empty: false,
-        };
-        let id = raft.handshake(hello).await.unwrap().into_inner().session;
-        Session {
-            raft,
-            publication: PublicationClient::new(channel.clone()),
-            mending: MendingClient::new(channel),
-            trail_id: Bytes::copy_from_slice(&self.identity.trail_id.0),
-            id,
+            proof: key.sign(&text).to_bytes().to_vec().into(),
         }
     }
 }
 
-/// What the stolen node may ask of another one.
+/// What somebody may ask of a node on one connection to its raft port.
 #[derive(Clone)]
 pub struct Session {
-    raft: RaftClient<Channel>,
-    publication: PublicationClient<Channel>,
-    mending: MendingClient<Channel>,
+    pub raft: RaftClient<OneConnection>,
+    pub publication: PublicationClient<OneConnection>,
+    pub mending: MendingClient<OneConnection>,
     trail_id: Bytes,
-    id: Bytes,
+    node_id: u64,
 }
 
 impl Session {
+    /// Before any handshake.
+    pub fn new(channel: OneConnection, trail_id: TrailId, node_id: u64) -> Session {
+        let origin = OneConnection::origin();
+        Session {
+            raft: RaftClient::with_origin(channel.clone(), origin.clone()),
+            publication: PublicationClient::with_origin(channel.clone(), origin.clone()),
+            mending: MendingClient::with_origin(channel, origin),
+            trail_id: Bytes::copy_from_slice(&trail_id.0),
+            node_id,
+        }
+    }
+
     /// How far its log goes, and what it has promised.
     pub async fn standing(&mut self) -> Result<pb::StandingResponse, Status> {
-        let request = pb::StandingRequest { trail_id: self.trail_id.clone(), node_id: 1 };
+        let request =
+            pb::StandingRequest { trail_id: self.trail_id.clone(), node_id: self.node_id };
         Ok(self.mending.standing(request).await?.into_inner())
     }
 
     /// Its chain at an entry.
     pub async fn chain_at(&mut self, index: u64) -> Result<Bytes, Status> {
-        let (trail_id, from, to) = (self.trail_id.clone(), index, index + 1);
-        let request = pb::EntriesRequest { trail_id, node_id: 1, from, to };
+        let (trail_id, node_id) = (self.trail_id.clone(), self.node_id);
+        let request = pb::EntriesRequest { trail_id, node_id, from: index, to: index + 1 };
         let mut entries = self.mending.entries(request).await?.into_inner();
         let found = entries.message().await?.ok_or_else(|| Status::not_found("no entry"))?;
         Ok(found.chains)
     }
 
     pub async fn vote(&mut self, vote: pb::VoteRequest) -> Result<pb::VoteResponse, Status> {
-        Ok(self.raft.vote(self.request(vote)).await?.into_inner())
+        Ok(self.raft.vote(vote).await?.into_inner())
     }
 
     /// One message of replication, and the answer to it.
@@ -103,14 +139,14 @@ impl Session {
         &mut self,
         append: pb::AppendRequest,
     ) -> Result<pb::AppendResponse, Status> {
-        let messages = self.request(tokio_stream::iter([append]));
+        let messages = tokio_stream::iter([append]);
         let mut answers = self.raft.append(messages).await?.into_inner();
         answers.message().await?.ok_or_else(|| Status::aborted("no answer"))
     }
 
     pub async fn cosign(&mut self, checkpoint: &Checkpoint) -> Result<pb::CosignResponse, Status> {
         let cosign = pb::CosignRequest { checkpoint: checkpoint.to_string(), wait_ms: 5000 };
-        Ok(self.publication.cosign(self.request(cosign)).await?.into_inner())
+        Ok(self.publication.cosign(cosign).await?.into_inner())
     }
 
     pub async fn publish(&mut self, note: &Note) -> Result<(), Status> {
@@ -119,13 +155,6 @@ impl Session {
     }
 
     pub async fn tell(&mut self, publish: pb::PublishRequest) -> Result<(), Status> {
-        self.publication.publish(self.request(publish)).await.map(drop)
-    }
-
-    fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        let id = BinaryMetadataValue::from_bytes(&self.id);
-        request.metadata_mut().insert_bin("indelible-session-bin", id);
-        request
+        self.publication.publish(publish).await.map(drop)
     }
 }

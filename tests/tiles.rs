@@ -114,7 +114,7 @@ async fn tiles_of_every_published_size_give_its_root() {
         next += count;
         let node = &cluster.nodes[round % 3];
         note(&node.client_addr, receipts.tree_size()).await;
-        let answer = get(&node.http_addr, "/checkpoint");
+        let answer = get(&node.probe_addr, "/checkpoint");
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
         assert!(!answer.header("cache-control").contains("immutable"));
@@ -128,7 +128,7 @@ async fn tiles_of_every_published_size_give_its_root() {
         note(&node.client_addr, largest as u64).await;
         for (size, root) in &published {
             assert_eq!(
-                base64(&walk(&node.http_addr, *size)),
+                base64(&walk(&node.probe_addr, *size)),
                 *root,
                 "size {size}, node {}",
                 node.id
@@ -146,7 +146,7 @@ async fn other_paths_are_refused() {
     let receipt = producer.append(indelible::cli::generate::event(1)).await.unwrap();
     let node = &cluster.nodes[0];
     let size = checkpoint(&note(&node.client_addr, receipt.index + 1).await).1;
-    let get = |path: &str| get(&node.http_addr, path);
+    let get = |path: &str| get(&node.probe_addr, path);
     assert_eq!(get(&path("0", 0, size)).status, 200);
     for beyond in ["/tile/0/000", "/tile/0/000.p/255", "/tile/1/000.p/1", "/tile/0/x001/000"] {
         let answer = get(beyond);
@@ -197,25 +197,25 @@ async fn a_damaged_tile_is_not_served() {
     let victim = &cluster.nodes[2];
     note(&victim.client_addr, size).await;
     let tile = path("0", 0, 256);
-    let whole = immutable(&get(&victim.http_addr, &tile), &tile);
+    let whole = immutable(&get(&victim.probe_addr, &tile), &tile);
     let file = victim.data_dir.join("derived/tree/00");
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[32 * 77] ^= 4;
     std::fs::write(&file, &bytes).unwrap();
     for path in [&tile, &path("entries", 0, 256)] {
-        let answer = get(&victim.http_addr, path);
+        let answer = get(&victim.probe_addr, path);
         assert_eq!(answer.status, 500, "{path}");
         assert!(answer.text().contains("another node"), "{}", answer.text());
     }
-    let metrics = get(&victim.http_addr, "/metrics").text();
+    let metrics = get(&victim.probe_addr, "/metrics").text();
     assert!(metrics.contains("indelible_rejections_total{reason=\"DAMAGED\"} 2"), "{metrics}");
     assert!(victim.log_text().contains("cannot read the trail"));
     for node in &cluster.nodes[..2] {
-        assert_eq!(immutable(&get(&node.http_addr, &tile), &tile), whole);
+        assert_eq!(immutable(&get(&node.probe_addr, &tile), &tile), whole);
     }
     bytes[32 * 77] ^= 4;
     std::fs::write(&file, &bytes).unwrap();
-    assert_eq!(immutable(&get(&victim.http_addr, &tile), &tile), whole);
+    assert_eq!(immutable(&get(&victim.probe_addr, &tile), &tile), whole);
 }
 
 /// Tiles over HTTP for Cloudflare's crate.
@@ -252,7 +252,7 @@ async fn software_of_others_verifies_the_log() {
         let receipts = producer.append_bulk(events).await.unwrap();
         let node = &cluster.nodes[1];
         note(&node.client_addr, receipts.tree_size()).await;
-        let note = Note::from_bytes(&get(&node.http_addr, "/checkpoint").body).unwrap();
+        let note = Note::from_bytes(&get(&node.probe_addr, "/checkpoint").body).unwrap();
         let key = policy(&cluster).logs()[0].key.to_string();
         let known = VerifierList::new(vec![Box::new(StandardVerifier::new(&key).unwrap())]);
         let (verified, others) = note.verify(&known).unwrap();
@@ -262,7 +262,7 @@ async fn software_of_others_verifies_the_log() {
         let (size, root) = (checkpoint.size(), *checkpoint.hash());
         assert_eq!(checkpoint.extension(), "");
 
-        let tiles = HttpTiles(&node.http_addr);
+        let tiles = HttpTiles(&node.probe_addr);
         let reader = TileHashReader::new(size, root, &tiles);
         assert_eq!(tree_hash(size, &reader).unwrap(), root);
         let leaves: Vec<u64> = (0..size).map(|leaf| stored_hash_index(0, leaf)).collect();

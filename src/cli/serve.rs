@@ -4,10 +4,13 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::net::Credentials;
 use crate::node::NodeConfig;
+use crate::node::mend::Starting;
 use crate::server::{self, Listeners};
 
 /// What the process ends with.
@@ -40,9 +43,12 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     config.all_rolled_back = args.all_rolled_back;
     log_to_stderr();
     abort_on_panic();
+    keep_secrets();
+    let starting = Starting::new(&config)?;
+    reload_on_hangup(starting.credentials.clone())?;
     let listeners = Listeners::bind(&config).await?;
     let shutdown = shutdown(args.until_stdin_closes)?;
-    match server::run(config, listeners, shutdown).await {
+    match server::run(config, listeners, starting, shutdown).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             eprintln!("error: {error}");
@@ -70,6 +76,32 @@ fn abort_on_panic() {
         print(panic);
         std::process::abort();
     }));
+}
+
+/// What the process holds is for its owner: no core dumps, no files for others. And it may hold as
+/// many connections as the system lets it.
+fn keep_secrets() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
+    let files = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: files.maximum, ..files };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+/// SIGHUP: certificates are read again.
+fn reload_on_hangup(credentials: Credentials) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            credentials.reload();
+        }
+    });
+    Ok(())
 }
 
 /// Completes when the node is asked to stop.

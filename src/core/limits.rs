@@ -1,5 +1,7 @@
 //! Every limit in one place, with what must hold between them.
 
+use std::time::Duration;
+
 /// One event, encoded, in bytes.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Events in one batch entry.
@@ -110,6 +112,58 @@ pub const CLIENT_RECEIPTS_MAX: usize = 262_144;
 pub const CLIENT_SETTLE_QUEUE_MAX: usize = 1024;
 /// Producers whose last acknowledged seq a client remembers.
 pub const CLIENT_PRODUCERS_MAX: usize = 4096;
+/// Connections of a client port.
+pub const CLIENT_CONNECTIONS_MAX: usize = 4096;
+/// Those of one address that have shown no certificate.
+pub const CLIENT_UNKNOWN_CONNECTIONS_MAX: usize = 256;
+/// Connections of a raft port on which no node has proved to be; one more closes the oldest.
+pub const RAFT_UNPROVEN_CONNECTIONS_MAX: usize = 64;
+/// Connections of a raft port on which one node has proved to be; one more closes the oldest.
+pub const RAFT_CONNECTIONS_OF_A_NODE_MAX: usize = 8;
+/// Connections of an HTTP port.
+pub const HTTP_CONNECTIONS_MAX: usize = 1024;
+/// How long the other end may take to begin, and to finish, its TLS handshake; over HTTP also to
+/// send its headers.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a connection may stay without a first request.
+pub const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client's connection may stay without a request.
+pub const CLIENT_IDLE_MAX: Duration = Duration::from_secs(600);
+/// How long a client's connection may stay, more or less.
+pub const CLIENT_AGE_MAX: Duration = Duration::from_secs(3600);
+/// How long an HTTP connection may stay without a request.
+pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long an HTTP request may take, its answer included.
+pub const HTTP_REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// How long requests that are under way may take after their connection was told to end.
+pub const GOODBYE_GRACE: Duration = Duration::from_secs(30);
+/// Requests of one connection that are served at once, of a caller without a certificate.
+pub const STREAMS_UNKNOWN_MAX: u32 = 64;
+/// The same for a caller with one.
+pub const STREAMS_KNOWN_MAX: u32 = 256;
+/// Streams of a connection that the other end may reset before it is closed.
+pub const RESET_STREAMS_MAX: usize = 64;
+/// Headers of one request together, in bytes.
+pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// A request on the client port, in bytes, with what gRPC adds to the message.
+pub const REQUEST_BYTES_MAX: usize = 2 * CLIENT_MESSAGE_BYTES_MAX;
+/// A request on the raft port before a node has proved to be there, in bytes.
+pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1024;
+/// How long the body of a request may take.
+pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// What an unfinished request is taken to hold besides its bytes.
+pub const BODY_OVERHEAD_BYTES: u32 = 16 * 1024;
+/// Unfinished requests of a client port together, in bytes.
+pub const CLIENT_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Unfinished requests of a raft port together, in bytes.
+pub const RAFT_BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Unfinished requests of an HTTP port together, in bytes.
+pub const HTTP_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// How far above the highest term that a node knows of the term of a message may be. Elections
+/// raise it by one; a jump would use terms up for ever.
+pub const TERM_JUMP_MAX: u64 = 1 << 20;
+/// Findings of one peer that a leader records in a minute.
+pub const FINDINGS_OF_A_NODE_A_MINUTE_MAX: usize = 10;
 
 const _: () = {
     assert!(

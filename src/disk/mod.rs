@@ -29,7 +29,7 @@ pub use dir::Dir;
 pub use error::DiskError;
 pub use file::File;
 pub use lock::{DirLock, LOCK_FILE, LockError};
-pub use plain::{create_folders, list, open_for_reading, read_text, write_text};
+pub use plain::{create_folders, list, open_for_reading, read_bytes, read_text, write_text};
 pub use recorder::Recorder;
 pub use slots::{SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
 pub use space::free_bytes;

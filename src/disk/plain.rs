@@ -15,6 +15,11 @@ pub fn read_text(path: &Path) -> Result<String, DiskError> {
     fs::read_to_string(path).map_err(|source| failed("read", path, source))
 }
 
+/// A whole file.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, DiskError> {
+    fs::read(path).map_err(|source| failed("read", path, source))
+}
+
 /// A file of any size, to be read from its beginning to its end.
 pub fn open_for_reading(path: &Path) -> Result<BufReader<fs::File>, DiskError> {
     let file = fs::File::open(path).map_err(|source| failed("open", path, source))?;

@@ -17,13 +17,16 @@ pub struct LocalOptions {
     pub segment_bytes: Option<u64>,
     /// TOML lines that are appended to every configuration file.
     pub config: String,
+    /// Without TLS.
+    pub clear_text: bool,
 }
 
 impl LocalOptions {
     /// Three nodes with default settings, run by the program that calls this.
     pub fn three() -> Result<LocalOptions, LocalError> {
         let binary = std::env::current_exe().map_err(LocalError::Binary)?;
-        Ok(LocalOptions { binary, nodes: 3, segment_bytes: None, config: String::new() })
+        let config = String::new();
+        Ok(LocalOptions { binary, nodes: 3, segment_bytes: None, config, clear_text: false })
     }
 }
 
@@ -83,7 +86,7 @@ impl LocalCluster {
     /// [`LocalCluster::start`] has no identity until `indelible node-key` makes one.
     pub fn configure(&mut self, id: u64) -> Result<&mut LocalNode, LocalError> {
         let node = LocalNode::new(id, self.dir.path(), &self.options.binary)?;
-        let text = node_config(&node, &self.options.config);
+        let text = node_config(&node, &self.options);
         std::fs::write(&node.config, text).map_err(LocalError::file("write", &node.config))?;
         self.nodes.push(node);
         self.node(id)
@@ -107,10 +110,19 @@ impl LocalCluster {
     }
 }
 
-/// The text of a node's configuration file; the caller's `extra` lines come last.
-fn node_config(node: &LocalNode, extra: &str) -> String {
-    format!(
-        "data_dir = \"node{}\"\nclient_addr = \"{}\"\nraft_addr = \"{}\"\nhttp_addr = \"{}\"\n{extra}",
-        node.id, node.client_addr, node.raft_addr, node.http_addr
-    )
+/// The text of a node's configuration file; the caller's own lines come last.
+fn node_config(node: &LocalNode, options: &LocalOptions) -> String {
+    let mut text = format!("data_dir = \"node{}\"\n", node.id);
+    for (name, addr) in [
+        ("client_addr", &node.client_addr),
+        ("raft_addr", &node.raft_addr),
+        ("http_addr", &node.http_addr),
+        ("probe_addr", &node.probe_addr),
+    ] {
+        text.push_str(&format!("{name} = \"{addr}\"\n"));
+    }
+    if options.clear_text {
+        text.push_str("tls.mode = \"off\"\n");
+    }
+    text + &options.config
 }

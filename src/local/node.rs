@@ -22,8 +22,10 @@ pub struct LocalNode {
     pub client_addr: String,
     /// gRPC for peers.
     pub raft_addr: String,
-    /// HTTP.
+    /// HTTP for everybody, over TLS unless the group is in clear text.
     pub http_addr: String,
+    /// HTTP in clear text, with metrics.
+    pub probe_addr: String,
     /// Where it keeps everything.
     pub data_dir: PathBuf,
     /// Its configuration file.
@@ -38,13 +40,14 @@ pub struct LocalNode {
 impl LocalNode {
     /// A node of the group in `dir`, with free ports and no process.
     pub(crate) fn new(id: u64, dir: &Path, binary: &Path) -> Result<LocalNode, LocalError> {
-        let ports = free_ports(3)?;
+        let ports = free_ports(4)?;
         let addr = |port: u16| format!("127.0.0.1:{port}");
         Ok(LocalNode {
             id,
             client_addr: addr(ports[0]),
             raft_addr: addr(ports[1]),
             http_addr: addr(ports[2]),
+            probe_addr: addr(ports[3]),
             data_dir: dir.join(format!("node{id}")),
             config: dir.join(format!("node{id}.toml")),
             log: dir.join(format!("node{id}.log")),

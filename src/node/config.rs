@@ -7,6 +7,8 @@ use indelible_core::key::KeyError;
 use indelible_core::{KeyType, VerifierKey, limits};
 use serde::{Deserialize, Serialize};
 
+use crate::net::TlsConfig;
+use crate::net::config::is_loopback;
 use crate::raft::RaftTimeouts;
 
 /// A node's configuration file (TOML).
@@ -15,12 +17,32 @@ use crate::raft::RaftTimeouts;
 pub struct NodeConfig {
     /// Where the node keeps everything. Relative to the folder of the configuration file.
     pub data_dir: PathBuf,
-    /// gRPC for clients: listened on and advertised, host:port.
+    /// gRPC for clients, as others reach it, host:port.
     pub client_addr: String,
-    /// gRPC for peers: listened on and advertised, host:port.
+    /// gRPC for peers, as they reach it, host:port.
     pub raft_addr: String,
-    /// HTTP for probes, metrics and the public log: listened on and advertised, host:port.
+    /// HTTP for probes and the public log, as others reach it, host:port.
     pub http_addr: String,
+    /// Where to listen for clients, host:port, if not at `client_addr`: behind a container or a
+    /// network address translation, for example `0.0.0.0:7101`.
+    #[serde(default)]
+    pub client_listen: Option<String>,
+    /// The same for peers.
+    #[serde(default)]
+    pub raft_listen: Option<String>,
+    /// The same for HTTP.
+    #[serde(default)]
+    pub http_listen: Option<String>,
+    /// Probes and metrics for this machine, in clear text: host:port of a loopback address. Default:
+    /// nowhere.
+    #[serde(default)]
+    pub probe_addr: Option<String>,
+    /// Probes and metrics for who shows a certificate, host:port. Default: nowhere.
+    #[serde(default)]
+    pub metrics_addr: Option<String>,
+    /// Certificates.
+    #[serde(default)]
+    pub tls: TlsConfig,
     /// Election timeouts.
     #[serde(default)]
     pub raft: RaftTimeouts,
@@ -58,7 +80,7 @@ fn default_witness_interval_ms() -> u64 {
     10_000
 }
 
-/// What everybody may fetch over HTTP.
+/// What may be fetched over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
@@ -137,19 +159,50 @@ impl NodeConfig {
         {
             config.data_dir = folder.join(&config.data_dir);
         }
+        config.tls.resolve(path.parent().unwrap_or(Path::new("")));
         config.check().map_err(|what| ConfigError::Invalid { path: path.to_owned(), what })?;
         Ok(config)
     }
 
+    /// Where to listen for clients.
+    pub fn client_listen(&self) -> &str {
+        self.client_listen.as_ref().unwrap_or(&self.client_addr)
+    }
+
+    /// Where to listen for peers.
+    pub fn raft_listen(&self) -> &str {
+        self.raft_listen.as_ref().unwrap_or(&self.raft_addr)
+    }
+
+    /// Where to listen for HTTP.
+    pub fn http_listen(&self) -> &str {
+        self.http_listen.as_ref().unwrap_or(&self.http_addr)
+    }
+
     fn check(&self) -> Result<(), String> {
         let addresses = [
-            ("client_addr", &self.client_addr),
-            ("raft_addr", &self.raft_addr),
-            ("http_addr", &self.http_addr),
+            ("client_addr", Some(&self.client_addr)),
+            ("raft_addr", Some(&self.raft_addr)),
+            ("http_addr", Some(&self.http_addr)),
+            ("client_listen", self.client_listen.as_ref()),
+            ("raft_listen", self.raft_listen.as_ref()),
+            ("http_listen", self.http_listen.as_ref()),
+            ("probe_addr", self.probe_addr.as_ref()),
+            ("metrics_addr", self.metrics_addr.as_ref()),
         ];
         for (name, value) in addresses {
+            let Some(value) = value else { continue };
             check_address(value).map_err(|what| format!("{name} = {value:?}: {what}"))?;
         }
+        if let Some(probe) = self.probe_addr.as_ref().filter(|probe| !is_loopback(probe)) {
+            return Err(format!(
+                "probe_addr = {probe:?} is in clear text and not a loopback address; hint: for probes from elsewhere \
+                 there is http_addr, for metrics metrics_addr"
+            ));
+        }
+        let mut listens = vec![self.client_listen(), self.raft_listen(), self.http_listen()];
+        listens.extend(self.metrics_addr.as_deref());
+        self.tls.check(&listens)?;
         self.witnesses()?;
         if self.witness_interval_ms == 0 {
             return Err("witness_interval_ms = 0, at least 1 is needed".into());
@@ -191,17 +244,30 @@ impl NodeConfig {
             if key.key_type != KeyType::Cosigner {
                 return Err(wrong("its key is a log's, not a cosigner's".into()));
             }
-            if !url.starts_with("http://") && !url.starts_with("https://") {
-                return Err(wrong(format!(
-                    "url = {url:?} begins neither with http:// nor https://"
-                )));
-            }
+            check_witness_url(url).map_err(wrong)?;
             if witnesses.iter().any(|(other, known, _)| other == name || *known == key) {
                 return Err(wrong("its name or key is there twice".into()));
             }
             witnesses.push((name.clone(), key, url.clone()));
         }
         Ok(witnesses)
+    }
+}
+
+/// A witness is asked over TLS, unless it is on this machine.
+fn check_witness_url(url: &str) -> Result<(), String> {
+    if url.starts_with("https://") {
+        return Ok(());
+    }
+    let Some(rest) = url.strip_prefix("http://") else {
+        return Err(format!("url = {url:?} begins neither with https:// nor http://"));
+    };
+    let host = rest.split('/').next().unwrap_or(rest);
+    match !host.contains('@') && is_loopback(host) {
+        true => Ok(()),
+        false => Err(format!(
+            "url = {url:?} is in clear text and not on a loopback address; hint: https://"
+        )),
     }
 }
 

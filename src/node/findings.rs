@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use indelible_core::limits::{FINDING_BYTES_MAX, FINDINGS_MAX};
+use indelible_core::limits::{FINDING_BYTES_MAX, FINDINGS_MAX, FINDINGS_OF_A_NODE_A_MINUTE_MAX};
 use indelible_proto::v1;
 use prost::Message;
 use sha3::{Digest, Sha3_256};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::leadership::Leadership;
@@ -273,6 +274,7 @@ pub async fn run(findings: Findings, options: Options) {
 
 /// One attempt, by this node if it leads, else by the leader.
 async fn record(options: &Options, finding: &v1::Finding) -> Result<(), String> {
+    let finding = v1::Finding { reporter: options.node_id, ..finding.clone() };
     let event = Bytes::from(finding.encode_to_vec());
     let leadership = options.leadership.borrow().clone();
     let leader = match leadership {
@@ -305,13 +307,16 @@ pub fn of_peers(
     operations: Arc<Operations>,
     leadership: watch::Receiver<Leadership>,
 ) -> FindingSink {
+    let recorded = Arc::new(Recorded::default());
     Arc::new(move |peer, event| {
         let (operations, leadership) = (operations.clone(), leadership.clone());
+        let counted = recorded.clone();
         async move {
-            check(&event)?;
+            let event = of_peer(peer, &event)?;
             if !matches!(&*leadership.borrow(), Leadership::Ready(_)) {
                 return Err(Status::failed_precondition("this node does not lead"));
             }
+            counted.count(peer)?;
             tracing::info!(peer, "recording a finding of a peer");
             let recorded = operations.record_finding(event).await;
             recorded.map_err(|rejected| Status::failed_precondition(rejected.to_string()))
@@ -320,8 +325,9 @@ pub fn of_peers(
     })
 }
 
-/// Only what decodes to itself is committed to: these bytes stay in the trail for ever.
-fn check(event: &Bytes) -> Result<(), Status> {
+/// What `peer` has found, with its name on it. Only what decodes to itself is committed to: these
+/// bytes stay in the trail for ever.
+fn of_peer(peer: u64, event: &Bytes) -> Result<Bytes, Status> {
     if event.len() > FINDING_BYTES_MAX {
         return Err(Status::invalid_argument(format!(
             "a finding of {} bytes, the limit is {FINDING_BYTES_MAX}",
@@ -333,7 +339,28 @@ fn check(event: &Bytes) -> Result<(), Status> {
     if finding.encode_to_vec() != event[..] {
         return Err(Status::invalid_argument("a finding that is not encoded in the one way"));
     }
-    Ok(())
+    Ok(v1::Finding { reporter: peer, ..finding }.encode_to_vec().into())
+}
+
+/// How many findings of each peer were recorded lately.
+#[derive(Default)]
+struct Recorded(Mutex<BTreeMap<u64, Vec<Instant>>>);
+
+impl Recorded {
+    /// Counts one more of `peer`, unless there were too many in the last minute: a peer must not
+    /// fill the trail.
+    fn count(&self, peer: u64) -> Result<(), Status> {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = peers.entry(peer).or_default();
+        recent.retain(|recorded| recorded.elapsed() < Duration::from_secs(60));
+        if recent.len() >= FINDINGS_OF_A_NODE_A_MINUTE_MAX {
+            return Err(Status::failed_precondition(format!(
+                "{FINDINGS_OF_A_NODE_A_MINUTE_MAX} findings of node {peer} were recorded in a minute, which is the limit"
+            )));
+        }
+        recent.push(Instant::now());
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -348,6 +375,7 @@ mod tests {
             first_entry: 3,
             next_entry: 5,
             outcome: outcome.into(),
+            reporter: 0,
             detail: "x".repeat(3 * DETAIL_BYTES_MAX),
         }
     }
@@ -414,11 +442,22 @@ mod tests {
     #[test]
     fn only_findings_in_their_one_encoding_are_taken_from_peers() {
         let good = finding("a", outcome::MENDED).encode_to_vec();
-        assert!(check(&good.clone().into()).is_ok());
+        let named = of_peer(2, &good.clone().into()).unwrap();
+        assert_eq!(v1::Finding::decode(&named[..]).unwrap().reporter, 2, "whoever it says it is");
         let mut unknown_field = good.clone();
         unknown_field.extend_from_slice(&[0xf8, 0x07, 0x01]);
-        assert!(check(&unknown_field.into()).is_err());
-        assert!(check(&vec![0xff; 10].into()).is_err());
-        assert!(check(&vec![0; FINDING_BYTES_MAX + 1].into()).is_err());
+        assert!(of_peer(2, &unknown_field.into()).is_err());
+        assert!(of_peer(2, &vec![0xff; 10].into()).is_err());
+        assert!(of_peer(2, &vec![0; FINDING_BYTES_MAX + 1].into()).is_err());
+    }
+
+    #[test]
+    fn a_peer_cannot_fill_the_trail_with_findings() {
+        let recorded = Recorded::default();
+        for _ in 0..FINDINGS_OF_A_NODE_A_MINUTE_MAX {
+            recorded.count(2).unwrap();
+        }
+        assert!(recorded.count(2).is_err());
+        assert!(recorded.count(3).is_ok(), "each peer has its own");
     }
 }

@@ -10,8 +10,9 @@ use openraft::errors::{ForwardReason, ForwardToLeader};
 use tokio::sync::watch;
 
 use crate::raft::TypeConfig;
+use crate::raft::membership as payload;
 use crate::raft::peers::Known;
-use crate::raft::types::{LeaderId, Raft};
+use crate::raft::types::{LeaderId, Membership, Raft};
 use crate::storage::ledger::Ledger;
 
 /// What a node believes about leadership.
@@ -71,6 +72,14 @@ pub fn forward_rejection(forward: &ForwardToLeader<TypeConfig>, term: u64) -> Re
     }
 }
 
+/// The newest membership that is applied.
+pub fn applied(ledger: &Ledger) -> Membership {
+    let membership = ledger.membership().map(|(_, bytes)| {
+        payload::decode(&bytes).expect("a membership is decoded before it is appended")
+    });
+    membership.unwrap_or_default()
+}
+
 /// Follows openraft and the ledger, and publishes what the rest of the node needs: leadership, and
 /// the newest membership for the handshake. Ends when openraft does.
 pub async fn watch(
@@ -84,12 +93,19 @@ pub async fn watch(
     loop {
         let state = server.borrow_watched().clone();
         let membership = state.membership_config.membership();
+        // The ledger's is read after its head was: what it applies from now on wakes this loop.
+        head.mark_unchanged();
+        let applied = applied(&ledger);
+        let lagging = applied != *membership;
         known.send_if_modified(|known| {
             let max = membership.nodes().map(|(id, _)| *id).max().unwrap_or(0);
-            let node_id_max = max.max(ledger.max_node_id()).max(known.node_id_max);
-            let changed = known.membership != *membership || known.node_id_max != node_id_max;
+            let applied_id_max = ledger.max_node_id();
+            let node_id_max = max.max(applied_id_max).max(known.node_id_max);
+            let membership = membership.clone();
+            let now = Known { membership, applied, applied_id_max, node_id_max };
+            let changed = *known != now;
             if changed {
-                *known = Known { membership: membership.clone(), node_id_max };
+                *known = now;
             }
             changed
         });
@@ -119,7 +135,7 @@ pub async fn watch(
         });
         tokio::select! {
             changed = server.changed() => if changed.is_err() { return },
-            changed = head.changed(), if preparing => if changed.is_err() { return },
+            changed = head.changed(), if preparing || lagging => if changed.is_err() { return },
         }
     }
 }

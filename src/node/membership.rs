@@ -16,12 +16,15 @@ use super::config::check_address;
 use super::leadership::{Leadership, forward_rejection};
 use super::operations::{Operations, Why};
 use crate::raft::TypeConfig;
+use crate::raft::network::Network;
 use crate::raft::types::{Membership, Peer, Raft};
 use crate::storage::ledger::Ledger;
 
 /// How long a new node may take to copy the log, as far as one call waits for it. Calling again
 /// goes on waiting.
 const CATCH_UP: Duration = Duration::from_secs(60);
+/// How long a new node may take to prove who it is.
+const PROVE: Duration = Duration::from_secs(5);
 /// Between two looks of a leader for a change that is not finished.
 const FINISH_AGAIN: Duration = Duration::from_secs(1);
 /// Entries that the next leader may lack when a hand-over begins: it has them before an election
@@ -33,6 +36,7 @@ const TRANSFER: Duration = Duration::from_secs(10);
 /// Membership changes of this node while it leads.
 pub struct MembershipChanges {
     raft: Raft,
+    network: Network,
     ledger: Ledger,
     leadership: watch::Receiver<Leadership>,
     operations: Arc<Operations>,
@@ -44,16 +48,37 @@ impl MembershipChanges {
     /// Nothing happens before a call.
     pub fn new(
         raft: Raft,
+        network: Network,
         ledger: Ledger,
         leadership: watch::Receiver<Leadership>,
         operations: Arc<Operations>,
     ) -> Self {
-        MembershipChanges { raft, ledger, leadership, operations, changing: Arc::default() }
+        MembershipChanges {
+            raft,
+            network,
+            ledger,
+            leadership,
+            operations,
+            changing: Arc::default(),
+        }
     }
 
     /// Makes a node a voter: learner first, and voter once it has the log. Calling again after a
     /// failure goes on where it stopped. Returns the voters.
+    ///
+    /// Nothing is recorded, and the group dials nothing, before the node has proved once that it is
+    /// at its address with its key. Other changes may be made while it copies the log.
     pub async fn add(&self, id: u64, peer: Peer, why: Why) -> Result<Vec<u64>, Rejected> {
+        self.leader()?;
+        let membership = self.membership();
+        if membership.get_node(&id).is_none() {
+            self.check_new(&membership, id, &peer)?;
+            self.network.prove(id, &peer, PROVE).await.map_err(|error| {
+                refused(format!(
+                    "{error}; hint: start node {id} first, with a certificate of this trail's CA"
+                ))
+            })?;
+        }
         let one = self.one_at_a_time()?;
         self.leader()?;
         let membership = self.membership();
@@ -76,8 +101,13 @@ impl MembershipChanges {
             self.operations.record("add-node", detail, &why).await?;
             self.raft.add_learner(id, peer, false).await.map_err(|error| self.failed(error))?;
         }
+        drop(one);
         let lag_max = self.raft.config().replication_lag_threshold;
         self.wait_for_log(id, lag_max).await?;
+        let one = self.one_at_a_time()?;
+        if self.membership().get_node(&id).is_none() {
+            return Err(refused(format!("node {id} was removed while it copied the log")));
+        }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), one).await
     }
 

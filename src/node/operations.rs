@@ -2,15 +2,20 @@
 //! asked, before it does it; and findings (kind 8), written by the leader for whoever has found
 //! something.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+
 use bytes::Bytes;
 use indelible_core::{Kind, ProducerId};
 use indelible_proto::reason::{Reason, Rejected};
 use indelible_proto::v1;
 use prost::Message;
 use sha3::{Digest, Sha3_256};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::batcher::{Append, Batcher, Open};
+use crate::raft::peers::Known;
+use crate::raft::types::Peer;
 
 /// Times that a record is tried when another opening of this node's producer got in between.
 const TRIES: usize = 3;
@@ -22,6 +27,43 @@ pub struct Why {
     pub principal: String,
     /// For people.
     pub reason: String,
+}
+
+/// The producer of the node that has this key: the same after every restart.
+fn node_producer(public_key: &[u8; 32]) -> ProducerId {
+    let mut hasher = Sha3_256::new();
+    hasher.update(b"indelible/node/");
+    hasher.update(public_key);
+    let digest: [u8; 32] = hasher.finalize().into();
+    ProducerId::from_slice(&digest[..16]).expect("16 of 32 bytes")
+}
+
+/// The producers of all members, in whose names nobody else may write.
+pub struct NodeProducers(std::sync::Mutex<Members>);
+
+struct Members {
+    known: watch::Receiver<Known>,
+    producers: BTreeSet<ProducerId>,
+}
+
+impl NodeProducers {
+    /// Of the initial members, and of all later ones as they come to be `known`.
+    pub fn new(mut known: watch::Receiver<Known>, genesis: &BTreeMap<u64, Peer>) -> NodeProducers {
+        known.mark_changed();
+        let producers = genesis.values().map(|peer| node_producer(&peer.public_key)).collect();
+        NodeProducers(std::sync::Mutex::new(Members { known, producers }))
+    }
+
+    /// Whether this is one of them.
+    pub fn contains(&self, producer: &ProducerId) -> bool {
+        let mut members = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if members.known.has_changed().unwrap_or(false) {
+            let known = members.known.borrow_and_update().clone();
+            let nodes = known.membership.nodes().chain(known.applied.nodes());
+            members.producers.extend(nodes.map(|(_, peer)| node_producer(&peer.public_key)));
+        }
+        members.producers.contains(producer)
+    }
 }
 
 /// This node's own producer.
@@ -36,11 +78,7 @@ pub struct Operations {
 impl Operations {
     /// The producer id follows from the node's key, so that it is the same after every restart.
     pub fn new(node_id: u64, public_key: &[u8; 32], batcher: Batcher) -> Self {
-        let mut hasher = Sha3_256::new();
-        hasher.update(b"indelible/node/");
-        hasher.update(public_key);
-        let digest: [u8; 32] = hasher.finalize().into();
-        let producer = ProducerId::from_slice(&digest[..16]).expect("16 of 32 bytes");
+        let producer = node_producer(public_key);
         Operations { node_id, producer, batcher, opened: Mutex::new(None) }
     }
 

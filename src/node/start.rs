@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
+use indelible_core::ProducerId;
 use indelible_proto::raft::StandingResponse;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -14,14 +16,14 @@ use super::findings::{self, Findings};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
 use super::mend::{self, Numbers, Starting, Suspect, Suspects, Whole};
-use super::operations::Operations;
+use super::operations::{NodeProducers, Operations};
 use super::publish::{self, OpenOptions, Opened, Publication};
 use super::reads::{ReadIndexer, Reads};
 use super::scrub::Scrub;
 use super::{NodeConfig, bootstrap, space};
+use crate::net::{Credentials, CredentialsError};
 use crate::raft::config::openraft_config;
 use crate::raft::log_store::LogStore;
-use crate::raft::membership as payload;
 use crate::raft::mending::{Digests, Source, Standing};
 use crate::raft::network::Network;
 use crate::raft::peers::{Introduction, Known, Peers};
@@ -57,6 +59,9 @@ pub enum StartError {
     /// Entries are damaged here, and every peer has said that it lacks them too.
     #[error("{0}")]
     Damaged(String),
+    /// Its certificates.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// Its keys or its notes.
     #[error(transparent)]
     Publication(#[from] publish::OpenError),
@@ -83,6 +88,8 @@ pub struct Node {
     pub reads: Reads,
     /// Changing the group.
     pub membership_changes: Arc<MembershipChanges>,
+    /// Its certificates, and what its ports have refused.
+    pub credentials: Credentials,
     /// Who may speak.
     pub peers: Arc<Peers>,
     /// Who leads.
@@ -96,6 +103,7 @@ pub struct Node {
     /// Stops the node when it must not go on.
     pub fatal: Stop,
     operations: Arc<Operations>,
+    node_producers: NodeProducers,
     /// Checkpoints.
     pub publication: Publication,
     publication_service: PublicationService,
@@ -139,13 +147,15 @@ impl Node {
         let me = Introduction {
             node_id: identity.node_id,
             trail_id: identity.trail_id,
-            public_key: identity.public_key,
+            key: SigningKey::from_bytes(&identity.secret_key),
             segment_bytes: identity.segment_bytes,
         };
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
         let answer_timeout = (lease * 2).max(Duration::from_secs(2));
-        let network = Network::new(peers.clone(), log.clone(), answer_timeout);
+        starting.mending.set_peers(peers.clone());
+        let credentials = starting.credentials.clone();
+        let network = Network::new(peers.clone(), credentials.clone(), log.clone(), answer_timeout);
         let (leadership_tx, leadership) = watch::channel(Leadership::NoLeader);
         // Before openraft takes the first entry: what peers are told of this log must not be older
         // than what it has acknowledged.
@@ -181,6 +191,7 @@ impl Node {
             Arc::new(Operations::new(identity.node_id, &identity.public_key, batcher.clone()));
         let membership_changes = Arc::new(MembershipChanges::new(
             raft.clone(),
+            network.clone(),
             ledger.clone(),
             leadership.clone(),
             operations.clone(),
@@ -228,6 +239,7 @@ impl Node {
             peers.clone(),
             read_only.clone(),
         ));
+        let node_producers = NodeProducers::new(known.clone(), peers.genesis());
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
         tasks.spawn(bootstrap::initialize(
             identity.node_id,
@@ -245,6 +257,7 @@ impl Node {
             batcher,
             reads,
             membership_changes,
+            credentials,
             peers,
             leadership,
             read_only,
@@ -252,12 +265,18 @@ impl Node {
             mend_numbers: numbers,
             fatal,
             operations,
+            node_producers,
             publication,
             publication_service,
             draining: watch::Sender::new(false),
             _tasks: tasks,
             _scrub: scrub,
         }))
+    }
+
+    /// Whether a producer is a node's own: nobody else may write in its name.
+    pub fn is_nodes_producer(&self, producer: &ProducerId) -> bool {
+        self.node_producers.contains(producer)
     }
 
     /// The service for the raft port.
@@ -375,8 +394,9 @@ async fn open_publication(
         standing.standing(asker).fill(answer);
     }));
     let asker = starting.asker();
-    let ask = |id: u64, peer: Peer| async move {
-        asker.standing_and_notes(id, &peer.raft_addr).await.ok()
+    let ask = |id: u64, peer: Peer| {
+        let asker = asker.clone();
+        async move { asker.standing_and_notes(id, &peer.raft_addr).await.ok() }
     };
     match opened.compare(config.all_rolled_back, ask).await {
         Ok(()) => Ok(opened),
@@ -425,10 +445,9 @@ async fn hand_over_when_full(
 }
 
 fn known_at_start(ledger: &Ledger) -> Known {
-    let membership = ledger.membership().map(|(_, bytes)| {
-        payload::decode(&bytes).expect("a membership is decoded before it is appended")
-    });
-    Known { membership: membership.unwrap_or_default(), node_id_max: ledger.max_node_id() }
+    let applied = leadership::applied(ledger);
+    let id_max = ledger.max_node_id();
+    Known { membership: applied.clone(), applied, applied_id_max: id_max, node_id_max: id_max }
 }
 
 fn genesis_peers(

@@ -4,20 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
 use indelible_proto::raft as pb;
 use indelible_proto::raft::publication_client::PublicationClient;
 use indelible_proto::raft::raft_client::RaftClient;
 use tokio::sync::Mutex;
-use tonic::metadata::{BinaryMetadataValue, MetadataMap};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::peers::Peers;
+use crate::net::Credentials;
+use crate::net::dial::{OneConnection, dial};
 
-/// Metadata key of the session that a handshake gave out.
-pub(super) const SESSION_KEY: &str = "indelible-session-bin";
 /// HTTP/2 windows: several replication requests must fit, or the pipeline stalls on a round trip.
 pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
@@ -49,43 +46,38 @@ pub enum LinkError {
 /// A shared connection to one peer.
 pub struct Link {
     peers: Arc<Peers>,
+    credentials: Credentials,
     node: u64,
     addr: String,
     open: Mutex<Option<Open>>,
 }
 
-/// A connection that the handshake has opened.
+/// A connection on which both ends have proved who they are. It ends with the connection: the next
+/// one begins with a handshake of its own.
 #[derive(Clone)]
 pub struct Open {
-    client: RaftClient<Channel>,
-    publication: PublicationClient<Channel>,
-    session: BinaryMetadataValue,
+    client: RaftClient<OneConnection>,
+    publication: PublicationClient<OneConnection>,
     /// What the peer said of itself.
     pub welcome: pb::Welcome,
 }
 
 impl Open {
-    /// The client, and a request that carries the session.
-    pub fn request<T>(&self, message: T) -> (RaftClient<Channel>, Request<T>) {
-        (self.client.clone(), self.with_session(message))
+    /// The client, and its request.
+    pub fn request<T>(&self, message: T) -> (RaftClient<OneConnection>, Request<T>) {
+        (self.client.clone(), Request::new(message))
     }
 
     /// As [`Self::request`], for the service that checkpoints travel by.
-    pub fn publication<T>(&self, message: T) -> (PublicationClient<Channel>, Request<T>) {
-        (self.publication.clone(), self.with_session(message))
-    }
-
-    fn with_session<T>(&self, message: T) -> Request<T> {
-        let mut metadata = MetadataMap::new();
-        metadata.insert_bin(SESSION_KEY, self.session.clone());
-        Request::from_parts(metadata, Default::default(), message)
+    pub fn publication<T>(&self, message: T) -> (PublicationClient<OneConnection>, Request<T>) {
+        (self.publication.clone(), Request::new(message))
     }
 }
 
 impl Link {
     /// To `node` at `addr`; nothing is sent yet.
-    pub fn new(peers: Arc<Peers>, node: u64, addr: String) -> Self {
-        Link { peers, node, addr, open: Mutex::new(None) }
+    pub fn new(peers: Arc<Peers>, credentials: Credentials, node: u64, addr: String) -> Self {
+        Link { peers, credentials, node, addr, open: Mutex::new(None) }
     }
 
     /// The open connection, or a new one within `timeout`.
@@ -95,7 +87,7 @@ impl Link {
             if let Some(open) = slot.as_ref() {
                 return Ok(open.clone());
             }
-            let open = self.connect(timeout).await?;
+            let open = self.connect().await?;
             *slot = Some(open.clone());
             Ok(open)
         };
@@ -119,23 +111,18 @@ impl Link {
         LinkError::Unreachable { node: self.node, addr: self.addr.clone(), reason }
     }
 
-    async fn connect(&self, timeout: Duration) -> Result<Open, LinkError> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.addr))
-            .map_err(|error| self.unreachable(error.to_string()))?
-            .connect_timeout(timeout)
-            .tcp_nodelay(true)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(2 * STREAM_WINDOW_BYTES);
-        let channel = endpoint.connect().await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            self.unreachable(cause.unwrap_or_else(|| error.to_string()))
-        })?;
-        let publication = PublicationClient::new(channel.clone())
+    async fn connect(&self) -> Result<Open, LinkError> {
+        let dialed = dial(&self.addr, &self.credentials, STREAM_WINDOW_BYTES)
+            .await
+            .map_err(|error| self.unreachable(error.to_string()))?;
+        let (channel, origin) = (dialed.channel, OneConnection::origin());
+        let publication = PublicationClient::with_origin(channel.clone(), origin.clone())
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX);
-        let mut client = RaftClient::new(channel)
+        let mut client = RaftClient::with_origin(channel, origin)
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
-        let welcome = match client.handshake(self.peers.hello(self.node)).await {
+        let hello = self.peers.hello(self.node, dialed.security.binding());
+        let welcome = match client.handshake(hello).await {
             Ok(welcome) => welcome.into_inner(),
             Err(status) if status.code() == Code::PermissionDenied => {
                 let reason = status.message().to_owned();
@@ -147,18 +134,15 @@ impl Link {
             Err(status) => return Err(self.unreachable(status.message().to_owned())),
         };
         self.peers.set_refused_by(self.node, None);
-        if let Err(refusal) = self.peers.check_welcome(self.node, &welcome).await {
+        if let Err(refusal) = self.peers.check_welcome(self.node, &welcome, &dialed.security).await
+        {
             return Err(self.refused(refusal.to_string()));
         }
-        let session = session_value(&welcome.session);
-        Ok(Open { client, publication, session, welcome })
+        Ok(Open { client, publication, welcome })
     }
 
-    fn refused(&self, reason: String) -> LinkError {
+    /// The peer is not who it should be.
+    pub fn refused(&self, reason: String) -> LinkError {
         LinkError::Refused { node: self.node, addr: self.addr.clone(), reason }
     }
-}
-
-fn session_value(session: &Bytes) -> BinaryMetadataValue {
-    BinaryMetadataValue::from_bytes(session)
 }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`types`] fixes what an entry, a peer and a result are; [`membership`] is the one
 //! payload that openraft makes itself; [`log_store`] and [`state_machine`] put openraft on top of
-//! [`crate::storage`]; [`peers`] decides who may speak; [`network`] is the calling side of the wire
+//! [`crate::storage`]; [`peers`] decides who may speak, by what `proof` proves; [`network`] is the calling side of the wire
 //! and [`service`] the answering side; [`publication`] is both, for checkpoints.
 //!
 //! Invariants: nothing is ever purged and no snapshot exists (docs/adr/0001). An entry is applied
@@ -16,11 +16,13 @@ pub mod membership;
 pub mod mending;
 pub mod network;
 pub mod peers;
+mod proof;
 pub mod publication;
 pub mod service;
 pub mod state_machine;
 #[cfg(test)]
 mod suite;
+mod terms;
 pub mod types;
 pub mod verify;
 mod wire;

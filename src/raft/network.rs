@@ -29,7 +29,8 @@ use tonic::{Code, Status};
 use super::link::{Link, LinkError, Open};
 use super::peers::Peers;
 use super::types::{LogId, Peer, TypeConfig, Vote};
-use super::wire;
+use super::{terms, wire};
+use crate::net::Credentials;
 use crate::storage::log::Log;
 
 /// Bytes of entries that are on the way to one peer and not yet acknowledged.
@@ -43,6 +44,7 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Network {
     peers: Arc<Peers>,
+    credentials: Credentials,
     log: Log,
     /// How long an answer may take while something is outstanding.
     answer_timeout: Duration,
@@ -61,8 +63,24 @@ enum Purpose {
 
 impl Network {
     /// Connections are made when they are needed.
-    pub fn new(peers: Arc<Peers>, log: Log, answer_timeout: Duration) -> Self {
-        Network { peers, log, answer_timeout, links: Arc::default() }
+    pub fn new(
+        peers: Arc<Peers>,
+        credentials: Credentials,
+        log: Log,
+        answer_timeout: Duration,
+    ) -> Self {
+        Network { peers, credentials, log, answer_timeout, links: Arc::default() }
+    }
+
+    /// Whether `node` answers at its address, with the key that `peer` has. Nothing is kept of it.
+    pub async fn prove(&self, node: u64, peer: &Peer, timeout: Duration) -> Result<(), LinkError> {
+        let (peers, credentials) = (self.peers.clone(), self.credentials.clone());
+        let link = Link::new(peers, credentials, node, peer.raft_addr.clone());
+        let open = link.open(timeout).await?;
+        match open.welcome.public_key[..] == peer.public_key {
+            true => Ok(()),
+            false => Err(link.refused("it has another key".into())),
+        }
     }
 
     /// The connection for short messages to a peer: votes, heartbeats, read indexes, the genesis
@@ -74,7 +92,10 @@ impl Network {
     fn link(&self, node: u64, peer: &Peer, purpose: Purpose) -> Arc<Link> {
         let mut links = self.links.lock().expect("no code panics while it holds this lock");
         let key = (node, peer.raft_addr.clone(), purpose);
-        let make = || Arc::new(Link::new(self.peers.clone(), node, peer.raft_addr.clone()));
+        let make = || {
+            let (peers, credentials) = (self.peers.clone(), self.credentials.clone());
+            Arc::new(Link::new(peers, credentials, node, peer.raft_addr.clone()))
+        };
         links.entry(key).or_insert_with(make).clone()
     }
 
@@ -137,6 +158,28 @@ impl PeerClient {
     }
 }
 
+impl PeerClient {
+    /// An answer to a question for a vote, if its term makes sense.
+    #[expect(clippy::result_large_err, reason = "the error is openraft's")]
+    fn vote_response(
+        &self,
+        answer: pb::VoteResponse,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let response = wire::vote_response_from_pb(answer).map_err(unreadable)?;
+        self.check_term(response.vote.leader_id.term)?;
+        Ok(response)
+    }
+
+    #[expect(clippy::result_large_err, reason = "the error is openraft's")]
+    fn check_term(&self, term: u64) -> Result<(), RPCError<TypeConfig>> {
+        let Network { log, peers, .. } = &self.network;
+        terms::check(log, peers, self.node, term).map_err(|status| {
+            tracing::error!(node = self.node, error = status.message(), "an answer is not taken");
+            unreadable(status)
+        })
+    }
+}
+
 /// An answer that makes no sense.
 fn unreadable(status: Status) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::new(&status))
@@ -153,7 +196,7 @@ impl NetVote<TypeConfig> for PeerClient {
             let (mut client, request) = open.request(message);
             client.vote(request).await
         };
-        wire::vote_response_from_pb(self.call(option.soft_ttl(), call).await?).map_err(unreadable)
+        self.vote_response(self.call(option.soft_ttl(), call).await?)
     }
 
     async fn pre_vote(
@@ -166,7 +209,7 @@ impl NetVote<TypeConfig> for PeerClient {
             let (mut client, request) = open.request(message);
             client.pre_vote(request).await
         };
-        wire::vote_response_from_pb(self.call(option.soft_ttl(), call).await?).map_err(unreadable)
+        self.vote_response(self.call(option.soft_ttl(), call).await?)
     }
 }
 
@@ -382,6 +425,9 @@ impl<'s> Answers<'s> {
         let (peers, node) = (&self.client.network.peers, self.client.node);
         peers.observe_clock(node, answer.clock_unix_ns, unix_ns());
         peers.observe_read_only(node, answer.read_only);
+        if let Some(pb::append_response::Result::HigherVote(vote)) = &answer.result {
+            self.client.check_term(vote.term)?;
+        }
         let result = wire::result_from_pb(answer.result);
         if let Ok(Ok(Some(matched))) = &result {
             let committed = self.client.network.log.committed().saturating_sub(1);

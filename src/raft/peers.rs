@@ -1,24 +1,26 @@
 //! Who may speak: the handshake that opens every connection between nodes, and what it remembers.
 //!
-//! A node is known by its id, its public key (in the membership, or in the genesis file before
-//! there is one) and its boot: a counter on its disk, which only rises, and a number drawn at
-//! random when the process starts. So a wiped disk, an older copy of a disk, a second copy of a
-//! running node, or a node of another trail gives itself away before it can vote or acknowledge
-//! anything. The key is compared, not proven: that comes with TLS.
+//! A node is known by the name in its certificate, its key (in the membership, or in the genesis
+//! file before there is one), of which it shows possession on this very connection, and its boot: a
+//! counter on its disk, which only rises, and a number drawn at random when the process starts. So a
+//! stranger, a wiped disk, an older copy of a disk, a second copy of a running node, or a node of
+//! another trail gives itself away before it can vote or acknowledge anything. Nothing is remembered
+//! of a peer before its proof holds (docs/adr/0010).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
+use ed25519_dalek::SigningKey;
 use indelible_core::TrailId;
 use indelible_proto::raft as pb;
 use tokio::sync::{oneshot, watch};
 
+use super::proof::Claim;
 use super::types::{Membership, Peer};
+use crate::net::connection::Proven;
+use crate::net::{Connection, Security};
 use crate::storage::log::Log;
-
-/// Sessions that a node remembers; the oldest goes first. Each peer has two or three.
-const SESSIONS_MAX: usize = 256;
 
 /// Why a peer is not spoken to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +42,25 @@ pub enum Refusal {
         wanted: u64,
         /// Who this is.
         ours: u64,
+    },
+    /// Its certificate names somebody else.
+    #[error(
+        "the certificate is of {named}, the peer says that it is node {node}; hint: `indelible cert show` says whose a \
+         certificate is"
+    )]
+    OtherName {
+        /// Who it says it is.
+        node: u64,
+        /// Whom the certificate names.
+        named: String,
+    },
+    /// It does not show that it has the key.
+    #[error(
+        "node {node} does not prove that it has the key that it shows; hint: is it an older version?"
+    )]
+    Unproven {
+        /// The peer.
+        node: u64,
     },
     /// Its key is not the one that the membership has under its id.
     #[error(
@@ -103,14 +124,14 @@ pub enum Refusal {
 }
 
 /// This node, as it introduces itself.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Introduction {
     /// Its id.
     pub node_id: u64,
     /// Its trail.
     pub trail_id: TrailId,
-    /// Its public key.
-    pub public_key: [u8; 32],
+    /// Its key, to prove that it is this node.
+    pub key: SigningKey,
     /// Its segment size in bytes.
     pub segment_bytes: u64,
 }
@@ -121,7 +142,7 @@ pub struct Peers {
     log: Log,
     /// The initial voters, as long as there is no membership in the log.
     genesis: BTreeMap<u64, Peer>,
-    /// The newest membership in this node's log, and the highest id that ever was in one.
+    /// Memberships, and the highest id that ever was in one.
     known: watch::Receiver<Known>,
     /// Which boot of this node this is.
     boot: Boot,
@@ -145,20 +166,33 @@ impl Boot {
     }
 }
 
-/// The membership as the handshake needs it.
-#[derive(Debug, Clone, Default)]
+/// Memberships as the handshake needs them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
     /// Newest membership in the log, committed or not.
     pub membership: Membership,
-    /// Highest node id in any membership so far; ids up to it that are missing now were removed.
+    /// Newest membership that is applied here.
+    pub applied: Membership,
+    /// Highest node id in any applied membership; ids up to it that no membership has were removed.
+    pub applied_id_max: u64,
+    /// Highest node id in any membership so far.
     pub node_id_max: u64,
+}
+
+impl Known {
+    /// A member, old or new: a change is not over before it is applied, and this node may lag.
+    pub fn member(&self, node: u64) -> Option<&Peer> {
+        self.membership.get_node(&node).or_else(|| self.applied.get_node(&node))
+    }
+
+    /// Whether a node's removal is committed, and applied here.
+    pub fn is_removed(&self, node: u64) -> bool {
+        node <= self.applied_id_max && self.member(node).is_none()
+    }
 }
 
 #[derive(Default)]
 struct State {
-    /// Session bytes -> peer and its boot, with insertion order for eviction.
-    sessions: HashMap<Bytes, (u64, Boot)>,
-    session_order: std::collections::VecDeque<Bytes>,
     /// Peer's clock minus ours in nanoseconds, as of its last answer.
     clock_offsets: HashMap<u64, i64>,
     /// Peers whose disk was nearly full as of their last answer.
@@ -184,23 +218,29 @@ impl Peers {
         Peers { me, log, genesis, known, boot, saving: Default::default(), state: Mutex::default() }
     }
 
-    /// How this node introduces itself to `to`.
-    pub fn hello(&self, to: u64) -> pb::Hello {
+    /// How this node introduces itself to `to`, on a connection with this binding.
+    pub fn hello(&self, to: u64, binding: [u8; 32]) -> pb::Hello {
+        let last_log_index = self.last_log_index();
         pb::Hello {
             trail_id: Bytes::copy_from_slice(&self.me.trail_id.0),
             from: self.me.node_id,
             to,
-            public_key: Bytes::copy_from_slice(&self.me.public_key),
+            public_key: self.public_key(),
             boot: self.boot.0,
             segment_bytes: self.me.segment_bytes,
             version: env!("CARGO_PKG_VERSION").into(),
-            last_log_index: self.log.last().map_or(0, |id| id.index),
+            last_log_index,
             empty: self.log.last().is_none(),
+            proof: self.prove(to, last_log_index, binding),
         }
     }
 
-    /// Checks a peer that calls, and answers with a session for its later messages.
-    pub async fn admit(&self, hello: &pb::Hello) -> Result<pb::Welcome, Refusal> {
+    /// Checks a peer that calls. From then on it has proved, on this connection, to be who it is.
+    pub async fn admit(
+        &self,
+        hello: &pb::Hello,
+        connection: &Connection,
+    ) -> Result<pb::Welcome, Refusal> {
         let trail = TrailId::from_slice(&hello.trail_id)
             .ok_or(Refusal::Malformed("trail id is not of 16 bytes"))?;
         if trail != self.me.trail_id {
@@ -217,23 +257,43 @@ impl Peers {
             let (theirs, ours) = (hello.segment_bytes, self.me.segment_bytes);
             return Err(Refusal::OtherSegmentSize { node: hello.from, theirs, ours });
         }
-        let last = hello.last_log_index;
-        self.check_identity(hello.from, &hello.public_key, Boot(hello.boot), last).await?;
-        let session = Bytes::copy_from_slice(&rand::random::<[u8; 16]>());
-        self.remember_session(session.clone(), (hello.from, Boot(hello.boot)));
+        let said = Said {
+            node: hello.from,
+            key: &hello.public_key,
+            boot: Boot(hello.boot),
+            last_log_index: hello.last_log_index,
+            proof: &hello.proof,
+        };
+        self.check_identity(&said, &connection.security).await?;
+        if !connection.set_proven(Proven { node: hello.from, boot: hello.boot }) {
+            return Err(Refusal::Malformed("the connection is another node's, or another boot's"));
+        }
+        let last_log_index = self.last_log_index();
         Ok(pb::Welcome {
-            session,
-            public_key: Bytes::copy_from_slice(&self.me.public_key),
+            public_key: self.public_key(),
             boot: self.boot.0,
             empty: self.log.last().is_none(),
-            last_log_index: self.log.last().map_or(0, |id| id.index),
+            last_log_index,
+            proof: self.prove(hello.from, last_log_index, connection.security.binding()),
         })
     }
 
     /// Checks a peer that was called, from its answer.
-    pub async fn check_welcome(&self, node: u64, welcome: &pb::Welcome) -> Result<(), Refusal> {
-        let (boot, last) = (Boot(welcome.boot), welcome.last_log_index);
-        let checked = self.check_identity(node, &welcome.public_key, boot, last).await;
+    pub async fn check_welcome(
+        &self,
+        node: u64,
+        welcome: &pb::Welcome,
+        security: &Security,
+    ) -> Result<(), Refusal> {
+        let boot = Boot(welcome.boot);
+        let said = Said {
+            node,
+            key: &welcome.public_key,
+            boot,
+            last_log_index: welcome.last_log_index,
+            proof: &welcome.proof,
+        };
+        let checked = self.check_identity(&said, security).await;
         if let Err(refusal) = &checked
             && self.lock().refusing.insert(node, boot) != Some(boot)
         {
@@ -242,12 +302,12 @@ impl Peers {
         checked
     }
 
-    /// The peer behind a session of [`Peers::admit`], as long as it is a member and no newer boot
-    /// of it was seen.
-    pub fn session(&self, session: &[u8]) -> Option<u64> {
-        let (node, boot) = self.lock().sessions.get(session).copied()?;
+    /// The node that has proved on this connection who it is, as long as it is not removed and no
+    /// newer boot of it was seen.
+    pub fn sender(&self, connection: &Connection) -> Option<u64> {
+        let Proven { node, boot } = connection.proven()?;
         let current = match self.expected_key(node) {
-            Expected::Key(_) => self.log.peer_boot(node) == Some(boot.0),
+            Expected::Key(_) => self.log.peer_boot(node) == Some(boot),
             Expected::Anything => true,
             Expected::Removed => false,
         };
@@ -315,23 +375,51 @@ impl Peers {
         &self.genesis
     }
 
-    async fn check_identity(
-        &self,
-        node: u64,
-        key: &[u8],
-        boot: Boot,
-        last_log_index: u64,
-    ) -> Result<(), Refusal> {
+    fn last_log_index(&self) -> u64 {
+        self.log.last().map_or(0, |id| id.index)
+    }
+
+    fn public_key(&self) -> Bytes {
+        Bytes::copy_from_slice(self.me.key.verifying_key().as_bytes())
+    }
+
+    fn prove(&self, to: u64, last_log_index: u64, binding: [u8; 32]) -> Bytes {
+        let (from, boot) = (self.me.node_id, self.boot.0);
+        let claim = Claim { trail: &self.me.trail_id, from, to, boot, last_log_index, binding };
+        claim.sign(&self.me.key).into()
+    }
+
+    /// Everything that makes a peer the node that it says it is. Nothing is kept before the proof
+    /// holds.
+    async fn check_identity(&self, said: &Said<'_>, security: &Security) -> Result<(), Refusal> {
+        let Said { node, boot, last_log_index, .. } = *said;
         let key: [u8; 32] =
-            key.try_into().map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
+            said.key.try_into().map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
         if boot.count() == 0 {
             return Err(Refusal::Malformed("boot counter is 0"));
+        }
+        // The certificate was verified when the connection was made: its chain, and its trail.
+        if let Some(peer) = security.peer()
+            && peer.name.node_id() != Some(node)
+        {
+            return Err(Refusal::OtherName { node, named: peer.name.principal() });
+        }
+        let claim = Claim {
+            trail: &self.me.trail_id,
+            from: node,
+            to: self.me.node_id,
+            boot: boot.0,
+            last_log_index,
+            binding: security.binding(),
+        };
+        if !claim.is_signed(&key, said.proof) {
+            return Err(Refusal::Unproven { node });
         }
         match self.expected_key(node) {
             Expected::Key(expected) if expected != key => return Err(Refusal::OtherKey { node }),
             Expected::Removed => return Err(Refusal::Removed { node }),
             Expected::Key(_) => {}
-            // Nothing is remembered of a node that no membership knows: it could be anybody.
+            // A node that no membership has yet: its certificate admits it. Nothing is remembered.
             Expected::Anything => return Ok(()),
         }
         let acknowledged = self.lock().acknowledged.get(&node).copied().unwrap_or(0);
@@ -360,7 +448,7 @@ impl Peers {
     /// them may be on its way.
     fn expected_key(&self, node: u64) -> Expected {
         let known = self.known.borrow();
-        if let Some(peer) = known.membership.get_node(&node) {
+        if let Some(peer) = known.member(node) {
             return Expected::Key(peer.public_key);
         }
         if known.node_id_max == 0 {
@@ -369,23 +457,26 @@ impl Peers {
                 None => Expected::Anything,
             };
         }
-        if node <= known.node_id_max { Expected::Removed } else { Expected::Anything }
+        if known.is_removed(node) { Expected::Removed } else { Expected::Anything }
     }
 
-    fn remember_session(&self, session: Bytes, peer: (u64, Boot)) {
-        let mut state = self.lock();
-        if state.session_order.len() >= SESSIONS_MAX
-            && let Some(oldest) = state.session_order.pop_front()
-        {
-            state.sessions.remove(&oldest);
-        }
-        state.session_order.push_back(session.clone());
-        state.sessions.insert(session, peer);
+    /// Whether a node was removed from the group, as far as this node has applied.
+    pub fn is_removed(&self, node: u64) -> bool {
+        self.known.borrow().is_removed(node)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds this lock")
     }
+}
+
+/// What a peer says of itself.
+struct Said<'a> {
+    node: u64,
+    key: &'a [u8],
+    boot: Boot,
+    last_log_index: u64,
+    proof: &'a [u8],
 }
 
 enum Expected {

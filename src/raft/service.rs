@@ -21,11 +21,11 @@ use openraft::raft::{
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::link::SESSION_KEY;
 use super::network::unix_ns;
 use super::peers::Peers;
 use super::types::{Entry, LogId, Raft, TypeConfig, entry_id, log_id};
-use super::{verify, wire};
+use super::{terms, verify, wire};
+use crate::net::Connection;
 use crate::storage::evidence;
 use crate::storage::log::{Log, LogError};
 
@@ -91,6 +91,11 @@ impl RaftService {
         sender(&self.peers, request)
     }
 
+    fn check_term(&self, peer: u64, term: u64) -> Result<(), Status> {
+        terms::check(&self.log, &self.peers, peer, term)
+            .inspect_err(|status| terms::keep_evidence(&self.data_dir, peer, status))
+    }
+
     /// A question for a vote, as openraft takes it: a candidate asks for nobody else.
     fn vote_request(
         &self,
@@ -99,6 +104,7 @@ impl RaftService {
         let peer = self.peer(&request)?;
         let request = wire::vote_request_from_pb(request.into_inner())?;
         check_voter(peer, request.vote.leader_id.node_id)?;
+        self.check_term(peer, request.vote.leader_id.term)?;
         Ok(request)
     }
 
@@ -110,6 +116,7 @@ impl RaftService {
     ) -> Result<(AppendEntriesRequest<TypeConfig>, Option<KnownChain>), Status> {
         let vote = wire::vote_from_pb(request.vote)?;
         check_voter(peer, vote.leader_id.node_id)?;
+        self.check_term(peer, vote.leader_id.term)?;
         // Blank and membership entries fit the reserve, and without a new leader's blank one
         // nobody could read linearizably while disks are full.
         let batch = u32::from(EntryKind::Batch.as_u8());
@@ -161,14 +168,20 @@ impl RaftService {
     }
 }
 
-/// The peer that sent a request, by the session of its handshake.
+/// The node that sent a request: the one that has proved on the request's connection who it is.
 pub(super) fn sender<T>(peers: &Peers, request: &Request<T>) -> Result<u64, Status> {
-    request
-        .metadata()
-        .get_bin(SESSION_KEY)
-        .and_then(|value| value.to_bytes().ok())
-        .and_then(|session| peers.session(&session))
-        .ok_or_else(|| Status::unauthenticated("no session; hint: handshake first"))
+    let connection = connection(request)?;
+    peers.sender(&connection).ok_or_else(|| {
+        Status::unauthenticated(
+            "no node has proved to be at this connection; hint: handshake first",
+        )
+    })
+}
+
+/// The connection that a request has arrived on.
+pub(in crate::raft) fn connection<T>(request: &Request<T>) -> Result<Arc<Connection>, Status> {
+    let connection = request.extensions().get::<Arc<Connection>>().cloned();
+    connection.ok_or_else(|| Status::internal("a request without a connection"))
 }
 
 /// Entries must follow each other, the first one `prev`, under terms that do not fall and are not
@@ -298,11 +311,13 @@ impl AppendStream {
 fn incoming(
     service: RaftService,
     peer: u64,
+    connection: Arc<Connection>,
     requests: Streaming<pb::AppendRequest>,
     shared: Arc<AppendStream>,
 ) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> {
     futures_util::stream::unfold(requests, move |mut requests| {
         let (service, shared) = (service.clone(), shared.clone());
+        let connection = connection.clone();
         async move {
             let mut draining = service.draining.clone();
             let message = tokio::select! {
@@ -311,6 +326,11 @@ fn incoming(
             };
             let decoded = match message {
                 Ok(None) => return None,
+                // It may have been removed since, or started again.
+                Ok(Some(_)) if service.peers.sender(&connection) != Some(peer) => {
+                    connection.close();
+                    Err(Status::unauthenticated("the peer was removed, or has started again"))
+                }
                 Ok(Some(request)) => service.decode(peer, request).await,
                 Err(status) => Err(status),
             };
@@ -354,8 +374,9 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::Hello>,
     ) -> Result<Response<pb::Welcome>, Status> {
+        let connection = connection(&request)?;
         let hello = request.into_inner();
-        match self.peers.admit(&hello).await {
+        match self.peers.admit(&hello, &connection).await {
             Ok(welcome) => Ok(Response::new(welcome)),
             Err(refusal) => {
                 tracing::warn!(node = hello.from, %refusal, "handshake refused");
@@ -371,8 +392,10 @@ impl pb::raft_server::Raft for RaftService {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let peer = self.peer(&request)?;
+        let connection = connection(&request)?;
         let shared = Arc::new(AppendStream::default());
-        let requests = incoming(self.clone(), peer, request.into_inner(), shared.clone());
+        let requests = request.into_inner();
+        let requests = incoming(self.clone(), peer, connection, requests, shared.clone());
         let results = Box::pin(self.raft.stream_append(requests));
         let service = self.clone();
         let answers = futures_util::stream::unfold(Some(results), move |results| {
@@ -417,6 +440,7 @@ impl pb::raft_server::Raft for RaftService {
         let message = request.into_inner();
         let from = wire::vote_from_pb(message.from)?;
         check_voter(peer, from.leader_id.node_id)?;
+        self.check_term(peer, from.leader_id.term)?;
         let last_log_id = message.last_log_id.map(wire::log_id_from_pb);
         let request = TransferLeaderRequest::new(from, message.to, last_log_id);
         let result = self.raft.handle_transfer_leader(request).await.map_err(unavailable)?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use indelible_core::ProducerId;
 use indelible_core::limits::{CLIENT_MESSAGE_BYTES_MAX, READ_STREAMS_MAX};
 use indelible_proto::reason::{Reason, Rejected};
 use indelible_proto::v1;
@@ -65,7 +66,9 @@ impl AuditLogService {
         let began = Instant::now();
         self.node.publication.check_appendable()?;
         let wanted = Wanted::of(&request)?;
-        let appended = self.node.batcher.append(edge::append(request)?).await?;
+        let append = edge::append(request)?;
+        self.check_producer(&append.producer)?;
+        let appended = self.node.batcher.append(append).await?;
         let events = appended.runs.iter().map(|run| u64::from(run.count)).sum();
         self.metrics.appended(events, began.elapsed());
         let proof = match wanted {
@@ -77,6 +80,17 @@ impl AuditLogService {
             }
         };
         Ok((appended, proof))
+    }
+
+    /// Nodes write what operators did and what was found: nobody else may do it in their names.
+    fn check_producer(&self, producer: &ProducerId) -> Result<(), Rejected> {
+        match self.node.is_nodes_producer(producer) {
+            false => Ok(()),
+            true => Err(Rejected::new(
+                Reason::Forbidden,
+                "this producer id is a node's own; hint: 16 random bytes, kept for the producer's life",
+            )),
+        }
     }
 
     async fn try_get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Rejected> {
@@ -277,6 +291,7 @@ impl AuditLog for AuditLogService {
     ) -> Result<Response<v1::OpenProducerResponse>, Status> {
         let caller = Caller::of(&request);
         let open = edge::open(request.into_inner(), caller).map_err(|why| self.refuse(why))?;
+        self.check_producer(&open.producer).map_err(|why| self.refuse(why))?;
         self.node.publication.check_appendable().map_err(|why| self.refuse(why))?;
         let opened = self.node.batcher.open(open).await.map_err(|why| self.refuse(why))?;
         Ok(Response::new(v1::OpenProducerResponse {

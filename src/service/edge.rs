@@ -129,9 +129,10 @@ pub fn prove_range(request: &v1::ProveRequest) -> Result<Range<u64>, Rejected> {
     }
 }
 
-/// A reason that an operator gives: kept in the trail, so it has a limit.
+/// A reason that an operator must give: kept in the trail, so it has a limit.
 pub fn why(reason: String, caller: Caller) -> Result<Why, Rejected> {
-    match reason.len() {
+    match reason.trim().len() {
+        0 => Err(invalid("no reason; hint: say why, it is recorded in the trail")),
         len if len > NAME_BYTES_MAX => Err(too_large("bytes in reason", len, NAME_BYTES_MAX)),
         _ => Ok(Why { principal: caller.principal, reason }),
     }

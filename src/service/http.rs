@@ -22,17 +22,26 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-/// All paths of the HTTP port.
-pub fn router(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
+/// What everybody may ask: the paths of the HTTP port.
+pub fn public(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
     let public = tlog::router(node.clone(), metrics.clone());
+    probes(Shared { node, metrics }).merge(public)
+}
+
+/// The same and `/metrics`: the paths of the probe port and of the metrics port.
+pub fn operators(node: Arc<Node>, metrics: Arc<Metrics>) -> Router {
+    let shared = Shared { node: node.clone(), metrics: metrics.clone() };
+    let numbers = Router::new().route("/metrics", get(metrics_text)).with_state(shared);
+    public(node, metrics).merge(numbers)
+}
+
+fn probes(shared: Shared) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/leader", get(leader))
         .route("/replica", get(replica))
-        .route("/metrics", get(metrics_text))
-        .with_state(Shared { node, metrics })
-        .merge(public)
+        .with_state(shared)
 }
 
 type Probe = (StatusCode, [(axum::http::HeaderName, &'static str); 1], String);

@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::checkpoint_metrics::CheckpointMetrics;
+use super::port_metrics::PortMetrics;
 use crate::node::Node;
 
 pub(super) type Level = Gauge<u64, AtomicU64>;
@@ -31,6 +32,7 @@ pub struct Metrics {
     gauges: Gauges,
     checkpoints: CheckpointMetrics,
     mending: Mending,
+    ports: PortMetrics,
 }
 
 /// What the node counts of scrubbing and mending, as of the last look.
@@ -162,6 +164,7 @@ impl Metrics {
         let mending = Mending::default();
         mending.register(&mut registry);
         let checkpoints = CheckpointMetrics::register(&mut registry);
+        let ports = PortMetrics::register(&mut registry);
         Metrics {
             registry,
             append_events,
@@ -175,6 +178,7 @@ impl Metrics {
             gauges,
             mending,
             checkpoints,
+            ports,
         }
     }
 
@@ -232,6 +236,7 @@ impl Metrics {
         gauges.read_only.set(u64::from(*node.read_only.borrow()));
         self.mending.look(node);
         self.checkpoints.read(&node.publication, view.tree_size);
+        self.ports.read(&node.credentials);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text

@@ -1,10 +1,11 @@
 //! gRPC and HTTP handlers: decode, call the node, encode.
 //!
 //! Invariant: a handler decides nothing about the trail. It checks limits ([`edge`]), knows its
-//! caller ([`caller`]), and turns refusals into statuses of the error table
+//! caller ([`caller`], [`authority`]), and turns refusals into statuses of the error table
 //! (`indelible_proto::reason`).
 
 pub mod audit_log;
+pub mod authority;
 pub mod caller;
 mod checkpoint_metrics;
 pub mod cluster;
@@ -13,6 +14,7 @@ pub mod http;
 mod key_history;
 pub mod metrics;
 pub mod oversize;
+mod port_metrics;
 mod proofs;
 mod proven;
 mod read_stream;

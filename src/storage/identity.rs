@@ -8,7 +8,7 @@ use indelible_core::TrailId;
 use indelible_core::limits::{MEMBERS_MAX, NAME_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 use super::fields::Fields;
-use crate::disk::{Dir, DiskError};
+use crate::disk::{Dir, DiskError, read_secret};
 
 /// Name of the identity file; only its owner may read it.
 pub const IDENTITY_FILE: &str = "identity";
@@ -121,8 +121,10 @@ impl Identity {
     /// Reads the file.
     pub fn read(dir: &Path) -> Result<Identity, IdentityError> {
         let path = dir.join(IDENTITY_FILE);
-        let bytes = Dir::open(dir, true)?.read_file(IDENTITY_FILE)?;
-        let bytes = bytes.ok_or_else(|| IdentityError::Missing { path: path.clone() })?;
+        if !Dir::open(dir, true)?.exists(IDENTITY_FILE)? {
+            return Err(IdentityError::Missing { path });
+        }
+        let bytes = read_secret(&path)?;
         let damaged = |what| IdentityError::Damaged { path: path.clone(), what };
         let (trail_id, mut fields) = open(IDENTITY_MAGIC, &bytes).map_err(damaged)?;
         let mut read = || -> Option<Identity> {

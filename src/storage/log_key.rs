@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use indelible_core::key::KeyError;
 use indelible_core::{KeyType, SignerKey};
 
-use crate::disk::{Dir, DiskError};
+use crate::disk::{Dir, DiskError, read_secret};
 
 /// Name of the file; only its owner may read it.
 pub const LOG_KEY_FILE: &str = "log_key";
@@ -56,8 +56,12 @@ pub fn write_new(dir: &Path, key: &SignerKey) -> Result<(), LogKeyError> {
 
 /// Reads the file of a data directory; none if this node was not given the key.
 pub fn read(dir: &Path, origin: &str) -> Result<Option<SignerKey>, LogKeyError> {
-    let Some(bytes) = Dir::open(dir, true)?.read_file(LOG_KEY_FILE)? else { return Ok(None) };
+    let folder = Dir::open(dir, true)?;
+    if !folder.exists(LOG_KEY_FILE)? {
+        return Ok(None);
+    }
     let path = dir.join(LOG_KEY_FILE);
+    let bytes = read_secret(&path)?;
     parse(&String::from_utf8_lossy(&bytes), origin, &path).map(Some)
 }
 

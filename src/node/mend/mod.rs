@@ -24,6 +24,7 @@ use indelible_core::limits::DAMAGES_MAX;
 use tokio::sync::{mpsc, watch};
 
 use super::{NodeConfig, StartError};
+use crate::net::Credentials;
 use crate::raft::mending::{Asker, Mending};
 use crate::storage::StorageError;
 use crate::storage::identity::Identity;
@@ -36,17 +37,22 @@ pub use whole::{Whole, open_whole, raise_vote};
 pub struct Starting {
     /// Who it is.
     pub identity: Identity,
+    /// Its certificates.
+    pub credentials: Credentials,
     /// What peers are answered.
     pub mending: Mending,
     doing: watch::Sender<String>,
 }
 
 impl Starting {
-    /// Reads the identity and nothing else.
+    /// Reads the identity and the certificates, and nothing else.
     pub fn new(config: &NodeConfig) -> Result<Starting, StartError> {
         let identity = Identity::read(&config.data_dir).map_err(StorageError::from)?;
-        let mending = Mending::new(identity.trail_id, identity.node_id);
-        Ok(Starting { identity, mending, doing: watch::Sender::new("starting".into()) })
+        let (trail, id) = (identity.trail_id, identity.node_id);
+        let credentials = Credentials::load(&config.tls, &config.data_dir, trail, id)?;
+        let mending = Mending::new(trail, id);
+        let doing = watch::Sender::new("starting".into());
+        Ok(Starting { identity, credentials, mending, doing })
     }
 
     /// What the node is doing, for people.
@@ -56,7 +62,8 @@ impl Starting {
 
     /// For questions to peers in this node's name.
     pub fn asker(&self) -> Asker {
-        Asker { trail_id: self.identity.trail_id, node_id: self.identity.node_id }
+        let (trail_id, node_id) = (self.identity.trail_id, self.identity.node_id);
+        Asker { trail_id, node_id, credentials: self.credentials.clone() }
     }
 
     fn does(&self, what: &str) {

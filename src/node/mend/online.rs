@@ -162,7 +162,7 @@ impl Mender {
         let known = self.options.known.borrow().membership.clone();
         let peers = Members::of(&known).others(node_id);
         // A hole in an open log is never at its end, so nothing about its end is asked.
-        let supplier = Supplier::new(*asker, peers, Own::default());
+        let supplier = Supplier::new(asker.clone(), peers, Own::default());
         let place = Place {
             file: self.options.config.data_dir.join(SEGMENTS_DIR).join(segment::file_name(first)),
             offset: 0,
@@ -214,7 +214,7 @@ impl Mender {
     /// Compares sealed segments with the peers'.
     async fn compare(&mut self) {
         let known = self.options.known.borrow().membership.clone();
-        let (asker, log) = (self.options.asker, self.options.log.clone());
+        let (asker, log) = (self.options.asker.clone(), self.options.log.clone());
         let members = Members::of(&known);
         let compared = compared(&log, &self.options.digests, &asker, &members).await;
         if let Some(outvoted) = compared.outvoted {
@@ -336,6 +336,7 @@ fn describe(divergence: &Divergence) -> String {
 
 fn divergence_finding(node_id: u64, divergence: &Divergence, detail: String) -> v1::Finding {
     v1::Finding {
+        reporter: node_id,
         node_id,
         what: what::DIVERGENCE.into(),
         place: format!("{SEGMENTS_DIR}/{}", segment::file_name(divergence.ours.first)),

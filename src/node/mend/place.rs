@@ -46,6 +46,7 @@ pub(super) fn finding(node_id: u64, place: &Place, outcome: &str, detail: String
     let folder = place.file.parent().and_then(name).filter(|folder| folder == "segments");
     let file = folder.map_or(file.clone(), |folder| format!("{folder}/{file}"));
     v1::Finding {
+        reporter: node_id,
         node_id,
         what: what::DAMAGE.into(),
         place: format!("{file} at {}", place.offset),
@@ -86,6 +87,7 @@ pub(super) fn tree_finding(node_id: u64, mended: &TreeMended) -> v1::Finding {
     let names = levels.iter().map(|level| tree::file_name(usize::from(*level)));
     let names = names.collect::<Vec<_>>().join(", ");
     v1::Finding {
+        reporter: node_id,
         node_id,
         what: what::DAMAGE.into(),
         place: format!("{DERIVED_DIR}/{TREE_DIR}/{names}"),

@@ -51,6 +51,9 @@ impl Witness {
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(ANSWER))
             .http_status_as_error(false)
+            // A witness must not send this node's requests to where it cannot reach itself.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .user_agent(concat!("indelible/", env!("CARGO_PKG_VERSION")))
             .build();
         let url = format!("{}/add-checkpoint", url.trim_end_matches('/'));

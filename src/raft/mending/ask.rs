@@ -12,9 +12,10 @@ use indelible_core::{Chain, Entry, TrailId};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_client::MendingClient;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
 
 use super::standing::{Sealed, Standing};
+use crate::net::dial::{DialError, OneConnection, dial};
+use crate::net::{Credentials, Security};
 use crate::raft::link::STREAM_WINDOW_BYTES;
 use crate::raft::wire;
 
@@ -52,12 +53,14 @@ impl From<Status> for AskError {
 }
 
 /// Asks in the name of one node.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Asker {
     /// The trail; peers of another one do not answer.
     pub trail_id: TrailId,
     /// Who asks.
     pub node_id: u64,
+    /// Its certificates: only nodes are answered.
+    pub credentials: Credentials,
 }
 
 /// Entries of a peer with their links, in order of index. Nothing about them is checked yet: not
@@ -84,7 +87,9 @@ impl Asker {
     ) -> Result<pb::StandingResponse, AskError> {
         let request = pb::StandingRequest { trail_id: self.trail(), node_id: self.node_id };
         let ask = async {
-            let answer = connect(addr).await?.standing(request).await?.into_inner();
+            let (mut client, named) = self.connect(addr).await?;
+            let answer = client.standing(request).await?.into_inner();
+            check_node(node, named.unwrap_or(answer.node_id))?;
             check_node(node, answer.node_id)?;
             Ok(answer)
         };
@@ -106,7 +111,7 @@ impl Asker {
         addr: &str,
         firsts: &BTreeSet<u64>,
     ) -> Result<Vec<Sealed>, AskError> {
-        let mut client = within(ANSWER, connect(addr)).await?;
+        let mut client = within(ANSWER, self.connect(addr)).await?.0;
         let mut found: Vec<Sealed> = Vec::new();
         let mut from = 0;
         // It may have more than this node, and it may make them up: only ours are kept.
@@ -137,7 +142,7 @@ impl Asker {
     pub async fn entries(&self, addr: &str, from: u64, to: u64) -> Result<Entries, AskError> {
         let request =
             pb::EntriesRequest { trail_id: self.trail(), node_id: self.node_id, from, to };
-        let ask = async { Ok(connect(addr).await?.entries(request).await?.into_inner()) };
+        let ask = async { Ok(self.connect(addr).await?.0.entries(request).await?.into_inner()) };
         let parts = within(ANSWER, ask).await?;
         let parts = futures_util::stream::try_unfold(parts, |mut parts| async move {
             let next = async { parts.message().await.map_err(AskError::from) };
@@ -165,19 +170,26 @@ impl Asker {
     fn trail(&self) -> Bytes {
         Bytes::copy_from_slice(&self.trail_id.0)
     }
-}
 
-async fn connect(addr: &str) -> Result<MendingClient<Channel>, AskError> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-        .map_err(|error| AskError::Refused(format!("{addr}: {error}")))?
-        .connect_timeout(ANSWER)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES);
-    let channel = endpoint.connect().await.map_err(|error| {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        AskError::Unreachable(cause.unwrap_or_else(|| error.to_string()))
-    })?;
-    Ok(MendingClient::new(channel).max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX))
+    /// A connection, and which node its certificate names.
+    async fn connect(
+        &self,
+        addr: &str,
+    ) -> Result<(MendingClient<OneConnection>, Option<u64>), AskError> {
+        let dialed =
+            dial(addr, &self.credentials, STREAM_WINDOW_BYTES).await.map_err(
+                |error| match error {
+                    DialError::Tls(_) => AskError::Refused(error.to_string()),
+                    DialError::Unreachable(_) | DialError::Http2(_) => {
+                        AskError::Unreachable(error.to_string())
+                    }
+                },
+            )?;
+        let named = Security::peer(&dialed.security).and_then(|peer| peer.name.node_id());
+        let client = MendingClient::with_origin(dialed.channel, OneConnection::origin())
+            .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX);
+        Ok((client, named))
+    }
 }
 
 async fn within<T>(

@@ -2,9 +2,9 @@
 //!
 //! The service runs on the raft port from the moment the process runs, before its own log is open
 //! and while that is being mended itself: three nodes, each damaged elsewhere, mend each other. It
-//! needs no session, because nothing in its answers is taken on trust: entries must carry the right
-//! commitments and link, on both sides, to what the asker has (docs/adr/0007). `ask` is the other
-//! end of it.
+//! answers whoever shows a node's certificate, and needs no handshake: nothing in its answers is
+//! taken on trust, entries must carry the right commitments and link, on both sides, to what the
+//! asker has (docs/adr/0007). `ask` is the other end of it.
 
 mod ask;
 mod read;

@@ -16,6 +16,9 @@ use tonic::{Request, Response, Status};
 
 use super::read::{Part, whole_entries};
 use super::standing::{Digests, Sealed, Standing};
+use crate::net::Security;
+use crate::raft::peers::Peers;
+use crate::raft::service::connection;
 use crate::raft::wire;
 use crate::storage::log::{Log, LogError};
 use crate::storage::mend::{Fetched, SegmentSource};
@@ -61,6 +64,8 @@ struct Inner {
     node_id: u64,
     source: RwLock<Source>,
     note: RwLock<Option<NoteSource>>,
+    /// Who was removed from the group; not known before the log is open.
+    peers: RwLock<Option<Arc<Peers>>>,
     streams: Arc<Semaphore>,
 }
 
@@ -73,6 +78,7 @@ impl Mending {
                 node_id,
                 source: RwLock::new(Source::Starting),
                 note: RwLock::new(None),
+                peers: RwLock::new(None),
                 streams: Arc::new(Semaphore::new(MENDING_STREAMS_MAX)),
             }),
         }
@@ -93,6 +99,29 @@ impl Mending {
     /// Where notes come from.
     pub fn set_note(&self, note: NoteSource) {
         *self.inner.note.write().unwrap_or_else(PoisonError::into_inner) = Some(note);
+    }
+
+    /// From now on nodes that were removed from the group are not answered.
+    pub fn set_peers(&self, peers: Arc<Peers>) {
+        *self.inner.peers.write().unwrap_or_else(PoisonError::into_inner) = Some(peers);
+    }
+
+    /// Only nodes are answered: what this service gives out is everything that the trail holds.
+    /// The raft port has verified the certificate, and that it is a node's of this trail.
+    fn check_asker<T>(&self, request: &Request<T>, node_id: u64) -> Result<(), Status> {
+        let connection = connection(request)?;
+        if let Security::Tls { peer, .. } = &connection.security {
+            let named = peer.as_ref().and_then(|peer| peer.name.node_id());
+            if named != Some(node_id) {
+                let message = format!("the certificate of node {node_id} is asked for");
+                return Err(Status::permission_denied(message));
+            }
+        }
+        let peers = self.inner.peers.read().unwrap_or_else(PoisonError::into_inner);
+        match peers.as_ref().is_some_and(|peers| peers.is_removed(node_id)) {
+            true => Err(Status::permission_denied(format!("node {node_id} was removed"))),
+            false => Ok(()),
+        }
     }
 
     fn source(&self) -> Source {
@@ -227,6 +256,7 @@ impl pb::mending_server::Mending for Mending {
         &self,
         request: Request<pb::EntriesRequest>,
     ) -> Result<Response<Self::EntriesStream>, Status> {
+        self.check_asker(&request, request.get_ref().node_id)?;
         let request = request.into_inner();
         self.check_trail(&request.trail_id)?;
         let source = self.source();
@@ -250,6 +280,7 @@ impl pb::mending_server::Mending for Mending {
         &self,
         request: Request<pb::SegmentsRequest>,
     ) -> Result<Response<pb::SegmentsResponse>, Status> {
+        self.check_asker(&request, request.get_ref().node_id)?;
         let request = request.into_inner();
         self.check_trail(&request.trail_id)?;
         let source = self.source();
@@ -264,6 +295,7 @@ impl pb::mending_server::Mending for Mending {
         &self,
         request: Request<pb::StandingRequest>,
     ) -> Result<Response<pb::StandingResponse>, Status> {
+        self.check_asker(&request, request.get_ref().node_id)?;
         let request = request.into_inner();
         self.check_trail(&request.trail_id)?;
         let standing = match self.source() {

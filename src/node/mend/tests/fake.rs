@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_server::{Mending as Service, MendingServer};
 use tokio::net::TcpListener;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use super::TRAIL;
+use crate::net::{Credentials, Port, PortKind, serve};
 use crate::raft::mending::{Mending, Source};
 
 /// Entries as they are sent.
@@ -51,8 +52,12 @@ impl Fake {
     }
 
     pub(super) fn serve_on(self, listener: TcpListener) {
-        let server = Server::builder().add_service(MendingServer::new(self));
-        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        let port = Port::new(PortKind::Raft, Credentials::clear(), 1 << 20, &[]);
+        let router = Routes::new(MendingServer::new(self)).into_axum_router();
+        tokio::spawn(async move {
+            let (_never, stopped) = watch::channel(false);
+            serve(listener, port, router, stopped).await;
+        });
     }
 }
 

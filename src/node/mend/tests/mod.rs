@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use self::fake::{Fake, Parts};
 use super::reader::Peers;
 use super::supply::{Own, Supplier};
+use crate::net::Credentials;
 use crate::raft::mending::{Asker, Digests, Mending, Source, Standing};
 use crate::storage::log::Log;
 use crate::storage::mend::tests::support::{
@@ -74,11 +75,15 @@ fn damaged() -> TempDir {
     dir
 }
 
+fn asker() -> Asker {
+    Asker { trail_id: TRAIL, node_id: 1, credentials: Credentials::clear() }
+}
+
 /// Asks in the name of node 1, of which `voters` are the group.
 fn supplier(peers: Peers, voters: &[u64]) -> Supplier {
     let voters: BTreeSet<u64> = voters.iter().copied().collect();
     let own = Own { term: 3, committed: 20, voters: vec![voters], ..Own::default() };
-    Supplier::new(Asker { trail_id: TRAIL, node_id: 1 }, peers, own)
+    Supplier::new(asker(), peers, own)
 }
 
 /// Mends as a start does, in so many rounds at most; the last one's error if all fail.
@@ -230,7 +235,6 @@ async fn only_segments_of_ours_are_asked_about() {
         };
         Some((from..from + MENDING_SEGMENTS_MAX as u64).map(segment).collect())
     });
-    let asker = Asker { trail_id: TRAIL, node_id: 1 };
-    let said = asker.segments(&fake.serve().await, &firsts).await.unwrap();
+    let said = asker().segments(&fake.serve().await, &firsts).await.unwrap();
     assert_eq!(said.iter().map(|one| one.first).collect::<BTreeSet<u64>>(), firsts);
 }

@@ -48,7 +48,8 @@ fn began_with(dir: &Path, peers: &[(u64, String)]) {
 async fn start(dir: &Path, patience: Patience) -> Result<(), StartError> {
     let identity = Identity::read(dir).unwrap();
     let mending = Mending::new(TRAIL, 1);
-    let starting = Starting { identity, mending, doing: tokio::sync::watch::Sender::default() };
+    let doing = tokio::sync::watch::Sender::default();
+    let starting = Starting { identity, credentials: Credentials::clear(), mending, doing };
     let opening = Opening {
         dir: dir.to_owned(),
         cache_bytes_max: 1 << 20,

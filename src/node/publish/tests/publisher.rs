@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::group::{NOW, Node, ORIGIN, log_key, node_key};
+use crate::net::Credentials;
 use crate::node::leadership::Leadership;
 use crate::node::publish::askers::{Answer, Said, Target};
 use crate::node::publish::publisher::{FULL_EVERY, Publisher, State};
@@ -34,7 +35,7 @@ fn leading() -> (Publisher, [Round; 3], Trail) {
     let me = Introduction {
         node_id: 1,
         trail_id: TRAIL,
-        public_key: node_key(1).verifier().public_key,
+        key: ed25519_dalek::SigningKey::from_bytes(&[1; 32]),
         segment_bytes: SEGMENT_BYTES,
     };
     let known = watch::channel(Known::default()).1;
@@ -44,7 +45,12 @@ fn leading() -> (Publisher, [Round; 3], Trail) {
         origin: ORIGIN.into(),
         log_key: Some(log_key()),
         ledger: node.trail.ledger.clone(),
-        network: Network::new(Arc::new(peers), node.trail.log.clone(), FULL_EVERY),
+        network: Network::new(
+            Arc::new(peers),
+            Credentials::clear(),
+            node.trail.log.clone(),
+            FULL_EVERY,
+        ),
         electorates: node.electorates,
         cosigner: cosigner::Handle::start(node.cosigner).unwrap(),
         notebook: notebook::Handle::start(node.notebook).unwrap(),

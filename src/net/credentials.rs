@@ -1,0 +1,299 @@
+//! A node's certificates, and the TLS settings that follow from them: read at start, and again when
+//! the files change.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use indelible_core::TrailId;
+use indelible_tls::rustls::{self, ClientConfig, ServerConfig};
+use indelible_tls::{Expected, Expiry, Material, MaterialError, NodeUri, Pem};
+use tokio::sync::{Notify, watch};
+
+use super::config::{Mode, TlsConfig};
+use super::counters::Counters;
+use crate::disk::{self, DiskError};
+
+/// Between two reminders of what must not stay.
+const REMIND: Duration = Duration::from_secs(3600);
+/// Before its end, a certificate is an alarm.
+const EXPIRES_SOON_S: i64 = 30 * 86_400;
+
+/// Why there are no certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// A file cannot be read, or others can read a key.
+    #[error(
+        "{0}; hint: `indelible cert node` makes a node's certificate. In clear text, and on loopback addresses only: \
+         tls.mode = \"off\""
+    )]
+    Disk(#[from] DiskError),
+    /// What is in the files does not fit this node.
+    #[error("certificate {}: {source}", path.display())]
+    Material {
+        /// The certificate.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: MaterialError,
+    },
+    /// rustls does not take it.
+    #[error("certificate {}: {source}", path.display())]
+    Tls {
+        /// The certificate.
+        path: PathBuf,
+        /// What rustls says.
+        source: rustls::Error,
+    },
+    /// `tls.node_uri` names no node.
+    #[error("tls.node_uri = {0:?} has no {{id}}; hint: spiffe://prod/indelible/{{id}}")]
+    NodeUri(String),
+}
+
+/// What is in use now.
+pub struct Current {
+    /// The certificates.
+    pub material: Material,
+    pub(super) raft_server: Arc<ServerConfig>,
+    pub(super) raft_client: Arc<ClientConfig>,
+    pub(super) client_server: Arc<ServerConfig>,
+    pub(super) http_server: Arc<ServerConfig>,
+    pub(super) metrics_server: Arc<ServerConfig>,
+}
+
+/// A node's certificates. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Credentials {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    mode: Mode,
+    reload_every: Duration,
+    files: Files,
+    /// None in clear text.
+    current: watch::Sender<Option<Arc<Current>>>,
+    counters: Arc<Counters>,
+    /// Somebody asks that the files are read again.
+    reload: Notify,
+}
+
+/// Where the certificates are, and whose they must be.
+struct Files {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+    crl: Option<PathBuf>,
+    expected: Expected,
+}
+
+impl Credentials {
+    /// None: clear text.
+    pub fn clear() -> Credentials {
+        let nobody =
+            Expected { trail: TrailId([0; 16]), node_id: 0, node_uri: None, expiry: Expiry::Warn };
+        let files = Files {
+            ca: PathBuf::new(),
+            cert: PathBuf::new(),
+            key: PathBuf::new(),
+            client_ca: None,
+            crl: None,
+            expected: nobody,
+        };
+        Credentials { inner: Arc::new(Inner::new(Mode::Off, Duration::MAX, files, None)) }
+    }
+
+    /// Reads the files of node `node_id` of `trail`. Blocks.
+    pub fn load(
+        config: &TlsConfig,
+        data_dir: &Path,
+        trail: TrailId,
+        node_id: u64,
+    ) -> Result<Credentials, CredentialsError> {
+        if config.mode == Mode::Off {
+            return Ok(Credentials::clear());
+        }
+        let node_uri = match &config.node_uri {
+            None => None,
+            Some(text) => {
+                Some(text.parse::<NodeUri>().map_err(|_| CredentialsError::NodeUri(text.clone()))?)
+            }
+        };
+        let folder = data_dir.join("tls");
+        let file = |path: &Option<PathBuf>, name| path.clone().unwrap_or(folder.join(name));
+        let files = Files {
+            ca: file(&config.ca, "ca.crt"),
+            cert: file(&config.cert, "node.crt"),
+            key: file(&config.key, "node.key"),
+            client_ca: config.client_ca.clone(),
+            crl: config.crl.clone(),
+            // A node whose certificate has expired serves its peers, and says so.
+            expected: Expected { trail, node_id, node_uri, expiry: Expiry::Warn },
+        };
+        let current = files.load(&files.read()?)?;
+        let every = Duration::from_secs(config.reload_s);
+        let inner = Inner::new(config.mode, every, files, Some(Arc::new(current)));
+        Ok(Credentials { inner: Arc::new(inner) })
+    }
+
+    /// Whether connections are encrypted.
+    pub fn mode(&self) -> Mode {
+        self.inner.mode
+    }
+
+    /// What is in use now; none in clear text.
+    pub fn current(&self) -> Option<Arc<Current>> {
+        self.inner.current.borrow().clone()
+    }
+
+    /// Changes of it.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Option<Arc<Current>>> {
+        self.inner.current.subscribe()
+    }
+
+    /// What the ports count.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.inner.counters
+    }
+
+    /// Has the files read again, changed or not.
+    pub fn reload(&self) {
+        self.inner.reload.notify_one();
+    }
+
+    /// Reads the files again whenever they change, and takes them if they fit; otherwise what is in
+    /// use stays. Never ends by itself.
+    pub async fn keep_current(self) {
+        if self.inner.mode == Mode::Off {
+            return std::future::pending().await;
+        }
+        let mut taken: Option<Pem> = None;
+        let mut failed: Option<String> = None;
+        let mut reminded = tokio::time::Instant::now();
+        self.remind();
+        loop {
+            let asked = tokio::select! {
+                () = self.inner.reload.notified() => true,
+                () = tokio::time::sleep(self.inner.reload_every) => false,
+            };
+            if reminded.elapsed() >= REMIND {
+                self.remind();
+                reminded = tokio::time::Instant::now();
+            }
+            let credentials = self.clone();
+            let before = if asked { None } else { taken.clone() };
+            let read = tokio::task::spawn_blocking(move || credentials.read_again(before)).await;
+            match read {
+                Ok(Ok(None)) => failed = None,
+                Ok(Ok(Some((pem, current)))) => {
+                    failed = None;
+                    let first = taken.replace(pem).is_none() && !asked;
+                    if !first {
+                        tracing::info!(certificate = %self.inner.files.cert.display(), "certificates read again");
+                    }
+                    self.inner.take(current);
+                }
+                Ok(Err(error)) => {
+                    let error = error.to_string();
+                    if failed.as_ref() != Some(&error) || asked {
+                        self.inner.counters.reload_failed();
+                        tracing::error!(
+                            error,
+                            "certificates cannot be taken: those before stay in use"
+                        );
+                    }
+                    failed = Some(error);
+                }
+                Err(error) => tracing::error!(%error, "certificates were not read"),
+            }
+        }
+    }
+
+    /// The files, if they are others than before.
+    fn read_again(&self, before: Option<Pem>) -> Result<Option<(Pem, Current)>, CredentialsError> {
+        let files = &self.inner.files;
+        let pem = files.read()?;
+        if before.as_ref() == Some(&pem) {
+            return Ok(None);
+        }
+        let current = files.load(&pem)?;
+        Ok(Some((pem, current)))
+    }
+
+    /// What a person must not forget.
+    fn remind(&self) {
+        if self.inner.mode == Mode::Accept {
+            tracing::warn!(
+                "clear text is accepted beside TLS; hint: set tls.mode = \"require\" once every node and client has \
+                 certificates"
+            );
+        }
+        let Some(current) = self.current() else { return };
+        let left = current.material.peer().not_after - unix_s();
+        if left < 0 {
+            tracing::error!(
+                "this node's certificate has expired: peers still take it, clients do not; hint: `indelible cert renew`"
+            );
+        } else if left < EXPIRES_SOON_S {
+            let days = left / 86_400;
+            tracing::warn!(
+                "this node's certificate expires in {days} days; hint: `indelible cert renew`"
+            );
+        }
+    }
+}
+
+impl Inner {
+    fn new(
+        mode: Mode,
+        reload_every: Duration,
+        files: Files,
+        current: Option<Arc<Current>>,
+    ) -> Inner {
+        let counters = Arc::new(Counters::default());
+        if let Some(current) = &current {
+            counters.expires(current.material.peer().not_after);
+        }
+        let current = watch::Sender::new(current);
+        Inner { mode, reload_every, files, current, counters, reload: Notify::new() }
+    }
+
+    fn take(&self, current: Current) {
+        self.counters.expires(current.material.peer().not_after);
+        self.current.send_replace(Some(Arc::new(current)));
+    }
+}
+
+impl Files {
+    fn read(&self) -> Result<Pem, DiskError> {
+        let read = |path: &Option<PathBuf>| path.as_deref().map(disk::read_bytes).transpose();
+        Ok(Pem {
+            ca: disk::read_bytes(&self.ca)?,
+            cert: disk::read_bytes(&self.cert)?,
+            key: disk::read_secret(&self.key)?.into(),
+            client_ca: read(&self.client_ca)?,
+            crl: read(&self.crl)?,
+        })
+    }
+
+    fn load(&self, pem: &Pem) -> Result<Current, CredentialsError> {
+        let path = || self.cert.clone();
+        let material = Material::parse(pem, &self.expected, unix_s())
+            .map_err(|source| CredentialsError::Material { path: path(), source })?;
+        let tls = |source| CredentialsError::Tls { path: path(), source };
+        Ok(Current {
+            raft_server: indelible_tls::raft_server(&material).map_err(tls)?,
+            raft_client: indelible_tls::raft_client(&material).map_err(tls)?,
+            client_server: indelible_tls::client_server(&material).map_err(tls)?,
+            http_server: indelible_tls::http_server(&material).map_err(tls)?,
+            metrics_server: indelible_tls::metrics_server(&material).map_err(tls)?,
+            material,
+        })
+    }
+}
+
+/// Now, in Unix seconds.
+pub(super) fn unix_s() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,138 @@
+//! The calling side, for nodes: one TCP connection with one HTTP/2 session on it.
+//!
+//! Not tonic's `Channel`: that makes a new connection behind the caller's back when the old one is
+//! lost, and what was proved on the old one would be taken for proved on the new.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use indelible_tls::pki_types::ServerName;
+use indelible_tls::{Peer, exporter_of_client};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response, Uri};
+use tonic::codegen::{BoxFuture, Service};
+
+use super::config::Mode;
+use super::connection::Security;
+use super::credentials::Credentials;
+
+/// A silent connection is asked this often whether the other end is there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody listens there, or the address makes no sense.
+    #[error("{0}")]
+    Unreachable(std::io::Error),
+    /// The two do not agree on TLS, or on whom to trust.
+    #[error("TLS: {0}; hint: compare `indelible cert show` of both nodes' certificates")]
+    Tls(String),
+    /// The other end speaks no HTTP/2.
+    #[error("HTTP/2: {0}")]
+    Http2(hyper::Error),
+}
+
+/// An open connection.
+pub struct Dialed {
+    /// For generated clients.
+    pub channel: OneConnection,
+    /// What protects it.
+    pub security: Security,
+}
+
+/// Opens a connection to host:port. `window_bytes` are HTTP/2's of one stream; a connection has
+/// twice as much.
+pub async fn dial(
+    addr: &str,
+    credentials: &Credentials,
+    window_bytes: u32,
+) -> Result<Dialed, DialError> {
+    let Some(current) = credentials.current() else { return clear(addr, window_bytes).await };
+    let stream = tcp(addr).await?;
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    // Not what is verified: that is the node's name in the certificate.
+    let name = ServerName::try_from(host).map_err(|error| DialError::Tls(error.to_string()))?;
+    let connector = TlsConnector::from(current.raft_client.clone());
+    let stream = match connector.connect(name, stream).await {
+        Ok(stream) => stream,
+        Err(_) if credentials.mode() == Mode::Accept => return clear(addr, window_bytes).await,
+        Err(error) => return Err(DialError::Tls(error.to_string())),
+    };
+    let session = stream.get_ref().1;
+    let binding = exporter_of_client(session).map_err(|error| DialError::Tls(error.to_string()))?;
+    let chain: Vec<_> = session
+        .peer_certificates()
+        .unwrap_or_default()
+        .iter()
+        .map(|one| one.clone().into_owned())
+        .collect();
+    let peer: Peer =
+        current.material.peer_of(&chain).map_err(|error| DialError::Tls(error.to_string()))?;
+    let security = Security::Tls { peer: Some(peer), chain, binding };
+    Ok(Dialed { channel: OneConnection::new(stream, window_bytes).await?, security })
+}
+
+async fn clear(addr: &str, window_bytes: u32) -> Result<Dialed, DialError> {
+    let stream = tcp(addr).await?;
+    let channel = OneConnection::new(stream, window_bytes).await?;
+    Ok(Dialed { channel, security: Security::Clear })
+}
+
+async fn tcp(addr: &str) -> Result<TcpStream, DialError> {
+    let stream = TcpStream::connect(addr).await.map_err(DialError::Unreachable)?;
+    // Without it every small request waits 40 ms for the other end's delayed acknowledgement.
+    stream.set_nodelay(true).map_err(DialError::Unreachable)?;
+    Ok(stream)
+}
+
+/// An HTTP/2 session that ends with its connection, and with the last user of it. Cheap to clone.
+#[derive(Clone)]
+pub struct OneConnection(SendRequest<Body>);
+
+impl OneConnection {
+    async fn new(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        window_bytes: u32,
+    ) -> Result<OneConnection, DialError> {
+        let (requests, session) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(window_bytes)
+            .initial_connection_window_size(2 * window_bytes)
+            .keep_alive_interval(KEEPALIVE)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(DialError::Http2)?;
+        tokio::spawn(async move {
+            if let Err(error) = session.await {
+                tracing::debug!(%error, "a connection to a peer ended");
+            }
+        });
+        Ok(OneConnection(requests))
+    }
+
+    /// What stands in requests for the other end's address.
+    pub fn origin() -> Uri {
+        Uri::from_static("https://node.indelible")
+    }
+}
+
+impl Service<Request<Body>> for OneConnection {
+    type Response = Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}

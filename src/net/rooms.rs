@@ -1,0 +1,188 @@
+//! How many connections a port holds, and which one goes when there is one too many.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use indelible_core::limits::{
+    CLIENT_CONNECTIONS_MAX, CLIENT_UNKNOWN_CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX,
+    RAFT_CONNECTIONS_OF_A_NODE_MAX, RAFT_UNPROVEN_CONNECTIONS_MAX,
+};
+
+use super::connection::Control;
+
+/// Which connections a port holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// Many, and not too many of one address that has not shown a certificate.
+    Clients,
+    /// Some that nothing is proven of, the oldest of which makes room, and some of each node.
+    Nodes,
+    /// Some.
+    Http,
+}
+
+/// The connections of one port.
+#[derive(Debug)]
+pub(super) struct Room {
+    rule: Rule,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    open: BTreeMap<u64, Arc<Control>>,
+    /// Connections of an address that have shown no certificate.
+    unknown: HashMap<IpAddr, usize>,
+}
+
+impl Room {
+    pub(super) fn new(rule: Rule) -> Arc<Room> {
+        Arc::new(Room { rule, state: Mutex::default() })
+    }
+
+    /// A place for one more connection, or why there is none, in one word.
+    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, &'static str> {
+        let mut state = self.lock();
+        match self.rule {
+            Rule::Clients if state.open.len() >= CLIENT_CONNECTIONS_MAX => {
+                return Err("connections");
+            }
+            Rule::Clients => {
+                let unknown = state.unknown.entry(address).or_default();
+                if *unknown >= CLIENT_UNKNOWN_CONNECTIONS_MAX {
+                    return Err("address");
+                }
+                *unknown += 1;
+            }
+            Rule::Http if state.open.len() >= HTTP_CONNECTIONS_MAX => return Err("connections"),
+            Rule::Http => {}
+            Rule::Nodes => state.make_room(),
+        }
+        let serial = state.next;
+        state.next += 1;
+        let control = Arc::new(Control::default());
+        state.open.insert(serial, control.clone());
+        let unknown = (self.rule == Rule::Clients).then_some(address);
+        Ok(Place { room: self.clone(), serial, unknown, control })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Closes the oldest connection that nothing is proven of if they are as many as allowed, and
+    /// the oldest of each node that has too many. They are in order of age.
+    fn make_room(&mut self) {
+        let mut unproven = Vec::new();
+        let mut of_node: HashMap<u64, Vec<u64>> = HashMap::new();
+        for (serial, control) in &self.open {
+            match control.proven() {
+                Some(proven) => of_node.entry(proven.node).or_default().push(*serial),
+                None => unproven.push(*serial),
+            }
+        }
+        // The new one is unproven.
+        let unproven = excess(&unproven, RAFT_UNPROVEN_CONNECTIONS_MAX - 1);
+        let nodes =
+            of_node.values().flat_map(|serials| excess(serials, RAFT_CONNECTIONS_OF_A_NODE_MAX));
+        for serial in unproven.iter().chain(nodes) {
+            if let Some(control) = self.open.remove(serial) {
+                control.close();
+            }
+        }
+    }
+
+    fn leave(&mut self, serial: u64, unknown: Option<IpAddr>) {
+        self.open.remove(&serial);
+        if let Some(address) = unknown {
+            self.known(address);
+        }
+    }
+
+    fn known(&mut self, address: IpAddr) {
+        if let Some(count) = self.unknown.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.unknown.remove(&address);
+            }
+        }
+    }
+}
+
+/// The first ones, if there are more than `max`.
+fn excess(serials: &[u64], max: usize) -> &[u64] {
+    &serials[..serials.len().saturating_sub(max)]
+}
+
+/// A connection's place, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    room: Arc<Room>,
+    serial: u64,
+    unknown: Option<IpAddr>,
+    pub(super) control: Arc<Control>,
+}
+
+impl Place {
+    /// The other end has shown a certificate that counts: its address is not held against it.
+    pub(super) fn known(&mut self) {
+        if let Some(address) = self.unknown.take() {
+            self.room.lock().known(address);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.lock().leave(self.serial, self.unknown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::connection::{Connection, Proven, Security};
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn an_address_without_certificates_cannot_take_all_places() {
+        let room = Room::new(Rule::Clients);
+        let mut places: Vec<Place> = (0..CLIENT_UNKNOWN_CONNECTIONS_MAX)
+            .map(|_| room.enter(HERE).expect("there is room"))
+            .collect();
+        assert_eq!(room.enter(HERE).err(), Some("address"));
+        assert!(room.enter("10.0.0.1".parse().unwrap()).is_ok());
+        places[0].known();
+        let next = room.enter(HERE).expect("one is known now");
+        drop((places, next));
+        assert!(room.lock().open.is_empty() && room.lock().unknown.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_oldest_unproven_connection_makes_room_and_nodes_stay() {
+        let room = Room::new(Rule::Nodes);
+        let proven = |node: u64| {
+            let place = room.enter(HERE).unwrap();
+            let remote = "127.0.0.1:9".parse().unwrap();
+            let connection = Connection::new(remote, Security::Clear, place.control.clone());
+            assert!(connection.set_proven(Proven { node, boot: 1 }));
+            assert!(!connection.set_proven(Proven { node: node + 1, boot: 1 }), "it is one node's");
+            place
+        };
+        let nodes: Vec<Place> = (1..=3).flat_map(|node| [proven(node), proven(node)]).collect();
+        let places: Vec<Place> =
+            (0..RAFT_UNPROVEN_CONNECTIONS_MAX + 2).map(|_| room.enter(HERE).unwrap()).collect();
+        places[0].control.closed().await;
+        places[1].control.closed().await;
+        let open = room.lock().open.len();
+        assert_eq!(open, RAFT_UNPROVEN_CONNECTIONS_MAX + nodes.len());
+        let many: Vec<Place> = (0..=RAFT_CONNECTIONS_OF_A_NODE_MAX).map(|_| proven(9)).collect();
+        let _last = room.enter(HERE).unwrap();
+        many[0].control.closed().await;
+    }
+}
