@@ -117,6 +117,10 @@ async fn the_commands_of_an_auditor() {
     let unverified = json(&indelible(&cluster, &["get", &index, "--prove"]).await);
     assert_eq!(unverified["verified"], false, "nobody said whom to believe");
     let first_use = ["get", &index, "--prove", "--trust-on-first-use"];
+    let pinned_nowhere = json(&indelible(&cluster, &first_use).await);
+    assert_eq!(pinned_nowhere["verified"], false, "the next run would trust somebody else");
+    let pin = path_in(&cluster, "first-use");
+    let first_use = [&["--checkpoint-file", text(&pin)], &first_use[..]].concat();
     assert_eq!(json(&indelible(&cluster, &first_use).await)["verified"], true);
 
     let seen = path_in(&cluster, "seen");
@@ -147,7 +151,7 @@ async fn the_commands_of_an_auditor() {
 async fn follow(cluster: &LocalCluster) -> (Child, String) {
     let (policy, state) = (policy_file(cluster), path_in(cluster, "follow.json"));
     let mut child = Command::new(BINARY)
-        .args(["--endpoints", &cluster.endpoints().join(","), "--policy", text(&policy)])
+        .args(["--profile", text(&cluster.profile()), "--policy", text(&policy)])
         .args(["audit", "--follow", "--exit-on-alert", "--interval", "1"])
         .args(["--metrics", "127.0.0.1:0", "--state", text(&state)])
         .stdout(Stdio::null())

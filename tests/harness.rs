@@ -66,13 +66,14 @@ pub fn configure(cluster: &mut LocalCluster, id: u64) -> &mut LocalNode {
     cluster.node(id).unwrap()
 }
 
-/// Makes the certificate of a node that has an identity.
+/// Signs the certificate of a node that `node-key` has made.
 pub async fn certify(cluster: &mut LocalCluster, id: u64) {
     let (endpoints, ca) = (cluster.endpoints(), cluster.dir().join("ca"));
-    let config = cluster.node(id).unwrap().config.clone();
-    let args = ["cert", "node", "--config", config.to_str().unwrap()];
-    let args = [&args[..], &["--ca", ca.to_str().unwrap()]].concat();
+    let tls = cluster.node(id).unwrap().data_dir.join("tls");
+    let request = tls.join("node.csr");
+    let args = ["cert", "sign", request.to_str().unwrap(), "--ca", ca.to_str().unwrap()];
     stdout(&indelible_at(&endpoints, &args).await);
+    std::fs::copy(ca.join("ca.crt"), tls.join("ca.crt")).unwrap();
 }
 
 /// An administrator's profile without a policy.

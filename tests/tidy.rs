@@ -82,15 +82,19 @@ fn openraft_is_named_in_raft_and_node_only() {
 fn files_are_touched_in_disk_only() {
     // The client and `local` do not depend on the server; the client keeps one file of its own, and
     // `scripted` are tests.
-    only_in("std::fs", &["disk/", "local/", "client/trust/file.rs", "client/scripted/"]);
+    only_in(
+        "std::fs",
+        &["disk/", "local/", "client/trust/file.rs", "client/profile.rs", "client/scripted/"],
+    );
     only_in("tokio::fs", &["disk/", "cli/"]);
 }
 
 #[test]
 fn layers_point_down() {
     for (layer, above) in [
-        ("disk/", &["storage", "raft", "node", "service", "server", "cli"][..]),
-        ("storage/", &["raft", "node", "service", "server", "cli"]),
+        ("disk/", &["net", "storage", "raft", "node", "service", "server", "cli"][..]),
+        ("net/", &["storage", "raft", "node", "service", "server", "cli"]),
+        ("storage/", &["net", "raft", "node", "service", "server", "cli"]),
         ("raft/", &["node", "service", "server", "cli"]),
         ("node/", &["service", "server", "cli"]),
         ("service/", &["server", "cli"]),

@@ -10,7 +10,7 @@ use indelible_core::{KeyType, Policy, SignerKey, TrailId, VerifierKey, node_key_
 
 use super::Global;
 use super::cert::{InitialFiles, InitialNode};
-use crate::disk::{create_folders, write_text};
+use crate::disk::{create_private_folder, write_text};
 use crate::node::NodeConfig;
 use crate::storage::identity::{Genesis, GenesisNode, Identity};
 use crate::storage::log_key;
@@ -104,7 +104,7 @@ pub(super) fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
         None => None,
     };
     for (identity, config) in identities.iter().zip(&configs) {
-        create_folders(&config.data_dir)?;
+        create_private_folder(&config.data_dir)?;
         log_key::write_new(&config.data_dir, &log_key)
             .with_context(|| format!("write the log key in {}", config.data_dir.display()))?;
         Genesis::write_new(&config.data_dir, &genesis)

@@ -12,7 +12,7 @@ use indelible_tls::{Name, Role};
 use super::Global;
 use super::cert::{NodeFiles, hosts_of};
 use super::init::{check_unused, new_identity};
-use crate::disk::{StagedFile, create_folders, create_private_folder, read_text, write_secret_new};
+use crate::disk::{StagedFile, create_private_folder, read_text, write_secret_new};
 use crate::node::NodeConfig;
 use crate::storage::identity::Identity;
 use crate::storage::log_key;
@@ -41,7 +41,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
         Identity::read(&config.data_dir)?
     } else {
         let identity = make(&global.connect().await?, &config).await?;
-        create_folders(&config.data_dir)?;
+        create_private_folder(&config.data_dir)?;
         Identity::write_new(&config.data_dir, &identity)
             .with_context(|| format!("write identity in {}", config.data_dir.display()))?;
         identity

@@ -8,10 +8,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::disk::make_private;
 use crate::net::Credentials;
 use crate::node::NodeConfig;
 use crate::node::mend::Starting;
-use crate::server::{self, Listeners};
+use crate::server::{self, Listeners, ServeError};
 
 /// What the process ends with.
 const EXIT_CODES: &str = "\
@@ -44,17 +45,25 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     log_to_stderr();
     abort_on_panic();
     keep_secrets();
-    let starting = Starting::new(&config)?;
+    if make_private(&config.data_dir).unwrap_or(false) {
+        tracing::warn!(folder = %config.data_dir.display(), "others could enter the data folder: it is 0700 now");
+    }
+    let starting = match Starting::new(&config) {
+        Ok(starting) => starting,
+        Err(error) => return Ok(ended(&error.into())),
+    };
     reload_on_hangup(starting.credentials.clone())?;
     let listeners = Listeners::bind(&config).await?;
     let shutdown = shutdown(args.until_stdin_closes)?;
     match server::run(config, listeners, starting, shutdown).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => {
-            eprintln!("error: {error}");
-            Ok(ExitCode::from(error.exit_code()))
-        }
+        Err(error) => Ok(ended(&error)),
     }
+}
+
+fn ended(error: &ServeError) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(error.exit_code())
 }
 
 /// What `RUST_LOG` asks for; without it, what a person should know. openraft tells far more than

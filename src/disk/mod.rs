@@ -29,11 +29,12 @@ pub use dir::Dir;
 pub use error::DiskError;
 pub use file::File;
 pub use lock::{DirLock, LOCK_FILE, LockError};
-pub use plain::{create_folders, list, open_for_reading, read_bytes, read_text, write_text};
+pub use plain::{list, open_for_reading, read_bytes, read_text, write_text};
 pub use recorder::Recorder;
 pub use slots::{SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
 pub use space::free_bytes;
 pub use staged::{
-    StagedFile, create_private_folder, read_secret, write_public_new, write_secret_new,
+    StagedFile, create_private_folder, make_private, read_secret, write_public_new,
+    write_secret_new,
 };
 pub use trees::{ScratchDir, TreeFile, files_below, remove_tree, wait_unlocked};

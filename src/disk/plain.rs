@@ -31,11 +31,6 @@ pub fn write_text(path: &Path, text: &str) -> Result<(), DiskError> {
     fs::write(path, text).map_err(|source| failed("write", path, source))
 }
 
-/// Makes a folder and those above it.
-pub fn create_folders(path: &Path) -> Result<(), DiskError> {
-    fs::create_dir_all(path).map_err(|source| failed("create", path, source))
-}
-
 /// Names of the entries of a folder, in order.
 pub fn list(path: &Path) -> Result<Vec<String>, DiskError> {
     let entries = fs::read_dir(path).map_err(|source| failed("list", path, source))?;

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
@@ -100,6 +100,17 @@ pub fn write_public_new(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
 /// Makes a folder that only its owner enters, and those above it that are missing.
 pub fn create_private_folder(path: &Path) -> Result<(), DiskError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("create", path)
+}
+
+/// Makes a folder one that only its owner enters. True if it was not.
+pub fn make_private(path: &Path) -> Result<bool, DiskError> {
+    let mode = fs::metadata(path).at("read", path)?.mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(false);
+    }
+    let private = fs::Permissions::from_mode(mode & 0o700);
+    fs::set_permissions(path, private).at("change the permissions of", path)?;
+    Ok(true)
 }
 
 /// Reads a secret; refuses one that others can read or replace, as whoever can do that may have done

@@ -33,11 +33,11 @@ pub struct NodeConfig {
     /// The same for HTTP.
     #[serde(default)]
     pub http_listen: Option<String>,
-    /// Probes and metrics for this machine, in clear text: host:port of a loopback address. Default:
-    /// nowhere.
+    /// All of HTTP and metrics for this machine, in clear text: host:port of a loopback address.
+    /// Default: nowhere.
     #[serde(default)]
     pub probe_addr: Option<String>,
-    /// Probes and metrics for who shows a certificate, host:port. Default: nowhere.
+    /// All of HTTP and metrics for callers with a certificate, host:port. Default: nowhere.
     #[serde(default)]
     pub metrics_addr: Option<String>,
     /// Certificates.

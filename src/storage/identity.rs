@@ -162,7 +162,7 @@ impl Genesis {
         }
         // Crash before the return: there is no genesis, and `init` starts over. After: there is
         // one, whole.
-        Ok(Dir::open(dir, true)?.write_new(GENESIS_FILE, 0o644, &finish(out))?)
+        Ok(Dir::open(dir, true)?.write_new(GENESIS_FILE, 0o600, &finish(out))?)
     }
 
     /// Reads the file; none on a node that was added later.

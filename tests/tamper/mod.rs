@@ -236,7 +236,7 @@ async fn published(node: &LocalNode, size: u64) {
 
 /// Whether the scrub has been through all sealed segments since the node started.
 async fn has_scrubbed(node: &LocalNode) -> bool {
-    let addr = node.http_addr.clone();
+    let addr = node.probe_addr.clone();
     let asked = tokio::task::spawn_blocking(move || crate::http::get(&addr, "/metrics").text());
     // The node may have ended meanwhile.
     let Ok(metrics) = asked.await else { return false };
