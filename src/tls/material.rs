@@ -93,12 +93,12 @@ pub enum Warning {
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
     /// A file is no PEM text of the right kind.
-    #[error("{file}: {source}")]
+    #[error("{file}: {problem}")]
     Pem {
         /// The configuration's name of the file.
         file: &'static str,
         /// What is wrong.
-        source: PemError,
+        problem: PemError,
     },
     /// A root is no certificate authority.
     #[error(
@@ -130,7 +130,7 @@ pub enum MaterialError {
     },
     /// Other nodes or clients would refuse the certificate.
     #[error("cert: {0}")]
-    Cert(#[from] Refusal),
+    Cert(Refusal),
     /// A revocation list is not by the authority that it names.
     #[error(
         "crl: the list by {issuer:?} is not signed by that authority ({reason}); hint: make it \
@@ -148,6 +148,12 @@ pub enum MaterialError {
         /// What it says.
         reason: String,
     },
+}
+
+impl From<Refusal> for MaterialError {
+    fn from(refusal: Refusal) -> MaterialError {
+        MaterialError::Cert(refusal)
+    }
 }
 
 /// A node's certificate and key, and whom it believes.
@@ -227,9 +233,9 @@ impl Material {
 /// A certificate chain and its key.
 pub(crate) fn identity(cert: &[u8], key: &[u8]) -> Result<CertifiedKey, MaterialError> {
     let chain = pem::certificates(cert);
-    let chain = chain.map_err(|source| MaterialError::Pem { file: "cert", source })?;
+    let chain = chain.map_err(|problem| MaterialError::Pem { file: "cert", problem })?;
     let mut key =
-        pem::private_key(key).map_err(|source| MaterialError::Pem { file: "key", source })?;
+        pem::private_key(key).map_err(|problem| MaterialError::Pem { file: "key", problem })?;
     let identity = CertifiedKey::from_der(chain, key.clone_key(), &provider());
     key.zeroize();
     identity.map_err(|error| MaterialError::Key { reason: error.to_string() })
@@ -240,7 +246,7 @@ pub(crate) fn roots(
     file: &'static str,
     text: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
-    let wrap = |source| MaterialError::Pem { file, source };
+    let wrap = |problem| MaterialError::Pem { file, problem };
     let roots = pem::certificates(text).map_err(wrap)?;
     for content in Certificate::from_pem(text).map_err(wrap)? {
         if !content.is_ca {
@@ -258,7 +264,7 @@ pub(crate) fn anchors(
         let anchor = anchor_from_trusted_cert(root).map(|anchor| anchor.to_owned());
         anchor.map_err(|error| {
             let (kind, reason) = ("certificate", error.to_string());
-            MaterialError::Pem { file, source: PemError::Content { kind, position, reason } }
+            MaterialError::Pem { file, problem: PemError::Content { kind, position, reason } }
         })
     };
     (1..).zip(roots).map(anchor).collect()
@@ -270,12 +276,12 @@ pub(crate) fn lists(
     known: &[&Vec<CertificateDer<'static>>],
 ) -> Result<Vec<List>, MaterialError> {
     let lists = pem::revocation_lists(text);
-    let lists = lists.map_err(|source| MaterialError::Pem { file: "crl", source })?;
+    let lists = lists.map_err(|problem| MaterialError::Pem { file: "crl", problem })?;
     let list = |(position, der): (usize, &CertificateRevocationListDer<'_>)| {
         let bad = |reason: String| {
             let kind = "revocation list";
-            let source = PemError::Content { kind, position, reason };
-            MaterialError::Pem { file: "crl", source }
+            let problem = PemError::Content { kind, position, reason };
+            MaterialError::Pem { file: "crl", problem }
         };
         let content = OwnedCertRevocationList::from_der(der);
         let content = content.map_err(|error| bad(error.to_string()))?;
@@ -317,7 +323,7 @@ fn judge_roots(
     let mut first = i64::MAX;
     for root in roots.iter().copied().flatten() {
         let content = Certificate::from_der(root);
-        let content = content.map_err(|source| MaterialError::Pem { file: "ca", source })?;
+        let content = content.map_err(|problem| MaterialError::Pem { file: "ca", problem })?;
         let Certificate { subject, not_after, .. } = content;
         first = first.min(not_after);
         let warning = Warning::Root { subject, not_after };

@@ -55,9 +55,18 @@ impl Folder {
 
     /// Reads the authority that is there.
     pub(super) fn load(&self) -> anyhow::Result<Authority> {
-        let hint = "read the authority; hint: `init` and `cert ca` make one, --ca says where it is";
-        let cert = read_text(&self.cert()).context(hint)?;
-        let key = Zeroizing::new(read_secret(&self.key()).context(hint)?);
+        for path in [self.cert(), self.key()] {
+            if !path.exists() {
+                bail!(
+                    "no certificate authority in {}: {} does not exist; hint: `init` and `cert ca` \
+                     make one, --ca says where it is",
+                    self.dir.display(),
+                    path.display()
+                );
+            }
+        }
+        let cert = read_text(&self.cert())?;
+        let key = Zeroizing::new(read_secret(&self.key())?);
         let key = std::str::from_utf8(&key).context("read the authority's key as text")?;
         let authority = Authority::from_pem(&cert, key);
         authority.with_context(|| format!("read the authority in {}", self.dir.display()))

@@ -54,7 +54,8 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         }));
     }
     let count = revoked.len();
-    output::print(format!("list {number} in {} names {count} certificates", path.display()))?;
+    output::print(format!("list {number}  {}", path.display()))?;
+    output::print(format!("revoked {count}"))?;
     output::print("copy it to every node, to the file that `[tls] crl` names")?;
     Ok(())
 }

@@ -33,7 +33,8 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let text = read_text(&args.cert)?;
     let chain = Certificate::from_pem(text.as_bytes())
         .with_context(|| format!("read {}", args.cert.display()))?;
-    let judged = judge(&text, args)?;
+    let authority = chain.first().is_some_and(|content| content.is_ca);
+    let judged = if authority { None } else { judge(&text, args)? };
     let now = now();
     if global.json {
         let certificates: Vec<_> = chain.iter().map(|content| as_json(content, now)).collect();
@@ -49,6 +50,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
         show(content, now)?;
     }
     let line = match judged {
+        None if authority => "not checked: it is an authority itself".to_owned(),
         None => "not checked: there is no ca.crt beside it; hint: --roots".to_owned(),
         Some((path, Ok(()))) => format!("leads to a root in {}", path.display()),
         Some((path, Err(why))) => format!("refused with the roots in {}: {why}", path.display()),

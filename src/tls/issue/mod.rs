@@ -60,7 +60,7 @@ pub enum IssueError {
         "the authority's key cannot be used: {0}; hint: give an unencrypted PKCS#8 key, as \
          `openssl pkcs8 -topk8 -nocrypt -in KEY` prints it"
     )]
-    Key(#[source] rcgen::Error),
+    Key(rcgen::Error),
     /// A serial number has other characters than hexadecimal digits, or too many.
     #[error(
         "serial number {0:?} is refused; hint: 2 to 40 hexadecimal digits, as `indelible cert show` prints them"
@@ -70,10 +70,16 @@ pub enum IssueError {
     #[error(
         "the request is refused: {0}; hint: its key must be ECDSA, Ed25519 or RSA, and sign it"
     )]
-    Request(#[source] rcgen::Error),
+    Request(rcgen::Error),
     /// The library that makes certificates gave up.
     #[error("the certificate could not be made: {0}")]
-    Make(#[from] rcgen::Error),
+    Make(rcgen::Error),
+}
+
+impl From<rcgen::Error> for IssueError {
+    fn from(error: rcgen::Error) -> IssueError {
+        IssueError::Make(error)
+    }
 }
 
 /// A certificate and its private key.

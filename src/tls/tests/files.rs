@@ -24,7 +24,7 @@ fn files_that_do_not_fit_are_refused_with_a_reason() {
     let swapped = Pem { cert: files.key.to_vec(), ..files.clone() };
     let refused = parse(&swapped, 1, Expiry::Refuse).unwrap_err();
     let missing =
-        matches!(refused, MaterialError::Pem { file: "cert", source: PemError::Missing { .. } });
+        matches!(refused, MaterialError::Pem { file: "cert", problem: PemError::Missing { .. } });
     assert!(missing, "{refused}");
 }
 
