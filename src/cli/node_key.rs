@@ -10,7 +10,7 @@ use indelible_tls::issue::{Leaf, csr};
 use indelible_tls::{Name, Role};
 
 use super::Global;
-use super::cert::{NodeFiles, hosts_of};
+use super::cert::{NodeFiles, hosts_of, make_folders};
 use super::init::{check_unused, new_identity};
 use crate::disk::{StagedFile, create_private_folder, read_text, write_secret_new};
 use crate::node::NodeConfig;
@@ -49,7 +49,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     if let Some((path, text)) = log_key {
         give_log_key(&config, &identity, &path, &text)?;
     }
-    let files = NodeFiles::of(&config.data_dir);
+    let files = NodeFiles::of(&config);
     request_certificate(&identity, &config, &files)?;
     report(global.json, &identity, &config, &files);
     Ok(ExitCode::SUCCESS)
@@ -67,7 +67,7 @@ fn request_certificate(
     let name = Name::new(identity.trail_id, Role::Node(identity.node_id))?;
     let leaf = Leaf { hosts: hosts_of(config), ..Leaf::new(name) };
     let (request, key) = csr(&leaf).context("make the request for a certificate")?;
-    create_private_folder(&config.data_dir.join(NodeFiles::FOLDER))?;
+    make_folders([&files.request, &files.key])?;
     // The key last: where it is there is a request for it. Crash between: the request is in the way
     // of the next run's, which replaces it.
     write_request(&files.request, &request)?;

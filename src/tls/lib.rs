@@ -4,8 +4,8 @@
 //! A certificate is believed for three reasons together: it leads to a certificate authority that
 //! the configuration names, no revocation list of it holds its serial number, and it carries one
 //! [`Name`] of this trail with a role that may use the port ([`Trust::judge`]). Between nodes
-//! neither DNS names nor addresses count, and an expired certificate is still accepted there: one
-//! wrong clock must not stop a trail. Ports for clients judge expiry strictly.
+//! neither DNS names nor addresses count, and an expired certificate is still accepted there: a wrong
+//! clock must not stop a trail. Ports for clients judge expiry strictly.
 //!
 //! ```text
 //! pem -> inspect -> name -> peer        what a certificate says

@@ -123,8 +123,8 @@ impl fmt::Display for Role {
     }
 }
 
-/// A trail id as it is written in names: lower-case hexadecimal digits only, so that a trail has one
-/// spelling.
+/// A trail id as it is written in names: lower-case hexadecimal digits only, so that each trail has
+/// one spelling.
 pub fn parse_trail(text: &str) -> Option<TrailId> {
     let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     TrailId::from_slice(&hex::decode(text).ok().filter(|_| lower)?)

@@ -9,7 +9,7 @@ use indelible_tls::issue::Issued;
 use crate::disk::{StagedFile, create_private_folder, write_public_new, write_secret_new};
 use crate::node::NodeConfig;
 
-/// A node's files, as the configuration finds them unless it says otherwise.
+/// A node's files.
 pub(in crate::cli) struct NodeFiles {
     pub(in crate::cli) cert: PathBuf,
     pub(in crate::cli) key: PathBuf,
@@ -19,11 +19,22 @@ pub(in crate::cli) struct NodeFiles {
 }
 
 impl NodeFiles {
-    /// Their folder in the data folder.
-    pub(in crate::cli) const FOLDER: &str = "tls";
+    /// Where a node with this configuration looks for them.
+    pub(in crate::cli) fn of(config: &NodeConfig) -> NodeFiles {
+        let files = NodeFiles::in_data_dir(&config.data_dir);
+        let tls = &config.tls;
+        let cert = tls.cert.clone().unwrap_or(files.cert);
+        NodeFiles {
+            request: cert.with_extension("csr"),
+            cert,
+            key: tls.key.clone().unwrap_or(files.key),
+            ca: tls.ca.clone().unwrap_or(files.ca),
+        }
+    }
 
-    pub(in crate::cli) fn of(data_dir: &Path) -> NodeFiles {
-        let folder = data_dir.join(NodeFiles::FOLDER);
+    /// Where they are if the configuration says nothing.
+    pub(super) fn in_data_dir(data_dir: &Path) -> NodeFiles {
+        let folder = data_dir.join("tls");
         NodeFiles {
             cert: folder.join("node.crt"),
             key: folder.join("node.key"),
@@ -75,17 +86,26 @@ pub(super) fn refuse_existing<'a>(
 /// Writes a new certificate and its key, and makes their folder. The key first: a certificate
 /// without a key would look finished.
 pub(super) fn write_issued(cert: &Path, key: &Path, issued: &Issued) -> anyhow::Result<()> {
-    if let Some(folder) = key.parent() {
-        create_private_folder(folder)?;
-    }
+    make_folders([key, cert])?;
     // Crash between: a key of no certificate, which the next run refuses to replace and names.
     write_secret_new(key, issued.key_pem.as_bytes()).context("write the key")?;
     write_public_new(cert, issued.cert_pem.as_bytes()).context("write the certificate")
 }
 
+/// Makes the folders of files.
+pub(in crate::cli) fn make_folders<const N: usize>(files: [&Path; N]) -> anyhow::Result<()> {
+    for file in files {
+        if let Some(folder) = file.parent() {
+            create_private_folder(folder)?;
+        }
+    }
+    Ok(())
+}
+
 /// Puts the authority's certificate beside a node's, unless the same one is there.
 pub(super) fn write_authority(path: &Path, cert_pem: &str) -> anyhow::Result<()> {
     if !path.exists() {
+        make_folders([path])?;
         return write_public_new(path, cert_pem.as_bytes()).context("write the authority");
     }
     let present = crate::disk::read_text(path)?;

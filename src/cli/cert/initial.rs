@@ -41,7 +41,7 @@ impl InitialNode {
             id,
             hosts: hosts_of(config),
             client_addr: config.client_addr.clone(),
-            files: NodeFiles::of(&config.data_dir),
+            files: NodeFiles::of(config),
         }
     }
 }
@@ -174,7 +174,7 @@ mod tests {
             id,
             hosts: vec!["127.0.0.1".into(), "localhost".into()],
             client_addr: format!("127.0.0.1:710{id}"),
-            files: NodeFiles::of(&folder.join(format!("data{id}"))),
+            files: NodeFiles::in_data_dir(&folder.join(format!("data{id}"))),
         };
         InitialFiles::new(&folder.join("policy.txt"), (1..=3).map(node).collect())
     }

@@ -53,7 +53,7 @@ pub(super) struct ClientArgs {
 pub(super) fn run_node(global: &Global, args: &NodeArgs) -> anyhow::Result<()> {
     let config = NodeConfig::load(&args.config)?;
     let identity = Identity::read(&config.data_dir)?;
-    let files = NodeFiles::of(&config.data_dir);
+    let files = NodeFiles::of(&config);
     let hint = "`indelible cert renew` replaces a certificate";
     refuse_existing([&files.cert, &files.key], hint)?;
     let authority = args.folder.load()?;

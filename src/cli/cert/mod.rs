@@ -16,7 +16,7 @@ use clap::Subcommand;
 
 use super::Global;
 
-pub(super) use files::{NodeFiles, hosts_of};
+pub(super) use files::{NodeFiles, hosts_of, make_folders};
 pub(super) use initial::{InitialFiles, InitialNode};
 
 /// Certificates of nodes, clients and administrators.
