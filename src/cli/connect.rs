@@ -112,12 +112,13 @@ impl Global {
     /// Connects; some node has answered when this returns. Keys that are trusted on first use count
     /// only where they are kept: a command that forgets them would believe the next ones as well.
     pub async fn connect(&self) -> anyhow::Result<Client> {
-        let mut options = self.options().await?;
-        if options.trust == TrustMode::OnFirstUse && options.checkpoint_file.is_none() {
+        let options = self.options().await?;
+        let asked = options.trust;
+        let options = without_memory(options);
+        if options.trust != asked {
             eprintln!(
                 "note: --trust-on-first-use keeps nothing without --checkpoint-file FILE, so nothing is called verified"
             );
-            options.trust = TrustMode::Policy;
         }
         Client::connect_with(options).await.context("connect")
     }
@@ -168,6 +169,14 @@ impl Global {
         let options = Options::new(&profile.endpoints).context("read the endpoints")?;
         Ok(Options { clear_text: true, policy: policy.context("use the profile")?, ..options })
     }
+}
+
+/// Nobody is trusted on first use who would be forgotten with the command.
+fn without_memory(mut options: Options) -> Options {
+    if options.trust == TrustMode::OnFirstUse && options.checkpoint_file.is_none() {
+        options.trust = TrustMode::Policy;
+    }
+    options
 }
 
 /// Reads a policy file.
@@ -225,6 +234,17 @@ mod tests {
         let options = reaching(&line).expect("nothing of the profile is needed");
         assert_eq!(options.endpoints, ["b:2"]);
         assert!(options.clear_text && options.policy.is_none());
+    }
+
+    #[tokio::test]
+    async fn first_use_counts_only_where_it_is_kept() {
+        let trust = async |args: &[&str]| {
+            let args = [&["test", "--clear-text", "--trust-on-first-use"], args].concat();
+            let line = Line::try_parse_from(args).expect("a command line");
+            without_memory(line.global.options().await.expect("options")).trust
+        };
+        assert_eq!(trust(&[]).await, TrustMode::Policy);
+        assert_eq!(trust(&["--checkpoint-file", "seen"]).await, TrustMode::OnFirstUse);
     }
 
     #[test]

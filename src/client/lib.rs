@@ -63,10 +63,10 @@
 //! ```
 //!
 //! One background task per node keeps a connection and listens to who leads (`node.rs`,
-//! `table.rs`). [`connect`] is the only place that opens connections. `producer/` sends to the leader, `reader.rs` and `stream.rs` read from the
-//! followers. What to do with which refusal is in `call.rs`, the table of refusals in
-//! `indelible_proto::reason`. `trust/` is whom a client believes, and why. Nothing here depends on
-//! how the nodes work inside.
+//! `table.rs`). [`connect`] is the only place that opens connections. `producer/` sends to the
+//! leader, `reader.rs` and `stream.rs` read from the followers. What to do with which refusal is in
+//! `call.rs`, the table of refusals in `indelible_proto::reason`. `trust/` is whom a client
+//! believes, and why. Nothing here depends on how the nodes work inside.
 
 mod backoff;
 mod call;

@@ -3,7 +3,7 @@
 //! [`Transport`] says what is spoken: TLS with the certificates of a [`Tls`], or clear text, which
 //! has to be asked for. [`channel`] makes one gRPC connection. Whose fault a failure is, and what a
 //! person can do about it, is in [`DialError`]; what a node says only after the handshake, such as
-//! that it refuses our certificate, is caught by [`heard`].
+//! that it refuses our certificate, is caught in `heard.rs`.
 
 mod error;
 mod heard;
