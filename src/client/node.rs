@@ -16,10 +16,10 @@ use indelible_proto::v1::{ClusterView, WatchClusterRequest};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::backoff::Backoff;
-use crate::connect::{Transport, dial};
+use crate::connect::{DialError, Transport, dial};
 use crate::error::{Failure, Trouble};
 use crate::table::Table;
 
@@ -59,6 +59,10 @@ impl NodeTask {
         let (data, _) = dial(&self.addr, &self.transport, self.connect_timeout).await?;
         let (views, view) = match timeout(SILENCE_MAX, first_view(control)).await {
             Ok(Ok(first)) => first,
+            // So answer gRPC without this service, and HTTP 404.
+            Ok(Err(status)) if status.code() == Code::Unimplemented => {
+                return Err(DialError::OtherPort.into());
+            }
             Ok(Err(status)) => {
                 // Why the connection broke says more than what HTTP/2 makes of it.
                 return Err(match (Failure::from(status), said.reason()) {

@@ -33,6 +33,12 @@ pub enum DialError {
          hint: is it the client port of a node? One with `[tls] mode = \"off\"` is reached in clear text (--clear-text)"
     )]
     NodeSpeaksClearText,
+    /// Something else than a client port is there.
+    #[error(
+        "what answers there is no client port\n\
+         hint: it may be the raft port or the HTTP port of a node; `client_addr` in its configuration is the right one"
+    )]
+    OtherPort,
     /// It is not shown that a node of this cluster answers there.
     #[error("the certificate that the node shows is not believed: {what}")]
     NotBelieved {
@@ -69,7 +75,7 @@ impl DialError {
     pub fn is_final(&self) -> bool {
         use DialError::*;
         match self {
-            Address(_) | NodeSpeaksTls | NodeSpeaksClearText => true,
+            Address(_) | NodeSpeaksTls | NodeSpeaksClearText | OtherPort => true,
             NotBelieved { .. } | Refused { .. } => true,
             Unreachable(_) | TimedOut(_) | Closed { .. } | Handshake(_) => false,
         }

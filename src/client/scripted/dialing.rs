@@ -90,6 +90,20 @@ async fn clear_text_and_tls_do_not_understand_each_other_and_say_so() {
 }
 
 #[tokio::test]
+async fn another_port_of_a_node_is_told_as_such() {
+    // gRPC without our services, as on the raft port; HTTP answers 404, which is the same.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let addr = listener.local_addr().expect("bound").to_string();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let empty = tonic::service::Routes::default();
+    let server = tonic::transport::Server::builder().add_routes(empty);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let mut options = Options::new([addr]).expect("valid");
+    options.clear_text = true;
+    says(&refused(patient(options)).await, &["no client port", "raft port", "client_addr"]);
+}
+
+#[tokio::test]
 async fn a_node_of_another_authority_is_not_believed() {
     let (fake, _doors, _node, issued) = group(1).await;
     let files = ProfileDir::new(&fake.nodes[0].addr, authority().cert_pem(), Some(&issued));
