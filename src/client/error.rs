@@ -35,10 +35,10 @@ pub enum ConnectError {
     #[error("certificates are given, and clear text is asked for\nhint: leave one of them out")]
     TwoTransports,
     /// The profile, or a file that it names, is of no use.
-    #[error("{0}")]
+    #[error(transparent)]
     Profile(#[from] ProfileError),
     /// The certificates are of no use.
-    #[error("{0}")]
+    #[error(transparent)]
     Tls(#[from] TlsError),
     /// Every endpoint answered, and none of them in a way that another attempt could mend.
     #[error("no connection to any node{}", by_reason(.errors))]
@@ -72,10 +72,10 @@ pub enum ConnectError {
         actual: String,
     },
     /// The checkpoint file is of no use.
-    #[error("{0}")]
+    #[error(transparent)]
     File(#[from] FileError),
     /// There is nothing to trust on first use.
-    #[error("{0}")]
+    #[error(transparent)]
     FirstUse(#[from] FirstUseError),
 }
 

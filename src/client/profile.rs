@@ -45,12 +45,12 @@ pub struct Profile {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProfileError {
     /// It cannot be read.
-    #[error("read {}: {source}", .path.display())]
+    #[error("read {}: {cause}", .path.display())]
     Io {
         /// Which file.
         path: PathBuf,
         /// What the operating system says.
-        source: Arc<io::Error>,
+        cause: Arc<io::Error>,
     },
     /// It does not hold what it should.
     #[error("{}: {what}", .path.display())]
@@ -181,7 +181,7 @@ pub(crate) fn read_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, ProfileError> 
 #[cfg(unix)]
 fn check_mode(path: &Path, file: &File) -> Result<(), ProfileError> {
     use std::os::unix::fs::PermissionsExt;
-    let metadata = file.metadata().map_err(|source| failed(path, source))?;
+    let metadata = file.metadata().map_err(|error| failed(path, error))?;
     let mode = metadata.permissions().mode() & 0o7777;
     match mode & 0o077 {
         0 => Ok(()),
@@ -195,14 +195,14 @@ fn check_mode(_path: &Path, _file: &File) -> Result<(), ProfileError> {
 }
 
 fn open(path: &Path) -> Result<File, ProfileError> {
-    File::open(path).map_err(|source| failed(path, source))
+    File::open(path).map_err(|error| failed(path, error))
 }
 
 fn read(path: &Path, file: &mut File, bytes_max: usize) -> Result<Vec<u8>, ProfileError> {
     // Room for all of it from the start: a key that outgrows its place leaves copies behind.
     let mut bytes = Vec::with_capacity(64 * 1024);
     let limit = bytes_max as u64 + 1;
-    file.take(limit).read_to_end(&mut bytes).map_err(|source| failed(path, source))?;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| failed(path, error))?;
     if bytes.len() > bytes_max {
         let what =
             format!("more than {bytes_max} bytes, which is the limit\nhint: is it this file?");
@@ -219,6 +219,6 @@ fn read_text(path: &Path, bytes_max: usize) -> Result<String, ProfileError> {
     })
 }
 
-fn failed(path: &Path, source: io::Error) -> ProfileError {
-    ProfileError::Io { path: path.to_owned(), source: Arc::new(source) }
+fn failed(path: &Path, cause: io::Error) -> ProfileError {
+    ProfileError::Io { path: path.to_owned(), cause: Arc::new(cause) }
 }

@@ -118,6 +118,9 @@ impl DialError {
             rustls::Error::InvalidCertificate(reason) => {
                 DialError::NotBelieved { what: not_believed(error, reason, about) }
             }
+            rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+                DialError::OtherPort
+            }
             rustls::Error::AlertReceived(alert) => match refused(*alert, about) {
                 Some(what) => DialError::Refused { certificate: about.certificate.clone(), what },
                 None => DialError::Handshake(format!("the node answers {alert:?}")),
@@ -185,7 +188,7 @@ fn refused(alert: AlertDescription, about: &About) -> Option<String> {
              hint: its extended key usage must allow `client`"
             .into(),
         AlertDescription::CertificateUnknown => "its name does not count there: it is of another trail, or of a role that may not connect\n\
-             hint: `indelible cert show FILE` prints the name"
+             hint: `indelible cert show FILE` prints the name; is the endpoint a client port? Raft ports let nodes in only"
             .into(),
         AlertDescription::CertificateRequired => {
             "the node demands one\nhint: name `cert` and `key` in the profile".into()

@@ -48,7 +48,7 @@ pub struct TlsFiles {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read, or may not be as it is.
-    #[error("{0}")]
+    #[error(transparent)]
     File(#[from] ProfileError),
     /// What is in them does not do.
     #[error("{files}: {what}")]

@@ -104,6 +104,27 @@ async fn another_port_of_a_node_is_told_as_such() {
 }
 
 #[tokio::test]
+async fn an_http_port_behind_tls_is_told_as_such() {
+    let authority = authority();
+    let issued = authority.issue(&client_leaf()).expect("issues");
+    let node = authority.issue(&node_leaf(TRAIL)).expect("issues");
+    let files =
+        ProfileDir::new(&answer_as(&node, b"http/1.1").await, authority.cert_pem(), Some(&issued));
+    says(&refused(options(&files)).await, &["no client port", "HTTP port"]);
+}
+
+/// A chain of errors as the command line prints it.
+fn printed(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(&format!(": {inner}"));
+        source = inner.source();
+    }
+    text
+}
+
+#[tokio::test]
 async fn a_node_of_another_authority_is_not_believed() {
     let (fake, _doors, _node, issued) = group(1).await;
     let files = ProfileDir::new(&fake.nodes[0].addr, authority().cert_pem(), Some(&issued));
@@ -127,24 +148,25 @@ async fn a_client_that_answers_as_a_node_is_not_believed() {
     let node = NodeFiles::by(&authority);
     // Somebody has a client's certificate of the right authority, and the node's address.
     let thief = authority.issue(&client_leaf()).expect("issues");
-    let addr = answer_as(&thief).await;
+    let addr = answer_as(&thief, b"h2").await;
     let files = ProfileDir::new(&addr, &node.ca, Some(&thief));
     says(&refused(options(&files)).await, &["not believed"]);
 }
 
-/// A server with this certificate.
-async fn answer_as(issued: &Issued) -> String {
+/// A server with this certificate, which speaks this protocol.
+async fn answer_as(issued: &Issued, protocol: &[u8]) -> String {
     use indelible_tls::pki_types::pem::PemObject;
     use indelible_tls::pki_types::{CertificateDer, PrivateKeyDer};
     use indelible_tls::rustls::{ServerConfig, crypto::ring::default_provider};
     let cert = CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).expect("a certificate");
     let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).expect("a key");
-    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
         .with_single_cert(vec![cert], key)
         .expect("a configuration");
+    config.alpn_protocols = vec![protocol.to_vec()];
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let addr = listener.local_addr().expect("bound").to_string();
@@ -386,7 +408,10 @@ fn a_profile_that_is_of_no_use_says_why() {
     let issued = authority.issue(&client_leaf()).expect("issues");
     let files = ProfileDir::new("127.0.0.1:7101", authority.cert_pem(), Some(&issued));
     let error = || match Options::from_profile(files.file("client.toml")) {
-        Err(error) => error.to_string(),
+        Err(error) => {
+            assert_eq!(printed(&error), error.to_string(), "nothing is said twice");
+            error.to_string()
+        }
         Ok(_) => panic!("it was taken"),
     };
     for mode in [0o640, 0o604, 0o620, 0o602] {
