@@ -1,7 +1,8 @@
 //! Indelible: a replicated, tamper-evident audit log whose Raft log is the audit trail.
 //!
-//! Layers, each knowing only those before it: [`disk`], [`net`] and [`storage`], [`raft`], [`node`],
-//! [`service`], [`server`]; beside them [`cli`]. ARCHITECTURE.md says what each may not know.
+//! Layers, each knowing only those before it: [`disk`], [`net`] and [`storage`], [`raft`],
+//! [`node`], [`service`], [`server`]; beside them [`cli`]. ARCHITECTURE.md says what each may not
+//! know.
 
 pub mod disk;
 pub mod net;

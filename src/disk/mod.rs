@@ -4,8 +4,8 @@
 //! one place: positions are explicit (nothing seeks), a name is durable only after [`Dir::sync`], a
 //! length only after [`File::sync_all`], and every error says which operation failed on which path.
 //! [`SlotFile`] keeps a small value in two checksummed slots, so that a torn write leaves the value
-//! before it. [`StagedFile`] does the same for keys and certificates. [`DirLock`] keeps a second process out, and [`free_bytes`] says how much room is
-//! left.
+//! before it. [`StagedFile`] does the same for keys and certificates. [`DirLock`] keeps a second
+//! process out, and [`free_bytes`] says how much room is left.
 //!
 //! Invariant: this layer knows no format above a slot, and never retries a failed sync.
 //!

@@ -113,8 +113,8 @@ pub fn make_private(path: &Path) -> Result<bool, DiskError> {
     Ok(true)
 }
 
-/// Reads a secret; refuses one that others can read or replace, as they may have done so. The caller
-/// wipes the bytes.
+/// Reads a secret; refuses one that others can read or replace, as they may have done so. The
+/// caller wipes the bytes.
 pub fn read_secret(path: &Path) -> Result<Vec<u8>, DiskError> {
     let mode = fs::metadata(path).at("read", path)?.mode() & 0o777;
     if mode & 0o077 != 0 {

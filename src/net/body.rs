@@ -29,8 +29,8 @@ impl Budget {
 pub struct Allowance {
     /// Bytes; more end the request.
     pub bytes_max: u64,
-    /// Whether all of it must be there in time, out of a budget: not for a stream without end, whose
-    /// messages are taken one by one.
+    /// Whether all of it must be there in time, out of a budget: not for a stream without end,
+    /// whose messages are taken one by one.
     pub unary: Option<Budget>,
 }
 

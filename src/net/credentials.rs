@@ -127,10 +127,10 @@ impl Credentials {
             key: file(&config.key, "node.key"),
             client_ca: config.client_ca.clone(),
             crl: config.crl.clone(),
-            // A node whose certificate has expired serves its peers, and says so.
-            expected: Expected { trail, node_id, node_uri, expiry: Expiry::Warn },
+            expected: Expected { trail, node_id, node_uri, expiry: Expiry::Refuse },
         };
-        let current = files.load(&files.read()?)?;
+        // A node whose certificate has expired serves its peers, and says so.
+        let current = files.load(&files.read()?, Expiry::Warn)?;
         let every = Duration::from_secs(config.reload_s);
         let inner = Inner::new(config.mode, every, files, Some(Arc::new(current)));
         Ok(Credentials { inner: Arc::new(inner) })
@@ -216,7 +216,9 @@ impl Credentials {
         if before.as_ref() == Some(&pem) {
             return Ok(None);
         }
-        let current = files.load(&pem)?;
+        // Files that have expired do not replace a certificate that has not.
+        let valid = self.current().is_some_and(|now| now.material.peer().not_after > unix_s());
+        let current = files.load(&pem, if valid { Expiry::Refuse } else { Expiry::Warn })?;
         Ok(Some((pem, current)))
     }
 
@@ -229,12 +231,11 @@ impl Credentials {
             );
         }
         let Some(current) = self.current() else { return };
+        for warning in current.material.warnings() {
+            tracing::error!(%warning, "this node's certificates");
+        }
         let left = current.material.peer().not_after - unix_s();
-        if left < 0 {
-            tracing::error!(
-                "this node's certificate has expired: peers still take it, clients do not; hint: `indelible cert renew`"
-            );
-        } else if left < EXPIRES_SOON_S {
+        if (0..EXPIRES_SOON_S).contains(&left) {
             let days = left / 86_400;
             tracing::warn!(
                 "this node's certificate expires in {days} days; hint: `indelible cert renew`"
@@ -276,9 +277,10 @@ impl Files {
         })
     }
 
-    fn load(&self, pem: &Pem) -> Result<Current, CredentialsError> {
+    fn load(&self, pem: &Pem, expiry: Expiry) -> Result<Current, CredentialsError> {
         let path = || self.cert.clone();
-        let material = Material::parse(pem, &self.expected, unix_s())
+        let expected = Expected { expiry, ..self.expected.clone() };
+        let material = Material::parse(pem, &expected, unix_s())
             .map_err(|source| CredentialsError::Material { path: path(), source })?;
         let tls = |source| CredentialsError::Tls { path: path(), source };
         Ok(Current {

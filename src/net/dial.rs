@@ -53,6 +53,15 @@ pub async fn dial(
     credentials: &Credentials,
     window_bytes: u32,
 ) -> Result<Dialed, DialError> {
+    // Boxed: a TLS session is large, and this future is part of many.
+    Box::pin(open(addr, credentials, window_bytes)).await
+}
+
+async fn open(
+    addr: &str,
+    credentials: &Credentials,
+    window_bytes: u32,
+) -> Result<Dialed, DialError> {
     let Some(current) = credentials.current() else { return clear(addr, window_bytes).await };
     let stream = tcp(addr).await?;
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);

@@ -1,9 +1,9 @@
 //! Sockets: who may open a connection, how long it may stay, and how much it may hold.
 //!
-//! All ports of a node are served by one accept loop ([`listen`]). A TLS handshake runs in a task of
-//! its own; then the connection is a [`Connection`] that every handler finds in its request: who the
-//! other end is by its certificate, what the TLS session can be bound to, and whether the other end
-//! has proved to be a node. [`dial`] is the calling side for nodes.
+//! All ports of a node are served by one accept loop ([`listen`]). A TLS handshake runs in a task
+//! of its own; then the connection is a [`Connection`] that every handler finds in its request: who
+//! the other end is by its certificate, what the TLS session can be bound to, and whether the other
+//! end has proved to be a node. [`dial`] is the calling side for nodes.
 //!
 //! Invariants: nothing here knows of Raft or of the trail. No request reaches a handler on a
 //! connection whose certificate is not trusted by that port. A request body that is not complete

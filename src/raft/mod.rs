@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`types`] fixes what an entry, a peer and a result are; [`membership`] is the one
 //! payload that openraft makes itself; [`log_store`] and [`state_machine`] put openraft on top of
-//! [`crate::storage`]; [`peers`] decides who may speak, by what `proof` proves; [`network`] is the calling side of the wire
-//! and [`service`] the answering side; [`publication`] is both, for checkpoints.
+//! [`crate::storage`]; [`peers`] decides who may speak, by what `proof` proves; [`network`] is the
+//! calling side of the wire and [`service`] the answering side; [`publication`] is both, for
+//! checkpoints.
 //!
 //! Invariants: nothing is ever purged and no snapshot exists (docs/adr/0001). An entry is applied
 //! only when it is durable here. openraft's types do not leave this folder and [`crate::node`], and

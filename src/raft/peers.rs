@@ -1,11 +1,11 @@
 //! Who may speak: the handshake that opens every connection between nodes, and what it remembers.
 //!
 //! A node is known by the name in its certificate, its key (in the membership, or in the genesis
-//! file before there is one), of which it shows possession on this very connection, and its boot: a
-//! counter on its disk, which only rises, and a number drawn at random when the process starts. So a
-//! stranger, a wiped disk, an older copy of a disk, a second copy of a running node, or a node of
-//! another trail gives itself away before it can vote or acknowledge anything. Nothing is remembered
-//! of a peer before its proof holds (docs/adr/0010).
+//! file before there is one), of which it shows possession on this very connection, and its boot:
+//! a counter on its disk, which only rises, and a number drawn at random when the process starts.
+//! So a stranger, a wiped disk, an older copy of a disk, a second copy of a running node, or a node
+//! of another trail gives itself away before it can vote or acknowledge anything. Nothing is
+//! remembered of a peer before its proof holds (docs/adr/0010).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard};

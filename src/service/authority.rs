@@ -149,7 +149,8 @@ mod tests {
             }
         }
         let mut known: Vec<String> = CALLS.iter().map(|(call, _)| (*call).to_owned()).collect();
-        (calls.sort(), known.sort());
+        calls.sort();
+        known.sort();
         assert_eq!(calls, known);
     }
 

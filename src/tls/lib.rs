@@ -4,13 +4,13 @@
 //! A certificate is believed for three reasons together: it leads to a certificate authority that
 //! the configuration names, no revocation list of it holds its serial number, and it carries one
 //! [`Name`] of this trail with a role that may use the port ([`Trust::judge`]). Between nodes
-//! neither DNS names nor addresses count, and an expired certificate is still accepted there: a wrong
-//! clock must not stop a trail. Ports for clients judge expiry strictly.
+//! neither DNS names nor addresses count, and an expired certificate is still accepted there: a
+//! wrong clock must not stop a trail. Ports for clients judge expiry strictly.
 //!
 //! ```text
 //! pem -> inspect -> name -> peer        what a certificate says
 //! trust -> verify                       whether it is believed, and rustls's view of that
-//! material -> config                    a node's or a client's files, and what rustls needs of them
+//! material -> config                    files of a node or a client, for rustls
 //! exporter                              what binds a proof to one connection
 //! issue (feature)                       a small certificate authority
 //! ```
