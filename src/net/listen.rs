@@ -14,9 +14,9 @@ use indelible_core::limits::{
     HTTP_BODIES_BYTES_MAX, RAFT_BODIES_BYTES_MAX, RAFT_MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX,
     RESET_STREAMS_MAX, STREAMS_KNOWN_MAX, STREAMS_UNKNOWN_MAX,
 };
-use indelible_tls::exporter_of_server;
 use indelible_tls::pki_types::CertificateDer;
-use indelible_tls::rustls::ServerConfig;
+use indelible_tls::rustls::{self, ServerConfig};
+use indelible_tls::{Refusal, exporter_of_server};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -209,7 +209,7 @@ async fn accept(
                     Ok(Ok(stream)) => stream,
                     Ok(Err(error)) => {
                         tracing::debug!(port = port.kind.name(), %remote, %error, "no TLS");
-                        return port.refused("handshake");
+                        return port.refused(why_no_handshake(&error));
                     }
                     Err(_) => return port.refused("silent"),
                 },
@@ -237,6 +237,12 @@ async fn is_clear(port: &Port, stream: &TcpStream) -> Result<bool, &'static str>
         Ok(1) => Ok(first[0] != HANDSHAKE),
         _ => Err("closed"),
     }
+}
+
+/// Why a handshake failed, in one word: what was wrong with the certificate, if that was it.
+fn why_no_handshake(error: &std::io::Error) -> &'static str {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    tls.and_then(Refusal::of).map_or("handshake", Refusal::code)
 }
 
 /// Who is at the other end of a TLS session.
