@@ -23,6 +23,7 @@ data_dir = "node$n"
 client_addr = "127.0.0.1:760$n"
 raft_addr = "127.0.0.1:761$n"
 http_addr = "127.0.0.1:762$n"
+probe_addr = "127.0.0.1:763$n"
 [storage]
 scrub_bytes_per_s = $([ $n = 1 ] && echo "${2:-$1}" || echo "$1")
 scrub_every_s = 1
@@ -35,7 +36,7 @@ TOML
   done
   until "$bin" status > /dev/null 2>&1; do sleep 0.1; done
 }
-metric() { exec 3<> "/dev/tcp/127.0.0.1/762$1"; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; awk -v name="$2" '$1 == name { print $2 }' <&3; }
+metric() { exec 3<> "/dev/tcp/127.0.0.1/763$1"; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; awk -v name="$2" '$1 == name { print $2 }' <&3; }
 bench() { "$bin" bench --seconds "$seconds" "$@" | sed 1d; }
 
 start 0

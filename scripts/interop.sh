@@ -62,6 +62,7 @@ data_dir = "node$n"
 client_addr = "127.0.0.1:$((base_port + n))"
 raft_addr = "127.0.0.1:$((base_port + 10 + n))"
 http_addr = "127.0.0.1:$((base_port + 20 + n))"
+probe_addr = "127.0.0.1:$((base_port + 30 + n))"
 witness_interval_ms = 1000
 [http]
 public_entries = true
@@ -78,7 +79,7 @@ for n in 1 2 3; do
   "$bin" serve --config "node$n.toml" >> "node$n.log" 2>&1 < /dev/null & pids+=($!)
 done
 export INDELIBLE_PROFILE=$PWD/admin.toml
-url() { echo "http://127.0.0.1:$((base_port + 20 + $1))/"; }
+url() { echo "http://127.0.0.1:$((base_port + 30 + $1))/"; }
 eventually() { # what, command...
   local what=$1 _
   shift
@@ -129,7 +130,7 @@ done
 
 # A check that cannot fail is none: the key of another trail of the same name.
 sed 's/node1/other/; s/127.0.0.1:\([0-9]*\)1"/127.0.0.1:\19"/' node1.toml > other.toml
-"$bin" init --origin audit.example/interop --policy-out other.policy other.toml > /dev/null
+"$bin" init --no-certificates --origin audit.example/interop --policy-out other.policy other.toml > /dev/null
 awk '$1 == "log" { print $2 }' other.policy > other.vkey
 if "$GOBIN/follow" other.vkey other.checkpoint "$(url 1)" 2> other.log; then fail "the client accepted another key"; fi
 grep -q "follow http" other.log || { cat other.log >&2; fail "the client did not get to the signature"; }
