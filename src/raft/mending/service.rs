@@ -117,11 +117,7 @@ impl Mending {
                 return Err(Status::permission_denied(message));
             }
         }
-        let peers = self.inner.peers.read().unwrap_or_else(PoisonError::into_inner);
-        match peers.as_ref().is_some_and(|peers| peers.is_removed(node_id)) {
-            true => Err(Status::permission_denied(format!("node {node_id} was removed"))),
-            false => Ok(()),
-        }
+        self.inner.check_present(node_id)
     }
 
     fn source(&self) -> Source {
@@ -138,6 +134,17 @@ impl Mending {
         }
         let ours = self.inner.trail_id;
         Err(Status::permission_denied(format!("this is a node of trail {ours}, not of yours")))
+    }
+}
+
+impl Inner {
+    /// Whether a node is still in the group, as far as is known here.
+    fn check_present(&self, node_id: u64) -> Result<(), Status> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        match peers.as_ref().is_some_and(|peers| peers.is_removed(node_id)) {
+            true => Err(Status::permission_denied(format!("node {node_id} was removed"))),
+            false => Ok(()),
+        }
     }
 }
 
@@ -210,7 +217,9 @@ fn sealed_of(
 /// A stream of entries that is under way.
 struct Reading {
     source: Source,
-    trail_id: TrailId,
+    mending: Arc<Inner>,
+    /// Who reads.
+    node_id: u64,
     next: u64,
     to: u64,
     _permit: OwnedSemaphorePermit,
@@ -220,7 +229,12 @@ impl Reading {
     /// The next message with entries; none at the end. At most one message is in memory.
     async fn step(mut self) -> Option<(Result<pb::EntriesResponse, Status>, Self)> {
         while self.next < self.to {
-            let (source, trail_id) = (self.source.clone(), self.trail_id);
+            // It may have been removed since.
+            if let Err(status) = self.mending.check_present(self.node_id) {
+                self.next = self.to;
+                return Some((Err(status), self));
+            }
+            let (source, trail_id) = (self.source.clone(), self.mending.trail_id);
             let (from, to) = (self.next, self.to);
             let read = tokio::task::spawn_blocking(move || source.read(&trail_id, from, to)).await;
             let read = read.unwrap_or_else(|_| Err(Status::unavailable("the node is stopping")));
@@ -268,7 +282,8 @@ impl pb::mending_server::Mending for Mending {
         })?;
         let reading = Reading {
             source,
-            trail_id: self.inner.trail_id,
+            mending: self.inner.clone(),
+            node_id: request.node_id,
             next: request.from,
             to: request.to,
             _permit: permit,
