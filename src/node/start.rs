@@ -149,6 +149,7 @@ impl Node {
             trail_id: identity.trail_id,
             key: SigningKey::from_bytes(&identity.secret_key),
             segment_bytes: identity.segment_bytes,
+            data_dir: config.data_dir.clone(),
         };
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
@@ -285,7 +286,6 @@ impl Node {
         RaftService::new(
             self.raft.clone(),
             self.log.clone(),
-            self.config.data_dir.clone(),
             self.peers.clone(),
             self.read_only.clone(),
             self.draining(),

@@ -173,10 +173,7 @@ impl PeerClient {
     #[expect(clippy::result_large_err, reason = "the error is openraft's")]
     fn check_term(&self, term: u64) -> Result<(), RPCError<TypeConfig>> {
         let Network { log, peers, .. } = &self.network;
-        terms::check(log, peers, self.node, term).map_err(|status| {
-            tracing::error!(node = self.node, error = status.message(), "an answer is not taken");
-            unreadable(status)
-        })
+        terms::check(log, peers, self.node, term).map_err(unreadable)
     }
 }
 

@@ -8,6 +8,7 @@
 //! remembered of a peer before its proof holds (docs/adr/0010).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use super::proof::Claim;
 use super::types::{Membership, Peer};
 use crate::net::connection::Proven;
 use crate::net::{Connection, Security};
+use crate::storage::evidence;
 use crate::storage::log::Log;
 
 /// Why a peer is not spoken to.
@@ -134,6 +136,8 @@ pub struct Introduction {
     pub key: SigningKey,
     /// Its segment size in bytes.
     pub segment_bytes: u64,
+    /// Where it keeps evidence.
+    pub data_dir: PathBuf,
 }
 
 /// What is known of peers. Shared by both ends of the wire.
@@ -399,10 +403,12 @@ impl Peers {
             return Err(Refusal::Malformed("boot counter is 0"));
         }
         // The certificate was verified when the connection was made: its chain, and its trail.
-        if let Some(peer) = security.peer()
-            && peer.name.node_id() != Some(node)
-        {
-            return Err(Refusal::OtherName { node, named: peer.name.principal() });
+        if let Security::Tls { peer, .. } = security {
+            let name = peer.as_ref().map(|peer| &peer.name);
+            if name.and_then(|name| name.node_id()) != Some(node) {
+                let named = name.map_or_else(|| "nobody".into(), |name| name.principal());
+                return Err(Refusal::OtherName { node, named });
+            }
         }
         let claim = Claim {
             trail: &self.me.trail_id,
@@ -458,6 +464,26 @@ impl Peers {
             };
         }
         if known.is_removed(node) { Expected::Removed } else { Expected::Anything }
+    }
+
+    /// Whether a node is in the group, as far as this node knows. One that is not may be the leader
+    /// all the same.
+    pub fn is_member(&self, node: u64) -> bool {
+        matches!(self.expected_key(node), Expected::Key(_))
+    }
+
+    /// Keeps what shows that a node did what it must not. Each member has room of its own; what is
+    /// no member, as far as this node knows, shares some, so that it leaves none of theirs full.
+    pub fn keep_evidence(&self, node: u64, name: &str, what: &str) {
+        tracing::error!(node, %what, "a peer breaks the rules; evidence kept");
+        // What stands before the first `-` is a sort to `evidence::keep`.
+        let name = match self.is_member(node) {
+            true => format!("of_node_{node}-{name}.txt"),
+            false => format!("of_no_member-{node}-{name}.txt"),
+        };
+        if let Err(error) = evidence::keep(&self.me.data_dir, &name, what.as_bytes()) {
+            tracing::error!(%error, "cannot keep the evidence");
+        }
     }
 
     /// Whether a node was removed from the group, as far as this node has applied.

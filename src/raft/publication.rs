@@ -16,7 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use super::link::{LinkError, Open};
 use super::network::Network;
 use super::peers::Peers;
-use super::service::sender;
+use super::service::member;
 use super::types::Peer;
 
 /// An answer that is being made.
@@ -41,7 +41,7 @@ pub struct PublicationService {
 }
 
 impl PublicationService {
-    /// Lets in whoever has a session with `peers`.
+    /// Lets in the members of `peers`.
     pub fn new(peers: Arc<Peers>, handlers: Handlers) -> Self {
         PublicationService { peers, handlers: Arc::new(handlers) }
     }
@@ -58,7 +58,7 @@ impl Publication for PublicationService {
         &self,
         request: Request<pb::CosignRequest>,
     ) -> Result<Response<pb::CosignResponse>, Status> {
-        let peer = sender(&self.peers, &request)?;
+        let peer = member(&self.peers, &request)?;
         (self.handlers.cosign)(peer, request.into_inner()).await.map(Response::new)
     }
 
@@ -66,7 +66,7 @@ impl Publication for PublicationService {
         &self,
         request: Request<pb::PublishRequest>,
     ) -> Result<Response<pb::PublishResponse>, Status> {
-        let peer = sender(&self.peers, &request)?;
+        let peer = member(&self.peers, &request)?;
         (self.handlers.publish)(peer, request.into_inner()).await.map(Response::new)
     }
 }

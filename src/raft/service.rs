@@ -1,7 +1,6 @@
 //! The answering side of the wire between nodes: the gRPC service on the raft port.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,7 +25,6 @@ use super::peers::Peers;
 use super::types::{Entry, LogId, Raft, TypeConfig, entry_id, log_id};
 use super::{terms, verify, wire};
 use crate::net::Connection;
-use crate::storage::evidence;
 use crate::storage::log::{Log, LogError};
 
 /// Entries of a request from which on they are verified off the runtime's threads, in bytes.
@@ -41,8 +39,6 @@ pub type FindingSink =
 pub struct RaftService {
     raft: Raft,
     log: Log,
-    /// Where evidence is kept.
-    data_dir: PathBuf,
     peers: Arc<Peers>,
     /// Whether the disk is nearly full: then entries are refused before openraft sees them, votes
     /// and heartbeats go on.
@@ -61,7 +57,6 @@ impl RaftService {
     pub fn new(
         raft: Raft,
         log: Log,
-        data_dir: PathBuf,
         peers: Arc<Peers>,
         read_only: watch::Receiver<bool>,
         draining: watch::Receiver<bool>,
@@ -71,7 +66,6 @@ impl RaftService {
         RaftService {
             raft,
             log,
-            data_dir,
             peers,
             read_only,
             draining,
@@ -93,7 +87,6 @@ impl RaftService {
 
     fn check_term(&self, peer: u64, term: u64) -> Result<(), Status> {
         terms::check(&self.log, &self.peers, peer, term)
-            .inspect_err(|status| terms::keep_evidence(&self.data_dir, peer, status))
     }
 
     /// A question for a vote, as openraft takes it: a candidate asks for nobody else.
@@ -178,6 +171,18 @@ pub(super) fn sender<T>(peers: &Peers, request: &Request<T>) -> Result<u64, Stat
     })
 }
 
+/// The same, if that node is in the group as far as this node knows. Who leads may be news to this
+/// node; in the trail and in its checkpoints only members have a say.
+pub(super) fn member<T>(peers: &Peers, request: &Request<T>) -> Result<u64, Status> {
+    let node = sender(peers, request)?;
+    match peers.is_member(node) {
+        true => Ok(node),
+        false => Err(Status::failed_precondition(format!(
+            "node {node} is no member of the group, as far as this node knows; hint: add it first"
+        ))),
+    }
+}
+
 /// The connection that a request has arrived on.
 pub(in crate::raft) fn connection<T>(request: &Request<T>) -> Result<Arc<Connection>, Status> {
     let connection = request.extensions().get::<Arc<Connection>>().cloned();
@@ -253,7 +258,12 @@ pub(super) async fn chain_at(log: &Log, index: u64) -> Result<Chain, LogError> {
 
 /// Compares the leader's chain with ours before a request is acknowledged. A mismatch is evidence,
 /// not a retry.
-async fn check_chain(log: &Log, data_dir: &Path, theirs: KnownChain) -> Result<(), Status> {
+async fn check_chain(
+    log: &Log,
+    peers: &Peers,
+    peer: u64,
+    theirs: KnownChain,
+) -> Result<(), Status> {
     let index = theirs.id.index;
     let ours = chain_at(log, index).await.map_err(|error| Status::internal(error.to_string()))?;
     if ours == theirs.chain {
@@ -268,16 +278,9 @@ async fn check_chain(log: &Log, data_dir: &Path, theirs: KnownChain) -> Result<(
         wire::describe(&theirs.id),
         theirs.chain
     );
-    let name = format!("chain-{index}-{}.txt", entry_id(&theirs.id).term);
-    keep_evidence(data_dir, &name, &what);
+    let name = format!("chain-{index}-{}", entry_id(&theirs.id).term);
+    peers.keep_evidence(peer, &name, &what);
     Err(Status::data_loss(what))
-}
-
-fn keep_evidence(data_dir: &Path, name: &str, what: &str) {
-    tracing::error!(%what, "a peer's entries do not hold; evidence kept");
-    if let Err(error) = evidence::keep(data_dir, name, what.as_bytes()) {
-        tracing::error!(%error, "cannot keep the evidence");
-    }
 }
 
 /// What the two halves of an append stream share.
@@ -341,8 +344,7 @@ fn incoming(
                 }
                 Err(status) => {
                     if status.code() == Code::DataLoss {
-                        let name = format!("entries-of-node-{peer}.txt");
-                        keep_evidence(&service.data_dir, &name, status.message());
+                        service.peers.keep_evidence(peer, "entries", status.message());
                     }
                     shared.fail(status);
                     None
@@ -355,11 +357,12 @@ fn incoming(
 /// openraft's answer as a message, once the chain agrees.
 async fn answer(
     service: &RaftService,
+    peer: u64,
     shared: &AppendStream,
     result: StreamAppendResult<TypeConfig>,
 ) -> Result<pb::AppendResponse, Status> {
     if let (Some(chain), Ok(_)) = (shared.pop(), &result) {
-        check_chain(&service.log, &service.data_dir, chain).await?;
+        check_chain(&service.log, &service.peers, peer, chain).await?;
     }
     Ok(pb::AppendResponse {
         result: Some(wire::result_to_pb(&result)),
@@ -403,7 +406,7 @@ impl pb::raft_server::Raft for RaftService {
             async move {
                 let mut results = results?;
                 let answer = match results.next().await {
-                    Some(Ok(result)) => answer(&service, &shared, result).await,
+                    Some(Ok(result)) => answer(&service, peer, &shared, result).await,
                     Some(Err(fatal)) => Err(Status::unavailable(fatal.to_string())),
                     None => Err(shared.take_failure()?),
                 };
@@ -436,7 +439,7 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        let peer = self.peer(&request)?;
+        let peer = member(&self.peers, &request)?;
         let message = request.into_inner();
         let from = wire::vote_from_pb(message.from)?;
         check_voter(peer, from.leader_id.node_id)?;
@@ -463,7 +466,7 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::RecordFindingRequest>,
     ) -> Result<Response<pb::RecordFindingResponse>, Status> {
-        let peer = self.peer(&request)?;
+        let peer = member(&self.peers, &request)?;
         (self.findings)(peer, request.into_inner().finding).await?;
         Ok(Response::new(pb::RecordFindingResponse {}))
     }

@@ -37,6 +37,7 @@ fn leading() -> (Publisher, [Round; 3], Trail) {
         trail_id: TRAIL,
         key: ed25519_dalek::SigningKey::from_bytes(&[1; 32]),
         segment_bytes: SEGMENT_BYTES,
+        data_dir: std::env::temp_dir(),
     };
     let known = watch::channel(Known::default()).1;
     let peers = Peers::new(me, node.trail.log.clone(), Default::default(), known);
