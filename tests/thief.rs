@@ -29,7 +29,7 @@ impl Thief {
     pub fn new(data_dir: &Path, boot_count: u64) -> Thief {
         let identity = Identity::read(data_dir).unwrap();
         let name = node_key_name(&identity.origin, identity.node_id);
-        let node_key = SignerKey::new(&name, KeyType::Cosigner, identity.secret_key).unwrap();
+        let node_key = SignerKey::new(&name, KeyType::Cosigner, *identity.secret_key).unwrap();
         let text = std::fs::read_to_string(data_dir.join("log_key")).unwrap();
         let log_key = text.trim().parse().unwrap();
         let (trail, id) = (identity.trail_id, identity.node_id);

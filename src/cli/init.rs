@@ -8,6 +8,8 @@ use indelible_core::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_B
 use indelible_core::policy::Witness;
 use indelible_core::{KeyType, Policy, SignerKey, TrailId, VerifierKey, node_key_name};
 
+use zeroize::Zeroizing;
+
 use super::Global;
 use super::cert::{InitialFiles, InitialNode};
 use crate::disk::{create_private_folder, write_text};
@@ -155,7 +157,7 @@ pub(super) fn new_identity(
     origin: &str,
     segment_bytes: u64,
 ) -> Identity {
-    let secret_key: [u8; 32] = rand::random();
+    let secret_key: Zeroizing<[u8; 32]> = Zeroizing::new(rand::random());
     let public_key = ed25519_dalek::SigningKey::from_bytes(&secret_key).verifying_key().to_bytes();
     Identity { node_id, trail_id, origin: origin.to_owned(), segment_bytes, secret_key, public_key }
 }

@@ -63,15 +63,7 @@ impl RaftService {
         read_index_timeout: Duration,
         findings: FindingSink,
     ) -> Self {
-        RaftService {
-            raft,
-            log,
-            peers,
-            read_only,
-            draining,
-            read_index_timeout,
-            findings,
-        }
+        RaftService { raft, log, peers, read_only, draining, read_index_timeout, findings }
     }
 
     /// As a tonic service, with the raft port's limits.

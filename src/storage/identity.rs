@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use indelible_core::TrailId;
 use indelible_core::limits::{MEMBERS_MAX, NAME_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use zeroize::Zeroizing;
 
 use super::fields::Fields;
 use crate::disk::{Dir, DiskError, read_secret};
@@ -32,7 +33,7 @@ pub struct Identity {
     /// Size in bytes that closes a segment; the same on all nodes.
     pub segment_bytes: u64,
     /// Ed25519 seed of the node's key.
-    pub secret_key: [u8; 32],
+    pub secret_key: Zeroizing<[u8; 32]>,
     /// Its public half.
     pub public_key: [u8; 32],
 }
@@ -110,7 +111,7 @@ impl Identity {
         let mut out = header(IDENTITY_MAGIC, &identity.trail_id);
         out.extend_from_slice(&identity.node_id.to_le_bytes());
         out.extend_from_slice(&identity.segment_bytes.to_le_bytes());
-        out.extend_from_slice(&identity.secret_key);
+        out.extend_from_slice(&identity.secret_key[..]);
         out.extend_from_slice(&identity.public_key);
         put_string(&mut out, &identity.origin);
         // Crash before the return: there is no identity, and `init` starts over. After: there is
@@ -124,7 +125,7 @@ impl Identity {
         if !Dir::open(dir, true)?.exists(IDENTITY_FILE)? {
             return Err(IdentityError::Missing { path });
         }
-        let bytes = read_secret(&path)?;
+        let bytes = Zeroizing::new(read_secret(&path)?);
         let damaged = |what| IdentityError::Damaged { path: path.clone(), what };
         let (trail_id, mut fields) = open(IDENTITY_MAGIC, &bytes).map_err(damaged)?;
         let mut read = || -> Option<Identity> {
@@ -132,7 +133,7 @@ impl Identity {
                 trail_id,
                 node_id: fields.u64()?,
                 segment_bytes: fields.u64()?,
-                secret_key: fields.array()?,
+                secret_key: Zeroizing::new(fields.array()?),
                 public_key: fields.array()?,
                 origin: string(&mut fields)?,
             })
@@ -246,7 +247,7 @@ mod tests {
             trail_id: TrailId([5; 16]),
             origin: "audit.example/trail".into(),
             segment_bytes: 1 << 20,
-            secret_key: [1; 32],
+            secret_key: [1; 32].into(),
             public_key: [2; 32],
         }
     }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use indelible_core::key::KeyError;
 use indelible_core::{KeyType, SignerKey};
 
+use zeroize::Zeroizing;
+
 use crate::disk::{Dir, DiskError, read_secret};
 
 /// Name of the file; only its owner may read it.
@@ -61,7 +63,7 @@ pub fn read(dir: &Path, origin: &str) -> Result<Option<SignerKey>, LogKeyError> 
         return Ok(None);
     }
     let path = dir.join(LOG_KEY_FILE);
-    let bytes = read_secret(&path)?;
+    let bytes = Zeroizing::new(read_secret(&path)?);
     parse(&String::from_utf8_lossy(&bytes), origin, &path).map(Some)
 }
 

@@ -123,7 +123,7 @@ impl Opened {
             options;
         let Identity { node_id, origin, secret_key, .. } = identity;
         let name = node_key_name(&origin, node_id);
-        let key = SignerKey::new(name, KeyType::Cosigner, secret_key)?;
+        let key = SignerKey::new(name, KeyType::Cosigner, *secret_key)?;
         let log_key = log_key::read(&data_dir, &origin)?;
         let verifier = log_key.as_ref().map(|key| key.verifier().clone());
         let electorates = Electorates::new(ledger.clone(), &origin, verifier, &genesis);

@@ -36,7 +36,7 @@ fn began_with(dir: &Path, peers: &[(u64, String)]) {
         trail_id: TRAIL,
         origin: "example.com/log".into(),
         segment_bytes: SEGMENT_BYTES,
-        secret_key: [1; 32],
+        secret_key: [1; 32].into(),
         public_key: [1; 32],
     };
     Identity::write_new(dir, &identity).unwrap();

@@ -62,7 +62,7 @@ impl Trail {
             trail_id: TRAIL,
             origin: "audit.example/test".into(),
             segment_bytes,
-            secret_key: [1; 32],
+            secret_key: [1; 32].into(),
             public_key: [2; 32],
         };
         Identity::write_new(dir.path(), &identity).expect("write the identity");
