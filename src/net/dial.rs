@@ -106,8 +106,8 @@ async fn tcp(addr: &str) -> Result<TcpStream, DialError> {
 pub struct OneConnection(SendRequest<Body>);
 
 impl OneConnection {
-    /// A session on a connection that is open already. `window_bytes` are HTTP/2's of one stream; the
-    /// connection has twice as much.
+    /// A session on a connection that is open already. `window_bytes` are HTTP/2's of one stream;
+    /// the connection has twice as much.
     pub async fn new(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         window_bytes: u32,
