@@ -36,7 +36,7 @@ pub struct Global {
         value_delimiter = ','
     )]
     pub endpoints: Vec<String>,
-    /// Connect without TLS, to nodes with `[tls] mode = "off"`: nobody proves who he is
+    /// Connect without TLS, to nodes with `[tls] mode = "off"`: neither end proves who it is
     #[arg(
         long,
         global = true,

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::disk::make_private;
-use crate::net::Credentials;
+use crate::net::{Credentials, fit_open_files};
 use crate::node::NodeConfig;
 use crate::node::mend::Starting;
 use crate::server::{self, Listeners, ServeError};
@@ -99,6 +99,14 @@ fn keep_secrets() {
     let most = Rlimit { current: files.maximum, ..files };
     if let Err(error) = setrlimit(Resource::Nofile, most) {
         tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    // What no connection takes is left for the log.
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if !fit_open_files(files) {
+        tracing::warn!(
+            files,
+            "few files may be open: the ports take fewer connections; hint: ulimit -n 16384"
+        );
     }
 }
 

@@ -349,7 +349,7 @@ impl From<Status> for Failure {
         if let Some(rejected) = Rejected::from_status(&status) {
             return Failure::Rejected(rejected);
         }
-        // Of a proxy, perhaps. Whoever it is, he does not let this client in.
+        // A proxy in between may say so too, without details.
         let refused = match status.code() {
             Code::Unauthenticated => Some(Reason::Unauthenticated),
             Code::PermissionDenied => Some(Reason::Forbidden),

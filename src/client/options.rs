@@ -23,7 +23,7 @@ pub struct Options {
     pub endpoints: Vec<String>,
     /// The certificates. Default: none, see [`Options::from_profile`].
     pub tls: Option<Tls>,
-    /// Whether to connect without TLS, to nodes with `[tls] mode = "off"`: then nobody proves who
+    /// Whether to connect without TLS, to nodes with `[tls] mode = "off"`: then neither end proves who
     /// he is, and anybody on the way reads along. Default: no.
     pub clear_text: bool,
     /// How long [`crate::Client::connect_with`] waits for the first node to answer. Default 5 s.

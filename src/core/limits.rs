@@ -116,11 +116,15 @@ pub const CLIENT_PRODUCERS_MAX: usize = 4096;
 pub const CLIENT_CONNECTIONS_MAX: usize = 4096;
 /// Those of one address that have shown no certificate.
 pub const CLIENT_UNKNOWN_CONNECTIONS_MAX: usize = 256;
+/// All of those, of every address; one more closes the oldest.
+pub const CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX: usize = 1024;
+/// How long a connection of theirs may stay.
+pub const CLIENT_UNKNOWN_AGE_MAX: Duration = Duration::from_secs(60);
 /// Connections of a raft port on which no node has proved to be; one more closes the oldest.
 pub const RAFT_UNPROVEN_CONNECTIONS_MAX: usize = 64;
 /// Connections of a raft port on which one node has proved to be; one more closes the oldest.
 pub const RAFT_CONNECTIONS_OF_A_NODE_MAX: usize = 8;
-/// Connections of an HTTP port.
+/// Connections of an HTTP port; one more closes the oldest.
 pub const HTTP_CONNECTIONS_MAX: usize = 1024;
 /// How long the other end may take to begin, and to finish, its TLS handshake; over HTTP also to
 /// send its headers.
@@ -136,7 +140,7 @@ pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long an HTTP request may take, its answer included.
 pub const HTTP_REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// How long requests that are under way may take after their connection was told to end.
-pub const GOODBYE_GRACE: Duration = Duration::from_secs(30);
+pub const GOODBYE_GRACE: Duration = Duration::from_secs(90);
 /// Requests of one connection that are served at once, of a caller without a certificate.
 pub const STREAMS_UNKNOWN_MAX: u32 = 64;
 /// The same for a caller with one.
@@ -155,6 +159,8 @@ pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 pub const BODY_OVERHEAD_BYTES: u32 = 16 * 1024;
 /// Unfinished requests of a client port together, in bytes.
 pub const CLIENT_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Unfinished requests of callers without a certificate together, in bytes: they ask for health.
+pub const CLIENT_UNKNOWN_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Unfinished requests of a raft port together, in bytes.
 pub const RAFT_BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Unfinished requests of an HTTP port together, in bytes.
@@ -166,6 +172,9 @@ pub const TERM_JUMP_MAX: u64 = 1 << 20;
 pub const FINDINGS_OF_A_NODE_A_MINUTE_MAX: usize = 10;
 
 const _: () = {
+    // A request may wait for a proof while its connection comes of age.
+    assert!(GOODBYE_GRACE.as_millis() > PROOF_WAIT_MS_MAX as u128);
+    assert!(CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX < CLIENT_CONNECTIONS_MAX);
     assert!(
         NOTE_BYTES_MAX + (EVENT_BYTES_MAX + 80) / 3 * 4 + 64 * 45 + 128 <= PROOF_FILE_BYTES_MAX
     );

@@ -10,6 +10,6 @@ mod ports;
 
 pub use cluster::{LocalCluster, LocalOptions};
 pub use error::LocalError;
-pub use node::LocalNode;
+pub use node::{CRASHED, LocalNode};
 pub use ports::free_ports;
 pub use rustix::process::Signal;

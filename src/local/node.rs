@@ -1,6 +1,7 @@
 //! One node: its addresses, its files, its process.
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -13,6 +14,13 @@ const TAIL_LINES: usize = 10;
 
 /// Name of an environment variable: a folder that keeps the logs of nodes of tests that panic.
 const KEEP_LOGS: &str = "INDELIBLE_KEEP_LOGS";
+
+/// What a node that crashed is told by, in the output of its test: final, whatever else failed.
+pub const CRASHED: &str = "a process ended, that of node";
+
+/// SIGILL, SIGTRAP, SIGABRT (what a panic ends with), SIGBUS and SIGSEGV: nobody sends these to a
+/// node.
+const CRASHES: [i32; 5] = [4, 5, 6, 7, 11];
 
 /// A node of a [`crate::LocalCluster`].
 pub struct LocalNode {
@@ -149,10 +157,15 @@ impl Drop for LocalNode {
             // Without it, there is the end of the log in the panic's message.
             let _ = self.keep_log();
         }
-        if let Some(child) = &mut self.child {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
+        let Some(mut child) = self.child.take() else { return };
+        let crash = child.try_wait().ok().flatten().and_then(|status| status.signal());
+        // It may have ended by itself.
+        let _ = child.kill();
+        let _ = child.wait();
+        if let Some(signal) = crash.filter(|signal| CRASHES.contains(signal)) {
+            let what = format!("{CRASHED} {} by signal {signal}:\n{}", self.id, self.log_tail());
+            eprintln!("{what}");
+            assert!(std::thread::panicking(), "{what}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct TlsConfig {
     pub ca: Option<PathBuf>,
     /// Who certifies clients, PEM. Default: who certifies nodes.
     pub client_ca: Option<PathBuf>,
-    /// Revoked certificates, PEM. Default: none.
+    /// Revoked certificates, PEM. Default `data_dir/tls/ca.crl`, which need not exist.
     pub crl: Option<PathBuf>,
     /// How the certificates of a CA of your own name a node, if not
     /// `spiffe://<trail>.indelible/node/{id}`.

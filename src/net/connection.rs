@@ -1,7 +1,7 @@
 //! One accepted connection, as the handlers see it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -81,6 +81,11 @@ impl Connection {
         *self.control.proven.get_or_init(|| proven) == proven
     }
 
+    /// Whether the other end could have shown a certificate and has not.
+    pub fn is_stranger(&self) -> bool {
+        matches!(&self.security, Security::Tls { peer: None, .. })
+    }
+
     /// Cuts the connection.
     pub fn close(&self) {
         self.control.close();
@@ -91,6 +96,8 @@ impl Connection {
 #[derive(Debug, Default)]
 pub(super) struct Control {
     proven: OnceLock<Proven>,
+    /// Whether a certificate that counts was shown.
+    known: AtomicBool,
     closing: Notify,
 }
 
@@ -101,6 +108,15 @@ impl Control {
 
     pub(super) fn proven(&self) -> Option<Proven> {
         self.proven.get().copied()
+    }
+
+    /// A certificate that counts was shown.
+    pub(super) fn set_known(&self) {
+        self.known.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_known(&self) -> bool {
+        self.known.load(Ordering::Relaxed)
     }
 
     /// Completes when the connection is to be cut. For one waiter.

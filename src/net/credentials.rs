@@ -83,7 +83,9 @@ struct Files {
     cert: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
-    crl: Option<PathBuf>,
+    /// Need not exist if nobody named it.
+    crl: PathBuf,
+    crl_named: bool,
     expected: Expected,
 }
 
@@ -97,7 +99,8 @@ impl Credentials {
             cert: PathBuf::new(),
             key: PathBuf::new(),
             client_ca: None,
-            crl: None,
+            crl: PathBuf::new(),
+            crl_named: false,
             expected: nobody,
         };
         Credentials { inner: Arc::new(Inner::new(Mode::Off, Duration::MAX, files, None)) }
@@ -126,7 +129,8 @@ impl Credentials {
             cert: file(&config.cert, "node.crt"),
             key: file(&config.key, "node.key"),
             client_ca: config.client_ca.clone(),
-            crl: config.crl.clone(),
+            crl: file(&config.crl, "ca.crl"),
+            crl_named: config.crl.is_some(),
             expected: Expected { trail, node_id, node_uri, expiry: Expiry::Refuse },
         };
         // A node whose certificate has expired serves its peers, and says so.
@@ -192,6 +196,9 @@ impl Credentials {
                         tracing::info!(certificate = %self.inner.files.cert.display(), "certificates read again");
                     }
                     self.inner.take(current);
+                    if !first {
+                        self.remind();
+                    }
                 }
                 Ok(Err(error)) => {
                     let error = error.to_string();
@@ -273,7 +280,10 @@ impl Files {
             cert: disk::read_bytes(&self.cert)?,
             key: disk::read_secret(&self.key)?.into(),
             client_ca: read(&self.client_ca)?,
-            crl: read(&self.crl)?,
+            crl: match self.crl_named || self.crl.exists() {
+                true => Some(disk::read_bytes(&self.crl)?),
+                false => None,
+            },
         })
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use indelible_tls::pki_types::ServerName;
-use indelible_tls::{Peer, exporter_of_client};
+use indelible_tls::pki_types::{CertificateDer, ServerName};
+use indelible_tls::{Peer, exporter_of_client, rustls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -19,7 +19,7 @@ use tonic::codegen::{BoxFuture, Service};
 
 use super::config::Mode;
 use super::connection::Security;
-use super::credentials::Credentials;
+use super::credentials::{Credentials, Current, unix_s};
 
 /// A silent connection is asked this often whether the other end is there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -71,12 +71,14 @@ async fn open(
     let connector = TlsConnector::from(current.raft_client.clone());
     let stream = match connector.connect(name, stream).await {
         Ok(stream) => stream,
-        Err(_) if credentials.mode() == Mode::Accept => return clear(addr, window_bytes).await,
+        Err(error) if credentials.mode() == Mode::Accept && speaks_no_tls(&error) => {
+            return clear(addr, window_bytes).await;
+        }
         Err(error) => return Err(DialError::Tls(error.to_string())),
     };
-    let session = stream.get_ref().1;
-    let binding = exporter_of_client(session).map_err(|error| DialError::Tls(error.to_string()))?;
-    let chain: Vec<_> = session
+    let tls = stream.get_ref().1;
+    let binding = exporter_of_client(tls).map_err(|error| DialError::Tls(error.to_string()))?;
+    let chain: Vec<_> = tls
         .peer_certificates()
         .unwrap_or_default()
         .iter()
@@ -84,8 +86,25 @@ async fn open(
         .collect();
     let peer: Peer =
         current.material.peer_of(&chain).map_err(|error| DialError::Tls(error.to_string()))?;
+    let (channel, session) = session(stream, window_bytes).await?;
+    let trusted = while_trusted(credentials.clone(), chain.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = session => {}
+            () = trusted => tracing::warn!("a connection ended: the peer's certificate does not count any more"),
+        }
+    });
     let security = Security::Tls { peer: Some(peer), chain, binding };
-    Ok(Dialed { channel: OneConnection::new(stream, window_bytes).await?, security })
+    Ok(Dialed { channel, security })
+}
+
+/// Whether the other end answered a TLS handshake with something else, or not at all.
+fn speaks_no_tls(error: &std::io::Error) -> bool {
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(_)) => true,
+        Some(_) => false,
+        None => true,
+    }
 }
 
 async fn clear(addr: &str, window_bytes: u32) -> Result<Dialed, DialError> {
@@ -101,6 +120,41 @@ async fn tcp(addr: &str) -> Result<TcpStream, DialError> {
     Ok(stream)
 }
 
+/// An HTTP/2 session on an open connection, and what has to run for it.
+async fn session(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    window_bytes: u32,
+) -> Result<(OneConnection, impl Future<Output = ()> + Send + 'static), DialError> {
+    let (requests, session) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(window_bytes)
+        .initial_connection_window_size(2 * window_bytes)
+        .keep_alive_interval(KEEPALIVE)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(DialError::Http2)?;
+    let run = async move {
+        if let Err(error) = session.await {
+            tracing::debug!(%error, "a connection to a peer ended");
+        }
+    };
+    Ok((OneConnection(requests), run))
+}
+
+/// Completes when a dialed peer's certificate does not count any more with what is trusted now.
+async fn while_trusted(credentials: Credentials, chain: Vec<CertificateDer<'static>>) {
+    let mut trust = credentials.subscribe();
+    loop {
+        let current = trust.borrow_and_update().clone();
+        let trusts = |current: &Current| {
+            current.material.still_trusts(indelible_tls::Port::RaftOut, &chain, unix_s()).is_ok()
+        };
+        if current.is_some_and(|current| !trusts(&current)) || trust.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// An HTTP/2 session that ends with its connection, and with the last user of it. Cheap to clone.
 #[derive(Clone)]
 pub struct OneConnection(SendRequest<Body>);
@@ -112,20 +166,9 @@ impl OneConnection {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         window_bytes: u32,
     ) -> Result<OneConnection, DialError> {
-        let (requests, session) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(window_bytes)
-            .initial_connection_window_size(2 * window_bytes)
-            .keep_alive_interval(KEEPALIVE)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(DialError::Http2)?;
-        tokio::spawn(async move {
-            if let Err(error) = session.await {
-                tracing::debug!(%error, "a connection to a peer ended");
-            }
-        });
-        Ok(OneConnection(requests))
+        let (channel, session) = session(stream, window_bytes).await?;
+        tokio::spawn(session);
+        Ok(channel)
     }
 
     /// What stands in requests for the other end's address.

@@ -10,12 +10,13 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use indelible_core::limits::{
-    CLIENT_BODIES_BYTES_MAX, HANDSHAKE_BYTES_MAX, HANDSHAKE_DEADLINE, HEADER_BYTES_MAX,
-    HTTP_BODIES_BYTES_MAX, RAFT_BODIES_BYTES_MAX, RAFT_MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX,
-    RESET_STREAMS_MAX, STREAMS_KNOWN_MAX, STREAMS_UNKNOWN_MAX,
+    CLIENT_BODIES_BYTES_MAX, CLIENT_UNKNOWN_BODIES_BYTES_MAX, HANDSHAKE_BYTES_MAX,
+    HANDSHAKE_DEADLINE, HEADER_BYTES_MAX, HTTP_BODIES_BYTES_MAX, RAFT_BODIES_BYTES_MAX,
+    RAFT_MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, RESET_STREAMS_MAX, STREAMS_KNOWN_MAX,
+    STREAMS_UNKNOWN_MAX,
 };
 use indelible_tls::pki_types::CertificateDer;
-use indelible_tls::rustls::{self, ServerConfig};
+use indelible_tls::rustls::{self, CertificateError, ServerConfig};
 use indelible_tls::{Refusal, exporter_of_server};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -94,6 +95,8 @@ pub struct Port {
     window_bytes: u32,
     room: Arc<Room>,
     budget: Budget,
+    /// Of callers without a certificate.
+    unknown_budget: Budget,
     /// Paths whose request is a stream of messages.
     streams: &'static [&'static str],
 }
@@ -113,7 +116,8 @@ impl Port {
             _ => (Rule::Http, HTTP_BODIES_BYTES_MAX),
         };
         let (room, budget) = (Room::new(rule), Budget::new(budget));
-        Port { kind, credentials, window_bytes, room, budget, streams }
+        let unknown_budget = Budget::new(CLIENT_UNKNOWN_BODIES_BYTES_MAX);
+        Port { kind, credentials, window_bytes, room, budget, unknown_budget, streams }
     }
 
     pub(super) fn refused(&self, why: &'static str) {
@@ -122,15 +126,20 @@ impl Port {
 
     /// What the body of a request may be.
     fn allowance(&self, connection: &Connection, path: &str) -> Allowance {
-        if self.streams.contains(&path) {
+        if self.streams.contains(&path) && !connection.is_stranger() {
             return Allowance { bytes_max: u64::MAX, unary: None };
         }
-        let bytes_max = match self.kind {
-            PortKind::Client => REQUEST_BYTES_MAX,
-            PortKind::Raft if connection.proven().is_some() => RAFT_MESSAGE_BYTES_MAX + 64,
-            _ => HANDSHAKE_BYTES_MAX,
+        let (bytes_max, budget) = match self.kind {
+            PortKind::Client if connection.is_stranger() => {
+                (HANDSHAKE_BYTES_MAX, &self.unknown_budget)
+            }
+            PortKind::Client => (REQUEST_BYTES_MAX, &self.budget),
+            PortKind::Raft if connection.proven().is_some() => {
+                (RAFT_MESSAGE_BYTES_MAX + 64, &self.budget)
+            }
+            _ => (HANDSHAKE_BYTES_MAX, &self.budget),
         };
-        Allowance { bytes_max: bytes_max as u64, unary: Some(self.budget.clone()) }
+        Allowance { bytes_max: bytes_max as u64, unary: Some(budget.clone()) }
     }
 }
 
@@ -242,7 +251,20 @@ async fn is_clear(port: &Port, stream: &TcpStream) -> Result<bool, &'static str>
 /// Why a handshake failed, in one word: what was wrong with the certificate, if that was it.
 fn why_no_handshake(error: &std::io::Error) -> &'static str {
     let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    tls.and_then(Refusal::of).map_or("handshake", Refusal::code)
+    match tls {
+        Some(rustls::Error::NoCertificatesPresented) => "no_certificate",
+        Some(rustls::Error::InvalidCertificate(what)) => match what {
+            CertificateError::UnknownIssuer => "foreign_ca",
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "not_yet_valid"
+            }
+            CertificateError::Revoked => "revoked",
+            CertificateError::BadEncoding => "encoding",
+            _ => tls.and_then(Refusal::of).map_or("handshake", Refusal::code),
+        },
+        _ => "handshake",
+    }
 }
 
 /// Who is at the other end of a TLS session.
@@ -276,8 +298,7 @@ async fn drive<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let known = security.peer().is_some();
-    if known {
+    if security.peer().is_some() {
         place.known();
     }
     let control: Arc<Control> = place.control.clone();
@@ -288,7 +309,7 @@ async fn drive<S>(
     port.credentials.counters().opened(name);
     if port.kind.is_grpc() {
         // A node needs few; a client is told how many it has when its certificate is known.
-        let streams = match known && port.kind == PortKind::Client {
+        let streams = match !connection.is_stranger() && port.kind == PortKind::Client {
             true => STREAMS_KNOWN_MAX,
             false => STREAMS_UNKNOWN_MAX,
         };

@@ -6,7 +6,8 @@
 //! end has proved to be a node. [`dial`] is the calling side for nodes.
 //!
 //! Invariants: nothing here knows of Raft or of the trail. No request reaches a handler on a
-//! connection whose certificate is not trusted by that port. A request body that is not complete
+//! connection whose certificate was not trusted by that port when it was made or when the
+//! certificates were last read. A request body that is not complete
 //! holds memory of a budget and has a deadline.
 
 pub mod body;
@@ -24,3 +25,4 @@ pub use connection::{Connection, Security};
 pub use counters::Counters;
 pub use credentials::{Credentials, CredentialsError};
 pub use listen::{Port, PortKind, serve};
+pub use rooms::fit_open_files;

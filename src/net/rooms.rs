@@ -1,12 +1,13 @@
 //! How many connections a port holds, and which one goes when there is one too many.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indelible_core::limits::{
-    CLIENT_CONNECTIONS_MAX, CLIENT_UNKNOWN_CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX,
-    RAFT_CONNECTIONS_OF_A_NODE_MAX, RAFT_UNPROVEN_CONNECTIONS_MAX,
+    CLIENT_CONNECTIONS_MAX, CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX, CLIENT_UNKNOWN_CONNECTIONS_MAX,
+    HTTP_CONNECTIONS_MAX, RAFT_CONNECTIONS_OF_A_NODE_MAX, RAFT_UNPROVEN_CONNECTIONS_MAX,
 };
 
 use super::connection::Control;
@@ -46,19 +47,19 @@ impl Room {
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, &'static str> {
         let mut state = self.lock();
         match self.rule {
-            Rule::Clients if state.open.len() >= CLIENT_CONNECTIONS_MAX => {
+            Rule::Clients if state.open.len() >= fit(CLIENT_CONNECTIONS_MAX) => {
                 return Err("connections");
             }
             Rule::Clients => {
-                let unknown = state.unknown.entry(address).or_default();
-                if *unknown >= CLIENT_UNKNOWN_CONNECTIONS_MAX {
+                let of_address = state.unknown.entry(address).or_default();
+                if *of_address >= CLIENT_UNKNOWN_CONNECTIONS_MAX {
                     return Err("address");
                 }
-                *unknown += 1;
+                *of_address += 1;
+                state.close_oldest(fit(CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX), |one| !one.is_known());
             }
-            Rule::Http if state.open.len() >= HTTP_CONNECTIONS_MAX => return Err("connections"),
-            Rule::Http => {}
-            Rule::Nodes => state.make_room(),
+            Rule::Http => state.close_oldest(fit(HTTP_CONNECTIONS_MAX), |_| true),
+            Rule::Nodes => state.make_room_for_a_node(),
         }
         let serial = state.next;
         state.next += 1;
@@ -74,22 +75,31 @@ impl Room {
 }
 
 impl State {
-    /// Closes the oldest connection that nothing is proven of if they are as many as allowed, and
-    /// the oldest of each node that has too many. They are in order of age.
-    fn make_room(&mut self) {
-        let mut unproven = Vec::new();
-        let mut of_node: HashMap<u64, Vec<u64>> = HashMap::new();
-        for (serial, control) in &self.open {
-            match control.proven() {
-                Some(proven) => of_node.entry(proven.node).or_default().push(*serial),
-                None => unproven.push(*serial),
-            }
+    /// On a raft port those that show no certificate make room for each other, those that name a
+    /// node and prove nothing (mending) too, and those of each node that has proved to be there.
+    fn make_room_for_a_node(&mut self) {
+        let max = RAFT_UNPROVEN_CONNECTIONS_MAX;
+        self.close_oldest(max, |one| !one.is_known() && one.proven().is_none());
+        self.close_oldest(max, |one| one.is_known() && one.proven().is_none());
+        let nodes: BTreeSet<u64> =
+            self.open.values().filter_map(|one| Some(one.proven()?.node)).collect();
+        for node in nodes {
+            // The new one may be this node's: so there are never more than one too many.
+            self.close_oldest(RAFT_CONNECTIONS_OF_A_NODE_MAX + 1, |one| {
+                one.proven().is_some_and(|proven| proven.node == node)
+            });
         }
-        // The new one is unproven.
-        let unproven = excess(&unproven, RAFT_UNPROVEN_CONNECTIONS_MAX - 1);
-        let nodes =
-            of_node.values().flat_map(|serials| excess(serials, RAFT_CONNECTIONS_OF_A_NODE_MAX));
-        for serial in unproven.iter().chain(nodes) {
+    }
+
+    /// Closes the oldest of a sort, so that with one more there are `max`. They are in order of age.
+    fn close_oldest(&mut self, max: usize, sort: impl Fn(&Control) -> bool) {
+        let alike: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, control)| sort(control))
+            .map(|(serial, _)| *serial)
+            .collect();
+        for serial in &alike[..(alike.len() + 1).saturating_sub(max)] {
             if let Some(control) = self.open.remove(serial) {
                 control.close();
             }
@@ -113,9 +123,23 @@ impl State {
     }
 }
 
-/// The first ones, if there are more than `max`.
-fn excess(serials: &[u64], max: usize) -> &[u64] {
-    &serials[..serials.len().saturating_sub(max)]
+/// Open files that the process may have, in hundredths of what all limits together need.
+static SHARE: AtomicUsize = AtomicUsize::new(100);
+
+/// A limit of connections, less if the process may not open so many files.
+fn fit(max: usize) -> usize {
+    max * SHARE.load(Ordering::Relaxed) / 100
+}
+
+/// What the log, the index and all connections together may have open.
+const FILES_MAX: usize = CLIENT_CONNECTIONS_MAX + 3 * HTTP_CONNECTIONS_MAX + 1024;
+
+/// Makes connections fit the number of files that this process may open. False if they are fewer
+/// than the limits of the ports allow.
+pub fn fit_open_files(files: u64) -> bool {
+    let share = usize::try_from(files).unwrap_or(usize::MAX).saturating_mul(100) / FILES_MAX;
+    SHARE.store(share.clamp(1, 100), Ordering::Relaxed);
+    share >= 100
 }
 
 /// A connection's place, until it is dropped.
@@ -130,6 +154,7 @@ pub(super) struct Place {
 impl Place {
     /// The other end has shown a certificate that counts: its address is not held against it.
     pub(super) fn known(&mut self) {
+        self.control.set_known();
         if let Some(address) = self.unknown.take() {
             self.room.lock().known(address);
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulConnection;
 use indelible_core::limits::{
-    CLIENT_AGE_MAX, CLIENT_IDLE_MAX, FIRST_REQUEST_DEADLINE, GOODBYE_GRACE, HTTP_IDLE_MAX,
-    HTTP_REQUEST_DEADLINE,
+    CLIENT_AGE_MAX, CLIENT_IDLE_MAX, CLIENT_UNKNOWN_AGE_MAX, FIRST_REQUEST_DEADLINE, GOODBYE_GRACE,
+    HTTP_IDLE_MAX, HTTP_REQUEST_DEADLINE,
 };
 use indelible_tls::Port as Judge;
 use tokio::sync::watch;
@@ -123,7 +123,10 @@ fn next_end(connection: &Connection, patience: &Patience) -> (Option<Instant>, E
         None => {}
     }
     if let Some(age) = patience.age {
-        ends.push((activity.began() + age, End::Goodbye("age")));
+        ends.push(match connection.is_stranger() {
+            false => (activity.began() + age, End::Goodbye("age")),
+            true => (activity.began() + CLIENT_UNKNOWN_AGE_MAX, End::Cut("age")),
+        });
     }
     if patience.expiry
         && let Some(peer) = connection.security.peer()

@@ -93,13 +93,14 @@ pub async fn watch(
     loop {
         let state = server.borrow_watched().clone();
         let membership = state.membership_config.membership();
-        // The ledger's is read after its head was: what it applies from now on wakes this loop.
+        // What the ledger applies from now on wakes this loop. The highest id is read first: an id
+        // that comes in between must not look as if it had been removed.
         head.mark_unchanged();
+        let applied_id_max = ledger.max_node_id();
         let applied = applied(&ledger);
         let lagging = applied != *membership;
         known.send_if_modified(|known| {
             let max = membership.nodes().map(|(id, _)| *id).max().unwrap_or(0);
-            let applied_id_max = ledger.max_node_id();
             let node_id_max = max.max(applied_id_max).max(known.node_id_max);
             let membership = membership.clone();
             let now = Known { membership, applied, applied_id_max, node_id_max };
@@ -112,7 +113,7 @@ pub async fn watch(
         let now = match (state.state.is_leader(), state.current_leader) {
             (true, _) => {
                 let leader = state.vote.leader_id;
-                let applied = head.borrow_and_update().applied_id;
+                let applied = head.borrow().applied_id;
                 let ready =
                     applied.is_some_and(|id| (id.term, id.leader) == (leader.term, leader.node_id));
                 if ready { Leadership::Ready(leader) } else { Leadership::Preparing(leader) }

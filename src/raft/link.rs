@@ -84,6 +84,10 @@ impl Link {
     pub async fn open(&self, timeout: Duration) -> Result<Open, LinkError> {
         let open = async {
             let mut slot = self.open.lock().await;
+            if self.peers.is_removed(self.node) {
+                *slot = None;
+                return Err(self.refused("it was removed from the group".into()));
+            }
             if let Some(open) = slot.as_ref() {
                 return Ok(open.clone());
             }

@@ -92,6 +92,8 @@ impl Network {
     fn link(&self, node: u64, peer: &Peer, purpose: Purpose) -> Arc<Link> {
         let mut links = self.links.lock().expect("no code panics while it holds this lock");
         let key = (node, peer.raft_addr.clone(), purpose);
+        // Nothing is said to nodes that were removed; their connections end with the last task.
+        links.retain(|(node, ..), _| !self.peers.is_removed(*node));
         let make = || {
             let (peers, credentials) = (self.peers.clone(), self.credentials.clone());
             Arc::new(Link::new(peers, credentials, node, peer.raft_addr.clone()))

@@ -53,7 +53,6 @@ pub struct RaftService {
 
 impl RaftService {
     /// Serves `raft`, whose log is `log`.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of the node that answers")]
     pub fn new(
         raft: Raft,
         log: Log,
@@ -157,6 +156,10 @@ impl RaftService {
 pub(super) fn sender<T>(peers: &Peers, request: &Request<T>) -> Result<u64, Status> {
     let connection = connection(request)?;
     peers.sender(&connection).ok_or_else(|| {
+        // It proved to be a node once, and is removed or has started again since.
+        if connection.proven().is_some() {
+            connection.close();
+        }
         Status::unauthenticated(
             "no node has proved to be at this connection; hint: handshake first",
         )

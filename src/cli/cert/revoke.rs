@@ -12,7 +12,7 @@ use super::now;
 use crate::disk::{StagedFile, read_text};
 
 /// Takes certificates back: writes a revocation list, or a longer one in its place. It counts where
-/// a node finds it (`[tls] crl`), so copy it to every node.
+/// a node finds it (DATA_DIR/tls/ca.crl, or `[tls] crl`), so copy it to every node.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Certificates of this authority
@@ -56,7 +56,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
     let count = revoked.len();
     output::print(format!("list {number}  {}", path.display()))?;
     output::print(format!("revoked {count}"))?;
-    output::print("copy it to every node, to the file that `[tls] crl` names")?;
+    output::print("copy it to every node: to DATA_DIR/tls/ca.crl, or to what `[tls] crl` names")?;
     Ok(())
 }
 

@@ -284,6 +284,12 @@ impl ProducerTask {
                 Reason::SeqGap | Reason::ProducerUnknown => {
                     return self.on_impossible(position, rejected);
                 }
+                // Not of the request, but of this attempt: an earlier one may be recorded.
+                Reason::Unauthenticated | Reason::Forbidden
+                    if self.ring.batches[position].attempts > 1 =>
+                {
+                    return self.stop_unknown(position, &AppendError::Rejected(boxed()));
+                }
                 Reason::Invalid
                 | Reason::TooLarge
                 | Reason::Unauthenticated
@@ -341,11 +347,17 @@ impl ProducerTask {
     /// Fails one batch for good. What is behind it cannot keep its seq, so the producer stops; what
     /// is before it goes on.
     fn stop(&mut self, position: usize, error: &AppendError) {
-        let mut failed = self.ring.batches.split_off(position).into_iter();
-        if let Some(batch) = failed.next() {
+        if position < self.ring.batches.len()
+            && let Some(batch) = self.ring.batches.remove(position)
+        {
             batch.fail(|_| error.clone());
         }
-        for batch in failed {
+        self.stop_unknown(position, error);
+    }
+
+    /// As [`Self::stop`], if not even the batch that was refused is known not to be recorded.
+    fn stop_unknown(&mut self, position: usize, error: &AppendError) {
+        for batch in self.ring.batches.split_off(position) {
             let last = format!("the producer stopped: {error}");
             batch.fail(|seq| AppendError::Unknown { seq, last: last.clone() });
         }

@@ -1,5 +1,7 @@
 //! Which failures are final.
 
+use indelible_local::CRASHED;
+
 use super::{Failure, RERUNS_MAX, Report};
 use crate::fail::{ENVIRONMENT, TIMEOUT};
 
@@ -39,6 +41,9 @@ pub fn judge(success: bool, report: Report) -> Verdict {
 
 /// Refuses with the reason why the failure is final.
 fn may_run_again(failure: &Failure) -> Result<(), String> {
+    if failure.text.contains(CRASHED) {
+        return Err("final: a node crashed".into());
+    }
     let panics = failure.panics();
     if panics.is_empty() {
         return Err("final: it failed without a panic".into());
