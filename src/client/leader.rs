@@ -8,8 +8,9 @@ use indelible_proto::v1::{ClusterView, Role};
 /// the default configuration.
 const QUORUM_ACK_AGE_MS_MAX: u32 = 3_000;
 
-/// The newest leader known, ordered by term, so that a deposed leader's claim cannot undo what is
-/// known (the stale-primary rule of MongoDB's drivers).
+/// The newest leader known, ordered by term and id, so that a deposed leader's claim cannot undo what
+/// is known (the stale-primary rule of MongoDB's drivers). A term can have two leaders, of which the
+/// one with the higher id is the later one.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct LeaderView {
     /// Highest term heard of.
@@ -47,12 +48,12 @@ impl LeaderView {
     }
 
     fn merge(&mut self, term: u64, leader: Option<u64>, addr: Option<String>) -> bool {
-        let newer = term > self.term;
-        let fills = term == self.term && self.leader.is_none() && leader.is_some();
-        if newer || fills {
+        // NB: no leader is less than any.
+        let newer = (term, leader) > (self.term, self.leader);
+        if newer {
             *self = LeaderView { term, leader, addr };
         }
-        newer || fills
+        newer
     }
 }
 
@@ -82,6 +83,18 @@ mod tests {
         assert!(!leader.observe(&view(1, Role::Leader, 5, 1)));
         assert!(leader.hint(&LeaderHint { id: 3, addr: "c:1".into(), term: 6 }));
         assert_eq!((leader.leader, leader.addr.as_deref()), (Some(3), Some("c:1")));
+    }
+
+    #[test]
+    fn of_two_leaders_of_a_term_the_later_one_counts() {
+        let mut leader = LeaderView::default();
+        leader.observe(&view(3, Role::Follower, 5, 1));
+        assert!(leader.observe(&view(2, Role::Leader, 5, 2)));
+        assert_eq!(leader.leader, Some(2));
+        // Who has not heard of it yet.
+        assert!(!leader.observe(&view(3, Role::Follower, 5, 1)));
+        assert!(!leader.observe(&view(3, Role::Candidate, 5, 0)));
+        assert_eq!(leader.leader, Some(2));
     }
 
     #[test]
