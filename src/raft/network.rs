@@ -425,7 +425,9 @@ impl<'s> Answers<'s> {
         peers.observe_clock(node, answer.clock_unix_ns, unix_ns());
         peers.observe_read_only(node, answer.read_only);
         if let Some(pb::append_response::Result::HigherVote(vote)) = &answer.result {
-            self.client.check_term(vote.term)?;
+            let Network { log, peers, .. } = &self.client.network;
+            let stored = wire::stored_vote(vote);
+            terms::check_higher(log, peers, node, stored).map_err(unreadable)?;
         }
         let result = wire::result_from_pb(answer.result);
         if let Ok(Ok(Some(matched))) = &result {

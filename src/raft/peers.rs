@@ -374,6 +374,11 @@ impl Peers {
         *known = index.max(*known);
     }
 
+    /// This node's id.
+    pub fn node_id(&self) -> u64 {
+        self.me.node_id
+    }
+
     /// The initial voters.
     pub fn genesis(&self) -> &BTreeMap<u64, Peer> {
         &self.genesis

@@ -89,7 +89,10 @@ impl RaftService {
         let request = wire::vote_request_from_pb(request.into_inner())?;
         check_voter(peer, request.vote.leader_id.node_id)?;
         self.check_term(peer, request.vote.leader_id.term)?;
-        Ok(request)
+        match request.vote.committed {
+            false => Ok(request),
+            true => Err(Status::invalid_argument("a question for a vote that was won already")),
+        }
     }
 
     /// A request of `peer` as openraft takes it, with every entry verified.
@@ -101,6 +104,9 @@ impl RaftService {
         let vote = wire::vote_from_pb(request.vote)?;
         check_voter(peer, vote.leader_id.node_id)?;
         self.check_term(peer, vote.leader_id.term)?;
+        if !vote.committed {
+            return Err(Status::invalid_argument("entries under a vote that was not won"));
+        }
         // Blank and membership entries fit the reserve, and without a new leader's blank one
         // nobody could read linearizably while disks are full.
         let batch = u32::from(EntryKind::Batch.as_u8());
@@ -184,21 +190,23 @@ pub(in crate::raft) fn connection<T>(request: &Request<T>) -> Result<Arc<Connect
     connection.ok_or_else(|| Status::internal("a request without a connection"))
 }
 
-/// Entries must follow each other, the first one `prev`, under terms that do not fall and are not
-/// above the vote's: openraft takes that for granted.
+/// Entries must follow each other, the first one `prev`, under leaders that do not go back and are
+/// not above the vote's: openraft takes that for granted. Of two leaders of one term, the one with
+/// the higher id is the later one.
 fn check_order(request: &pb::AppendRequest) -> Result<(), Status> {
     let malformed = || Status::invalid_argument("entries do not follow each other");
-    let (mut next, mut term) = match &request.prev {
-        None => (0, 0),
-        Some(prev) => (prev.index.checked_add(1).ok_or_else(malformed)?, prev.term),
+    let (mut next, mut leader) = match &request.prev {
+        None => (0, (0, 0)),
+        Some(prev) => (prev.index.checked_add(1).ok_or_else(malformed)?, (prev.term, prev.leader)),
     };
-    let term_max = request.vote.as_ref().map_or(0, |vote| vote.term);
+    let leader_max = request.vote.as_ref().map_or((0, 0), |vote| (vote.term, vote.node_id));
     for entry in &request.entries {
-        if entry.index != next || entry.term < term || entry.term > term_max {
+        let under = (entry.term, entry.leader);
+        if entry.index != next || under < leader || under > leader_max {
             return Err(malformed());
         }
         next = next.checked_add(1).ok_or_else(malformed)?;
-        term = entry.term;
+        leader = under;
     }
     Ok(())
 }

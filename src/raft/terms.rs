@@ -8,6 +8,7 @@ use indelible_core::limits::TERM_JUMP_MAX;
 use tonic::Status;
 
 use super::peers::Peers;
+use crate::storage::hard_state::StoredVote;
 use crate::storage::log::Log;
 
 /// Whether a term that `peer` names may be taken; evidence is kept of one that may not.
@@ -23,5 +24,30 @@ pub(super) fn check(log: &Log, peers: &Peers, peer: u64, term: u64) -> Result<()
         "node {peer} names term {term}, this node knows of {known}: the limit is {TERM_JUMP_MAX} more"
     );
     peers.keep_evidence(peer, "term", &what);
+    Err(Status::invalid_argument(what))
+}
+
+/// Whether a vote may be taken that `peer` knows of and this node does not.
+pub(super) fn check_higher(
+    log: &Log,
+    peers: &Peers,
+    peer: u64,
+    vote: StoredVote,
+) -> Result<(), Status> {
+    check(log, peers, peer, vote.term)?;
+    let me = peers.node_id();
+    // Votes for this node are made here, and durable before anybody hears of them.
+    let is_known = log.vote().is_some_and(|own| {
+        let earlier = vote.term < own.term;
+        earlier || vote.term == own.term && own.node_id == me && (own.committed || !vote.committed)
+    });
+    if vote.node_id != me || is_known {
+        return Ok(());
+    }
+    let what = format!(
+        "node {peer} says that this node was voted for in term {}, which it was not",
+        vote.term
+    );
+    peers.keep_evidence(peer, "vote", &what);
     Err(Status::invalid_argument(what))
 }

@@ -6,6 +6,7 @@ use openraft::raft::{StreamAppendError, StreamAppendResult, VoteRequest, VoteRes
 use tonic::Status;
 
 use super::types::{LogId, TypeConfig, Vote, entry_id, log_id};
+use crate::storage::hard_state::StoredVote;
 
 pub(super) fn log_id_to_pb(id: &LogId) -> pb::LogId {
     pb::LogId { term: id.leader_id.term, leader: id.leader_id.node_id, index: id.index }
@@ -26,12 +27,11 @@ pub(super) fn vote_to_pb(vote: &Vote) -> pb::Vote {
 /// A vote is in every message; without one the message is not ours.
 pub(super) fn vote_from_pb(vote: Option<pb::Vote>) -> Result<Vote, Status> {
     let vote = vote.ok_or_else(|| Status::invalid_argument("message without a vote"))?;
-    let stored = crate::storage::hard_state::StoredVote {
-        term: vote.term,
-        node_id: vote.node_id,
-        committed: vote.committed,
-    };
-    Ok(super::types::raft_vote(stored))
+    Ok(super::types::raft_vote(stored_vote(&vote)))
+}
+
+pub(super) fn stored_vote(vote: &pb::Vote) -> StoredVote {
+    StoredVote { term: vote.term, node_id: vote.node_id, committed: vote.committed }
 }
 
 pub(super) fn entry_to_pb(entry: LogEntry) -> pb::Entry {
