@@ -50,14 +50,19 @@ ready() { # node
   local port=740$1
   exec 3<>"/dev/tcp/127.0.0.1/$port" || return 1
   printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3
-  head -n 1 <&3 | grep -q ' 200 '
+  timeout 2 head -n 1 <&3 | grep -q ' 200 '
 }
 
 up() {
   build
   mkdir -p "$data"
   if [ ! -e $data/node1/identity ] && [ ! -e $data/node2/identity ] && [ ! -e $data/node3/identity ]; then
-    rm -rf "${made[@]}" # of a trail that is gone
+    for file in "${made[@]}"; do
+      if [ -e "$file" ]; then
+        echo "$file is of a trail whose data are gone from $data; move it away, or delete all with: scripts/cluster.sh clean" >&2
+        exit 1
+      fi
+    done
     "$bin" init cluster/node1.toml cluster/node2.toml cluster/node3.toml
   fi
   for n in 1 2 3; do

@@ -59,6 +59,8 @@ pub struct Proven {
 pub struct Connection {
     /// Where the other end is.
     pub remote: SocketAddr,
+    /// When it was accepted, before its handshake.
+    pub accepted: Instant,
     /// What protects it.
     pub security: Security,
     pub(super) control: Arc<Control>,
@@ -67,7 +69,8 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn new(remote: SocketAddr, security: Security, control: Arc<Control>) -> Self {
-        Connection { remote, security, control, activity: Activity::new() }
+        let accepted = control.accepted;
+        Connection { remote, accepted, security, control, activity: Activity::new() }
     }
 
     /// The node that has proved to be at the other end, if one has.
@@ -93,8 +96,9 @@ impl Connection {
 }
 
 /// What is known of a connection from the moment it is accepted, before its handshake.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Control {
+    accepted: Instant,
     proven: OnceLock<Proven>,
     /// Whether a certificate that counts was shown.
     known: AtomicBool,
@@ -102,6 +106,15 @@ pub(super) struct Control {
 }
 
 impl Control {
+    pub(super) fn new() -> Control {
+        Control {
+            accepted: Instant::now(),
+            proven: OnceLock::new(),
+            known: AtomicBool::new(false),
+            closing: Notify::new(),
+        }
+    }
+
     pub(super) fn close(&self) {
         self.closing.notify_one();
     }

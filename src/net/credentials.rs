@@ -1,13 +1,16 @@
 //! A node's certificates, and the TLS settings that follow from them: read at start, and again when
 //! the files change.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indelible_core::TrailId;
 use indelible_tls::rustls::{self, ClientConfig, ServerConfig};
-use indelible_tls::{Expected, Expiry, Material, MaterialError, NodeUri, Pem};
+use indelible_tls::{
+    Certificate, Expected, Expiry, Material, MaterialError, NodeUri, Pem, RevocationList,
+};
 use tokio::sync::{Notify, watch};
 
 use super::config::{Mode, TlsConfig};
@@ -23,13 +26,10 @@ const EXPIRES_SOON_S: i64 = 30 * 86_400;
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// A file cannot be read, or others can read a key.
-    #[error(
-        "{0}; hint: `indelible cert node` makes a node's certificate. In clear text, and on loopback addresses only: \
-         tls.mode = \"off\""
-    )]
+    #[error("{0}; hint: docs/certificates.md says which files a node needs")]
     Disk(#[from] DiskError),
     /// What is in the files does not fit this node.
-    #[error("certificate {}: {source}", path.display())]
+    #[error("certificates beside {}: {source}", path.display())]
     Material {
         /// The certificate.
         path: PathBuf,
@@ -43,6 +43,20 @@ pub enum CredentialsError {
         path: PathBuf,
         /// What rustls says.
         source: rustls::Error,
+    },
+    /// A revocation list would be taken back.
+    #[error(
+        "the revocation list of {issuer:?} has number {known}, and now {}; hint: put the newer list back, nothing that \
+         was revoked counts again",
+        found.map_or("there is none".to_owned(), |found| format!("number {found} is there"))
+    )]
+    OlderList {
+        /// Who made the list.
+        issuer: String,
+        /// Number of the list in use.
+        known: u64,
+        /// Number of the one in the files.
+        found: Option<u64>,
     },
     /// `tls.node_uri` names no node.
     #[error("tls.node_uri = {0:?} has no {{id}}; hint: spiffe://prod/indelible/{{id}}")]
@@ -58,6 +72,24 @@ pub struct Current {
     pub(super) client_server: Arc<ServerConfig>,
     pub(super) http_server: Arc<ServerConfig>,
     pub(super) metrics_server: Arc<ServerConfig>,
+    /// Numbers of the revocation lists, by issuer.
+    lists: BTreeMap<String, u64>,
+    /// Names of the roots.
+    roots: BTreeSet<String>,
+}
+
+impl Current {
+    /// A list must not be replaced by an older one, nor vanish while its issuer is trusted.
+    fn check_lists(&self, before: &Current) -> Result<(), CredentialsError> {
+        for (issuer, known) in &before.lists {
+            let found = self.lists.get(issuer).copied();
+            if self.roots.contains(issuer) && found.is_none_or(|found| found < *known) {
+                let (issuer, known) = (issuer.clone(), *known);
+                return Err(CredentialsError::OlderList { issuer, known, found });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A node's certificates. Cheap to clone; all clones are one.
@@ -73,6 +105,8 @@ struct Inner {
     /// None in clear text.
     current: watch::Sender<Option<Arc<Current>>>,
     counters: Arc<Counters>,
+    /// Peers with which there is no TLS, and why, by address.
+    failures: Mutex<BTreeMap<String, String>>,
     /// Somebody asks that the files are read again.
     reload: Notify,
 }
@@ -160,6 +194,25 @@ impl Credentials {
         &self.inner.counters
     }
 
+    /// Notes how a TLS handshake with a peer ended; a failure is logged when it is news.
+    pub(super) fn shaken(&self, addr: &str, failure: Option<String>) {
+        let mut failures = self.inner.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(failure) = failure else {
+            if failures.remove(addr).is_some() {
+                tracing::info!(addr, "TLS with a peer works again");
+            }
+            return;
+        };
+        if failures.get(addr) != Some(&failure) {
+            tracing::error!(
+                addr,
+                reason = failure,
+                "no TLS with a peer; hint: compare `indelible cert show` of both nodes' certificates"
+            );
+            failures.insert(addr.to_owned(), failure);
+        }
+    }
+
     /// Has the files read again, changed or not.
     pub fn reload(&self) {
         self.inner.reload.notify_one();
@@ -169,18 +222,22 @@ impl Credentials {
     /// use stays. Never ends by itself.
     pub async fn keep_current(self) {
         if self.inner.mode == Mode::Off {
+            tracing::warn!(
+                "no TLS: every user of this machine may append, read and change the group"
+            );
             return std::future::pending().await;
         }
         let mut taken: Option<Pem> = None;
         let mut failed: Option<String> = None;
         let mut reminded = tokio::time::Instant::now();
+        let mut valid = true;
         self.remind();
         loop {
             let asked = tokio::select! {
                 () = self.inner.reload.notified() => true,
                 () = tokio::time::sleep(self.inner.reload_every) => false,
             };
-            if reminded.elapsed() >= REMIND {
+            if reminded.elapsed() >= REMIND || self.has_expired(&mut valid) {
                 self.remind();
                 reminded = tokio::time::Instant::now();
             }
@@ -216,6 +273,14 @@ impl Credentials {
         }
     }
 
+    /// Whether the certificate has expired since the last look.
+    fn has_expired(&self, valid: &mut bool) -> bool {
+        let now = self.current().is_none_or(|now| now.material.peer().not_after > unix_s());
+        let expired = *valid && !now;
+        *valid = now;
+        expired
+    }
+
     /// The files, if they are others than before.
     fn read_again(&self, before: Option<Pem>) -> Result<Option<(Pem, Current)>, CredentialsError> {
         let files = &self.inner.files;
@@ -223,9 +288,16 @@ impl Credentials {
         if before.as_ref() == Some(&pem) {
             return Ok(None);
         }
-        // Files that have expired do not replace a certificate that has not.
-        let valid = self.current().is_some_and(|now| now.material.peer().not_after > unix_s());
-        let current = files.load(&pem, if valid { Expiry::Refuse } else { Expiry::Warn })?;
+        // Not refused for their time if they last as long as those in use: this node's clock may be
+        // wrong, and a revocation or another authority must be taken all the same.
+        let until = self.current().map_or(0, |current| current.material.peer().not_after);
+        let current = match files.load(&pem, Expiry::Warn)? {
+            longer if longer.material.peer().not_after >= until => longer,
+            _ => files.load(&pem, Expiry::Refuse)?,
+        };
+        if let Some(before) = self.current() {
+            current.check_lists(&before)?;
+        }
         Ok(Some((pem, current)))
     }
 
@@ -263,7 +335,8 @@ impl Inner {
             counters.expires(current.material.peer().not_after);
         }
         let current = watch::Sender::new(current);
-        Inner { mode, reload_every, files, current, counters, reload: Notify::new() }
+        let (failures, reload) = (Mutex::default(), Notify::new());
+        Inner { mode, reload_every, files, current, counters, failures, reload }
     }
 
     fn take(&self, current: Current) {
@@ -299,9 +372,24 @@ impl Files {
             client_server: indelible_tls::client_server(&material).map_err(tls)?,
             http_server: indelible_tls::http_server(&material).map_err(tls)?,
             metrics_server: indelible_tls::metrics_server(&material).map_err(tls)?,
+            lists: lists(pem),
+            roots: roots(pem),
             material,
         })
     }
+}
+
+/// Numbers of the revocation lists, by issuer. They were read once already.
+fn lists(pem: &Pem) -> BTreeMap<String, u64> {
+    let lists = pem.crl.as_deref().map(RevocationList::from_pem);
+    let lists = lists.and_then(Result::ok).unwrap_or_default();
+    lists.into_iter().map(|list| (list.issuer, list.number)).collect()
+}
+
+fn roots(pem: &Pem) -> BTreeSet<String> {
+    let files = [Some(&pem.ca), pem.client_ca.as_ref()];
+    let roots = files.into_iter().flatten().filter_map(|ca| Certificate::from_pem(ca).ok());
+    roots.flatten().map(|root| root.subject).collect()
 }
 
 /// Now, in Unix seconds.

@@ -74,8 +74,12 @@ async fn open(
         Err(error) if credentials.mode() == Mode::Accept && speaks_no_tls(&error) => {
             return clear(addr, window_bytes).await;
         }
-        Err(error) => return Err(DialError::Tls(error.to_string())),
+        Err(error) => {
+            credentials.shaken(addr, Some(error.to_string()));
+            return Err(DialError::Tls(error.to_string()));
+        }
     };
+    credentials.shaken(addr, None);
     let tls = stream.get_ref().1;
     let binding = exporter_of_client(tls).map_err(|error| DialError::Tls(error.to_string()))?;
     let chain: Vec<_> = tls

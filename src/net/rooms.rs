@@ -1,6 +1,6 @@
 //! How many connections a port holds, and which one goes when there is one too many.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ pub(super) struct Room {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    open: BTreeMap<u64, Arc<Control>>,
+    open: BTreeMap<u64, (IpAddr, Arc<Control>)>,
     /// Connections of an address that have shown no certificate.
     unknown: HashMap<IpAddr, usize>,
 }
@@ -63,8 +63,8 @@ impl Room {
         }
         let serial = state.next;
         state.next += 1;
-        let control = Arc::new(Control::default());
-        state.open.insert(serial, control.clone());
+        let control = Arc::new(Control::new());
+        state.open.insert(serial, (address, control.clone()));
         let unknown = (self.rule == Rule::Clients).then_some(address);
         Ok(Place { room: self.clone(), serial, unknown, control })
     }
@@ -82,7 +82,7 @@ impl State {
         self.close_oldest(max, |one| !one.is_known() && one.proven().is_none());
         self.close_oldest(max, |one| one.is_known() && one.proven().is_none());
         let nodes: BTreeSet<u64> =
-            self.open.values().filter_map(|one| Some(one.proven()?.node)).collect();
+            self.open.values().filter_map(|(_, one)| Some(one.proven()?.node)).collect();
         for node in nodes {
             // The new one may be this node's: so there are never more than one too many.
             self.close_oldest(RAFT_CONNECTIONS_OF_A_NODE_MAX + 1, |one| {
@@ -91,16 +91,21 @@ impl State {
         }
     }
 
-    /// Closes the oldest of a sort, so that with one more there are `max`. They are in order of age.
+    /// Closes connections of a sort until, with one more, there are at most `max`: each time the
+    /// oldest of the address that has most of them. So a flood from some addresses leaves the others
+    /// alone.
     fn close_oldest(&mut self, max: usize, sort: impl Fn(&Control) -> bool) {
-        let alike: Vec<u64> = self
-            .open
-            .iter()
-            .filter(|(_, control)| sort(control))
-            .map(|(serial, _)| *serial)
-            .collect();
-        for serial in &alike[..(alike.len() + 1).saturating_sub(max)] {
-            if let Some(control) = self.open.remove(serial) {
+        let mut alike: HashMap<IpAddr, VecDeque<u64>> = HashMap::new();
+        let mut count = 0;
+        for (serial, (address, _)) in self.open.iter().filter(|(_, (_, control))| sort(control)) {
+            alike.entry(*address).or_default().push_back(*serial);
+            count += 1;
+        }
+        while count + 1 > max {
+            let most = alike.values_mut().max_by_key(|serials| serials.len());
+            let Some(serial) = most.and_then(VecDeque::pop_front) else { return };
+            count -= 1;
+            if let Some((_, control)) = self.open.remove(&serial) {
                 control.close();
             }
         }
@@ -186,6 +191,17 @@ mod tests {
         let next = room.enter(HERE).expect("one is known now");
         drop((places, next));
         assert!(room.lock().open.is_empty() && room.lock().unknown.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_flood_from_one_address_leaves_the_others_alone() {
+        let room = Room::new(Rule::Nodes);
+        let quiet = room.enter("10.0.0.1".parse().unwrap()).unwrap();
+        let flood: Vec<Place> =
+            (0..3 * RAFT_UNPROVEN_CONNECTIONS_MAX).map(|_| room.enter(HERE).unwrap()).collect();
+        flood[0].control.closed().await;
+        let still_open = room.lock().open.contains_key(&quiet.serial);
+        assert!(still_open, "the oldest of all, and the only one of its address");
     }
 
     #[tokio::test]

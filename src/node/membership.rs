@@ -75,7 +75,8 @@ impl MembershipChanges {
             self.check_new(&membership, id, &peer)?;
             self.network.prove(id, &peer, PROVE).await.map_err(|error| {
                 refused(format!(
-                    "{error}; hint: start node {id} first, with a certificate of this trail's CA"
+                    "{error}; hint: node {id} must be running there and have opened its log, with a certificate of \
+                     this trail's CA"
                 ))
             })?;
         }

@@ -9,6 +9,7 @@ use indelible_proto::raft as pb;
 use indelible_proto::raft::publication_client::PublicationClient;
 use indelible_proto::raft::raft_client::RaftClient;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
 use super::peers::Peers;
@@ -116,6 +117,7 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Open, LinkError> {
+        let began = Instant::now();
         let dialed = dial(&self.addr, &self.credentials, STREAM_WINDOW_BYTES)
             .await
             .map_err(|error| self.unreachable(error.to_string()))?;
@@ -138,7 +140,8 @@ impl Link {
             Err(status) => return Err(self.unreachable(status.message().to_owned())),
         };
         self.peers.set_refused_by(self.node, None);
-        if let Err(refusal) = self.peers.check_welcome(self.node, &welcome, &dialed.security).await
+        if let Err(refusal) =
+            self.peers.check_welcome(self.node, &welcome, &dialed.security, began).await
         {
             return Err(self.refused(refusal.to_string()));
         }

@@ -7,15 +7,18 @@
 //! of another trail gives itself away before it can vote or acknowledge anything. Nothing is
 //! remembered of a peer before its proof holds (docs/adr/0010).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use indelible_core::TrailId;
+use indelible_core::limits::MEMBERS_MAX;
 use indelible_proto::raft as pb;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::proof::Claim;
 use super::types::{Membership, Peer};
@@ -203,11 +206,13 @@ struct State {
     read_only: BTreeSet<u64>,
     /// Peers that refuse this node, and why: for /readyz.
     refused_by: BTreeMap<u64, String>,
+    /// Callers that this node refuses, and why, as logged last.
+    refusals: BTreeMap<u64, String>,
     /// Peers that this node refuses, with the boot for which that was logged.
     refusing: BTreeMap<u64, Boot>,
     /// Highest committed index that a peer has acknowledged to this node: it can never be without
     /// it again.
-    acknowledged: HashMap<u64, u64>,
+    acknowledged: HashMap<u64, Acknowledged>,
 }
 
 impl Peers {
@@ -268,7 +273,7 @@ impl Peers {
             last_log_index: hello.last_log_index,
             proof: &hello.proof,
         };
-        self.check_identity(&said, &connection.security).await?;
+        self.check_identity(&said, &connection.security, connection.accepted).await?;
         if !connection.set_proven(Proven { node: hello.from, boot: hello.boot }) {
             return Err(Refusal::Malformed("the connection is another node's, or another boot's"));
         }
@@ -282,12 +287,13 @@ impl Peers {
         })
     }
 
-    /// Checks a peer that was called, from its answer.
+    /// Checks a peer that was called at `dialed`, from its answer.
     pub async fn check_welcome(
         &self,
         node: u64,
         welcome: &pb::Welcome,
         security: &Security,
+        dialed: Instant,
     ) -> Result<(), Refusal> {
         let boot = Boot(welcome.boot);
         let said = Said {
@@ -297,7 +303,7 @@ impl Peers {
             last_log_index: welcome.last_log_index,
             proof: &welcome.proof,
         };
-        let checked = self.check_identity(&said, security).await;
+        let checked = self.check_identity(&said, security, dialed).await;
         if let Err(refusal) = &checked
             && self.lock().refusing.insert(node, boot) != Some(boot)
         {
@@ -358,6 +364,16 @@ impl Peers {
         self.lock().refused_by.values().next().cloned()
     }
 
+    /// Whether it is news that a peer is refused for this reason.
+    pub fn is_refusal_news(&self, node: u64, why: &str) -> bool {
+        let mut state = self.lock();
+        // Ids are whatever strangers with a certificate say: as many as there are members.
+        if state.refusals.len() >= MEMBERS_MAX && !state.refusals.contains_key(&node) {
+            state.refusals.clear();
+        }
+        state.refusals.insert(node, why.to_owned()).as_deref() != Some(why)
+    }
+
     /// Notes whether a peer refuses this node. True if that is news.
     pub fn set_refused_by(&self, node: u64, why: Option<String>) -> bool {
         let mut state = self.lock();
@@ -370,8 +386,7 @@ impl Peers {
     /// Notes that a peer has acknowledged everything up to an index that is committed.
     pub fn acknowledged(&self, node: u64, index: u64) {
         let mut state = self.lock();
-        let known = state.acknowledged.entry(node).or_default();
-        *known = index.max(*known);
+        state.acknowledged.entry(node).or_default().note(index, Instant::now());
     }
 
     /// This node's id.
@@ -400,7 +415,15 @@ impl Peers {
 
     /// Everything that makes a peer the node that it says it is. Nothing is kept before the proof
     /// holds.
-    async fn check_identity(&self, said: &Said<'_>, security: &Security) -> Result<(), Refusal> {
+    ///
+    /// What it says of its log is compared with what it had acknowledged at `since`, before it can
+    /// have said so: it goes on acknowledging on another connection.
+    async fn check_identity(
+        &self,
+        said: &Said<'_>,
+        security: &Security,
+        since: Instant,
+    ) -> Result<(), Refusal> {
         let Said { node, boot, last_log_index, .. } = *said;
         let key: [u8; 32] =
             said.key.try_into().map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
@@ -433,7 +456,8 @@ impl Peers {
             // A node that no membership has yet: its certificate admits it. Nothing is remembered.
             Expected::Anything => return Ok(()),
         }
-        let acknowledged = self.lock().acknowledged.get(&node).copied().unwrap_or(0);
+        let acknowledged =
+            self.lock().acknowledged.get(&node).map_or(0, |acknowledged| acknowledged.at(since));
         if last_log_index < acknowledged {
             return Err(Refusal::LostLog { node, theirs: last_log_index, known: acknowledged });
         }
@@ -501,6 +525,39 @@ impl Peers {
     }
 }
 
+/// What a peer has acknowledged, and when: the highest index by time, in steps of
+/// [`STEP`](Acknowledged::STEP), and the newest.
+#[derive(Debug, Default)]
+struct Acknowledged {
+    steps: VecDeque<(Instant, u64)>,
+    newest: Option<(Instant, u64)>,
+}
+
+impl Acknowledged {
+    const STEP: Duration = Duration::from_millis(50);
+    /// Older than this, one step is enough: no handshake takes so long.
+    const KEPT: Duration = Duration::from_secs(30);
+
+    fn note(&mut self, index: u64, now: Instant) {
+        match &mut self.newest {
+            Some((_, known)) if *known >= index => return,
+            newest => *newest = Some((now, index)),
+        }
+        if self.steps.back().is_none_or(|(then, _)| now.duration_since(*then) >= Self::STEP) {
+            self.steps.push_back((now, index));
+        }
+        while self.steps.get(1).is_some_and(|(then, _)| now.duration_since(*then) > Self::KEPT) {
+            self.steps.pop_front();
+        }
+    }
+
+    /// The highest index that was acknowledged then, or a little less.
+    fn at(&self, then: Instant) -> u64 {
+        let steps = self.steps.iter().chain(&self.newest);
+        steps.filter(|(at, _)| *at <= then).map(|(_, index)| *index).max().unwrap_or(0)
+    }
+}
+
 /// What a peer says of itself.
 struct Said<'a> {
     node: u64,
@@ -514,4 +571,27 @@ enum Expected {
     Key([u8; 32]),
     Anything,
     Removed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_acknowledged_after_a_moment_does_not_count_for_it() {
+        let mut acknowledged = Acknowledged::default();
+        let begin = Instant::now();
+        let at = |ms: u64| begin + Duration::from_millis(ms);
+        for ms in 0..200 {
+            acknowledged.note(ms, at(ms));
+        }
+        assert_eq!(acknowledged.at(at(500)), 199, "the newest, when nothing followed");
+        assert_eq!(acknowledged.at(at(120)), 100);
+        assert_eq!(acknowledged.at(at(49)), 0);
+        acknowledged.note(150, at(300));
+        assert_eq!(acknowledged.at(at(500)), 199, "it never falls");
+        acknowledged.note(1000, at(100_000));
+        assert_eq!(acknowledged.at(at(99_000)), 150, "one old step is kept");
+        assert_eq!(acknowledged.at(at(100_000)), 1000);
+    }
 }

@@ -131,7 +131,11 @@ impl RaftService {
             .into_iter()
             .map(wire::entry_from_pb)
             .collect::<Result<Vec<_>, Status>>()?;
+        self.check_committed(peer, prev_log_id.as_ref(), &entries)?;
         let known_chain = self.known_chain(prev_chain, &entries);
+        if let Some(known) = known_chain {
+            self.check_base(peer, known).await?;
+        }
         let request = AppendEntriesRequest {
             vote,
             prev_log_id,
@@ -139,6 +143,42 @@ impl RaftService {
             leader_commit: request.committed.map(wire::log_id_from_pb),
         };
         Ok((request, known_chain))
+    }
+
+    /// What is committed here is what every leader has there. openraft does not compare ids below
+    /// its committed index: it would acknowledge another entry, or append to it.
+    fn check_committed(
+        &self,
+        peer: u64,
+        prev: Option<&LogId>,
+        entries: &[LogEntry],
+    ) -> Result<(), Status> {
+        let committed = self.log.committed();
+        let ids = prev.map(entry_id).into_iter().chain(entries.iter().map(|entry| entry.id));
+        for id in ids.take_while(|id| id.index < committed) {
+            let here =
+                self.log.id_at(id.index).map_err(|error| Status::internal(error.to_string()))?;
+            if let Some(here) = here.filter(|here| *here != id) {
+                let here_index = here.index;
+                let (id, here) = (wire::describe(&log_id(id)), wire::describe(&log_id(here)));
+                let what = format!("node {peer} sends {id}, but {here} is committed here");
+                self.peers.keep_evidence(peer, &format!("committed-{}", here_index), &what);
+                return Err(Status::data_loss(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is appended to an entry that has another content here than the leader has there, as
+    /// far as that can be told now; [`check_chain`] looks again before the acknowledgement.
+    async fn check_base(&self, peer: u64, known: KnownChain) -> Result<(), Status> {
+        let index = known.id.index;
+        let is_here = self.log.id_at(index).is_ok_and(|here| here == Some(entry_id(&known.id)));
+        let is_chained = self.log.try_chain_at(index).is_some() || index < self.log.committed();
+        if is_here && is_chained {
+            check_chain(&self.log, &self.peers, peer, known).await?;
+        }
+        Ok(())
     }
 
     /// The leader's chain at the last entry, from the one before the request on, that this node has
@@ -385,8 +425,11 @@ impl pb::raft_server::Raft for RaftService {
         match self.peers.admit(&hello, &connection).await {
             Ok(welcome) => Ok(Response::new(welcome)),
             Err(refusal) => {
-                tracing::warn!(node = hello.from, %refusal, "handshake refused");
-                Err(Status::permission_denied(refusal.to_string()))
+                let why = refusal.to_string();
+                if self.peers.is_refusal_news(hello.from, &why) {
+                    tracing::warn!(node = hello.from, %refusal, "handshake refused");
+                }
+                Err(Status::permission_denied(why))
             }
         }
     }
@@ -399,6 +442,8 @@ impl pb::raft_server::Raft for RaftService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let peer = self.peer(&request)?;
         let connection = connection(&request)?;
+        // A peer that sends entries does not refuse this node.
+        self.peers.set_refused_by(peer, None);
         let shared = Arc::new(AppendStream::default());
         let requests = request.into_inner();
         let requests = incoming(self.clone(), peer, connection, requests, shared.clone());

@@ -85,6 +85,13 @@ fn serial_of(path: &Path, authority: &Authority) -> anyhow::Result<String> {
             authority.content().subject
         );
     }
+    if content.is_ca {
+        bail!(
+            "{} is the authority's own certificate, and only those of nodes, clients and \
+             administrators are looked up; hint: docs/certificates.md, \"Replace the authority\"",
+            path.display()
+        );
+    }
     Ok(content.serial.clone())
 }
 
