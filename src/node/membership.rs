@@ -107,7 +107,7 @@ impl MembershipChanges {
         self.wait_for_log(id, lag_max).await?;
         let one = self.one_at_a_time()?;
         if self.membership().get_node(&id).is_none() {
-            return Err(refused(format!("node {id} was removed while it copied the log")));
+            return Err(removed_meanwhile(id));
         }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), one).await
     }
@@ -254,6 +254,9 @@ impl MembershipChanges {
             loop {
                 {
                     let metrics = metrics.borrow_watched();
+                    if metrics.membership_config.membership().get_node(&id).is_none() {
+                        return Err(removed_meanwhile(id));
+                    }
                     let last = metrics.last_log_index.unwrap_or(0);
                     let Some(replication) = &metrics.replication else { return Err(no_leader()) };
                     let matched = replication.get(&id).and_then(|matched| matched.as_ref());
@@ -373,6 +376,10 @@ fn is_joint(membership: &Membership) -> bool {
 
 fn refused(message: String) -> Rejected {
     Rejected::new(Reason::Membership, message)
+}
+
+fn removed_meanwhile(id: u64) -> Rejected {
+    refused(format!("node {id} was removed while it copied the log"))
 }
 
 fn no_leader() -> Rejected {
