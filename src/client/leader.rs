@@ -8,9 +8,9 @@ use indelible_proto::v1::{ClusterView, Role};
 /// the default configuration.
 const QUORUM_ACK_AGE_MS_MAX: u32 = 3_000;
 
-/// The newest leader known, ordered by term and id, so that a deposed leader's claim cannot undo what
-/// is known (the stale-primary rule of MongoDB's drivers). A term can have two leaders, of which the
-/// one with the higher id is the later one.
+/// The newest leader known, ordered by term and id, so that a deposed leader's claim cannot undo
+/// what is known (the stale-primary rule of MongoDB's drivers). A term can have two leaders, of
+/// which the one with the higher id is the later one.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct LeaderView {
     /// Highest term heard of.

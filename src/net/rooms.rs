@@ -92,8 +92,8 @@ impl State {
     }
 
     /// Closes connections of a sort until, with one more, there are at most `max`: each time the
-    /// oldest of the address that has most of them. So a flood from some addresses leaves the others
-    /// alone.
+    /// oldest of the address that has most of them. So a flood from some addresses leaves the
+    /// others alone.
     fn close_oldest(&mut self, max: usize, sort: impl Fn(&Control) -> bool) {
         let mut alike: HashMap<IpAddr, VecDeque<u64>> = HashMap::new();
         let mut count = 0;

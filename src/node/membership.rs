@@ -11,11 +11,13 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::time::Instant;
 
 use super::config::check_address;
 use super::leadership::{Leadership, forward_rejection};
 use super::operations::{Operations, Why};
 use crate::raft::TypeConfig;
+use crate::raft::link::LinkError;
 use crate::raft::network::Network;
 use crate::raft::types::{Membership, Peer, Raft};
 use crate::storage::ledger::Ledger;
@@ -25,6 +27,8 @@ use crate::storage::ledger::Ledger;
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// How long a new node may take to prove who it is.
 const PROVE: Duration = Duration::from_secs(5);
+/// Between two attempts of that.
+const PROVE_AGAIN: Duration = Duration::from_millis(200);
 /// Between two looks of a leader for a change that is not finished.
 const FINISH_AGAIN: Duration = Duration::from_secs(1);
 /// Entries that the next leader may lack when a hand-over begins: it has them before an election
@@ -73,7 +77,7 @@ impl MembershipChanges {
         let membership = self.membership();
         if membership.get_node(&id).is_none() {
             self.check_new(&membership, id, &peer)?;
-            self.network.prove(id, &peer, PROVE).await.map_err(|error| {
+            self.wait_for_proof(id, &peer).await.map_err(|error| {
                 refused(format!(
                     "{error}; hint: node {id} must be running there and have opened its log, with a certificate of \
                      this trail's CA"
@@ -245,6 +249,20 @@ impl MembershipChanges {
             })?;
         }
         Ok(())
+    }
+
+    /// Until a node has proved that it is at its address with its key: it may have been started a
+    /// moment ago.
+    async fn wait_for_proof(&self, id: u64, peer: &Peer) -> Result<(), LinkError> {
+        let deadline = Instant::now() + PROVE;
+        loop {
+            match self.network.prove(id, peer, PROVE).await {
+                Err(LinkError::Unreachable { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(PROVE_AGAIN).await;
+                }
+                proved => return proved,
+            }
+        }
     }
 
     /// Until a learner is close to the end of the log.

@@ -10,6 +10,7 @@
 //! only when it is durable here. openraft's types do not leave this folder and [`crate::node`], and
 //! no byte of theirs reaches the disk.
 
+mod acknowledged;
 pub mod config;
 pub mod link;
 pub mod log_store;

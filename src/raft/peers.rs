@@ -7,10 +7,9 @@
 //! of another trail gives itself away before it can vote or acknowledge anything. Nothing is
 //! remembered of a peer before its proof holds (docs/adr/0010).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -20,6 +19,7 @@ use indelible_proto::raft as pb;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::acknowledged::Acknowledged;
 use super::proof::Claim;
 use super::types::{Membership, Peer};
 use crate::net::connection::Proven;
@@ -212,7 +212,7 @@ struct State {
     refusing: BTreeMap<u64, Boot>,
     /// Highest committed index that a peer has acknowledged to this node: it can never be without
     /// it again.
-    acknowledged: HashMap<u64, Acknowledged>,
+    acknowledged: Acknowledged,
 }
 
 impl Peers {
@@ -386,7 +386,7 @@ impl Peers {
     /// Notes that a peer has acknowledged everything up to an index that is committed.
     pub fn acknowledged(&self, node: u64, index: u64) {
         let mut state = self.lock();
-        state.acknowledged.entry(node).or_default().note(index, Instant::now());
+        state.acknowledged.note(node, index, Instant::now());
     }
 
     /// This node's id.
@@ -456,8 +456,7 @@ impl Peers {
             // A node that no membership has yet: its certificate admits it. Nothing is remembered.
             Expected::Anything => return Ok(()),
         }
-        let acknowledged =
-            self.lock().acknowledged.get(&node).map_or(0, |acknowledged| acknowledged.at(since));
+        let acknowledged = self.lock().acknowledged.at(node, since);
         if last_log_index < acknowledged {
             return Err(Refusal::LostLog { node, theirs: last_log_index, known: acknowledged });
         }
@@ -525,39 +524,6 @@ impl Peers {
     }
 }
 
-/// What a peer has acknowledged, and when: the highest index by time, in steps of
-/// [`STEP`](Acknowledged::STEP), and the newest.
-#[derive(Debug, Default)]
-struct Acknowledged {
-    steps: VecDeque<(Instant, u64)>,
-    newest: Option<(Instant, u64)>,
-}
-
-impl Acknowledged {
-    const STEP: Duration = Duration::from_millis(50);
-    /// Older than this, one step is enough: no handshake takes so long.
-    const KEPT: Duration = Duration::from_secs(30);
-
-    fn note(&mut self, index: u64, now: Instant) {
-        match &mut self.newest {
-            Some((_, known)) if *known >= index => return,
-            newest => *newest = Some((now, index)),
-        }
-        if self.steps.back().is_none_or(|(then, _)| now.duration_since(*then) >= Self::STEP) {
-            self.steps.push_back((now, index));
-        }
-        while self.steps.get(1).is_some_and(|(then, _)| now.duration_since(*then) > Self::KEPT) {
-            self.steps.pop_front();
-        }
-    }
-
-    /// The highest index that was acknowledged then, or a little less.
-    fn at(&self, then: Instant) -> u64 {
-        let steps = self.steps.iter().chain(&self.newest);
-        steps.filter(|(at, _)| *at <= then).map(|(_, index)| *index).max().unwrap_or(0)
-    }
-}
-
 /// What a peer says of itself.
 struct Said<'a> {
     node: u64,
@@ -571,27 +537,4 @@ enum Expected {
     Key([u8; 32]),
     Anything,
     Removed,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_acknowledged_after_a_moment_does_not_count_for_it() {
-        let mut acknowledged = Acknowledged::default();
-        let begin = Instant::now();
-        let at = |ms: u64| begin + Duration::from_millis(ms);
-        for ms in 0..200 {
-            acknowledged.note(ms, at(ms));
-        }
-        assert_eq!(acknowledged.at(at(500)), 199, "the newest, when nothing followed");
-        assert_eq!(acknowledged.at(at(120)), 100);
-        assert_eq!(acknowledged.at(at(49)), 0);
-        acknowledged.note(150, at(300));
-        assert_eq!(acknowledged.at(at(500)), 199, "it never falls");
-        acknowledged.note(1000, at(100_000));
-        assert_eq!(acknowledged.at(at(99_000)), 150, "one old step is kept");
-        assert_eq!(acknowledged.at(at(100_000)), 1000);
-    }
 }
