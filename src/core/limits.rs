@@ -161,10 +161,16 @@ pub const BODY_OVERHEAD_BYTES: u32 = 16 * 1024;
 pub const CLIENT_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Unfinished requests of callers without a certificate together, in bytes: they ask for health.
 pub const CLIENT_UNKNOWN_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Unfinished requests of a raft port together, in bytes.
+/// Unfinished requests of a raft port together, before a node has proved to be there, in bytes.
 pub const RAFT_BODIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Unfinished requests of one proven node, in bytes.
+pub const RAFT_BODIES_OF_A_NODE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Unfinished requests of an HTTP port together, in bytes.
 pub const HTTP_BODIES_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Requests of a client port that are streams of messages, at once. They have no deadline.
+pub const CLIENT_STREAMED_REQUESTS_MAX: usize = 16;
+/// The same for one connection of a raft port: replication needs one.
+pub const RAFT_STREAMED_REQUESTS_MAX: usize = 4;
 /// How far above the highest term that a node knows of the term of a message may be. Elections
 /// raise it by one; a jump would use terms up for ever.
 pub const TERM_JUMP_MAX: u64 = 1 << 20;

@@ -125,6 +125,11 @@ impl LocalNode {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
+    /// The id of its process.
+    pub fn pid(&self) -> Result<u32, LocalError> {
+        self.child.as_ref().map(Child::id).ok_or(LocalError::NotRunning(self.id))
+    }
+
     /// Everything it has logged.
     pub fn log_text(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -25,13 +25,18 @@ impl Budget {
 }
 
 /// What one request body may be.
-#[derive(Debug, Clone)]
-pub struct Allowance {
-    /// Bytes; more end the request.
-    pub bytes_max: u64,
-    /// Whether all of it must be there in time, out of a budget: not for a stream without end,
-    /// whose messages are taken one by one.
-    pub unary: Option<Budget>,
+#[derive(Debug)]
+pub enum Allowance {
+    /// Of so many bytes, all of which must be there in time, out of a budget.
+    Whole {
+        /// Bytes; more end the request.
+        bytes_max: u64,
+        /// Where unfinished ones are counted.
+        budget: Budget,
+    },
+    /// A stream without end, whose messages are taken one by one. There are few of them, because
+    /// one may hold a message and a window.
+    Stream(OwnedSemaphorePermit),
 }
 
 /// A request body within its allowance.
@@ -45,8 +50,8 @@ pub struct Bounded<B> {
 
 /// Bytes of the budget that a body holds.
 enum Held {
-    /// It needs none.
-    Free,
+    /// It needs none, but its place among the streams.
+    Free(#[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit),
     /// Some.
     Some(Arc<Semaphore>, OwnedSemaphorePermit),
     /// There were none left.
@@ -56,18 +61,18 @@ enum Held {
 impl<B> Bounded<B> {
     /// Waits for nothing: a body that finds no room fails when it is read.
     pub fn new(inner: B, allowance: Allowance) -> Bounded<B> {
-        let (held, deadline) = match allowance.unary {
-            None => (Held::Free, None),
-            Some(Budget(budget)) => {
+        let (bytes_max, held, deadline) = match allowance {
+            Allowance::Stream(place) => (u64::MAX, Held::Free(place), None),
+            Allowance::Whole { bytes_max, budget: Budget(budget) } => {
                 // A body of one byte costs a task and a buffer all the same.
                 let held = match budget.clone().try_acquire_many_owned(BODY_OVERHEAD_BYTES) {
                     Ok(permit) => Held::Some(budget, permit),
                     Err(_) => Held::Refused,
                 };
-                (held, Some(Box::pin(sleep(BODY_DEADLINE))))
+                (bytes_max, held, Some(Box::pin(sleep(BODY_DEADLINE))))
             }
         };
-        Bounded { inner, left: allowance.bytes_max, bytes_max: allowance.bytes_max, held, deadline }
+        Bounded { inner, left: bytes_max, bytes_max, held, deadline }
     }
 
     /// Counts what has arrived.
@@ -84,7 +89,7 @@ impl<B> Bounded<B> {
             )
         };
         match &mut self.held {
-            Held::Free => Ok(()),
+            Held::Free(_) => Ok(()),
             Held::Refused => Err(refused()),
             Held::Some(budget, held) => {
                 let bytes = u32::try_from(bytes).map_err(|_| refused())?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indelible_tls::Peer;
 use indelible_tls::pki_types::CertificateDer;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 /// What protects a connection.
@@ -65,12 +65,19 @@ pub struct Connection {
     pub security: Security,
     pub(super) control: Arc<Control>,
     pub(super) activity: Activity,
+    /// Places for requests that are streams of messages.
+    pub(super) streams: Arc<Semaphore>,
 }
 
 impl Connection {
-    pub(super) fn new(remote: SocketAddr, security: Security, control: Arc<Control>) -> Self {
+    pub(super) fn new(
+        remote: SocketAddr,
+        security: Security,
+        control: Arc<Control>,
+        streams: Arc<Semaphore>,
+    ) -> Self {
         let accepted = control.accepted;
-        Connection { remote, accepted, security, control, activity: Activity::new() }
+        Connection { remote, accepted, security, control, activity: Activity::new(), streams }
     }
 
     /// The node that has proved to be at the other end, if one has.

@@ -10,10 +10,7 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use indelible_core::limits::{
-    CLIENT_BODIES_BYTES_MAX, CLIENT_UNKNOWN_BODIES_BYTES_MAX, HANDSHAKE_BYTES_MAX,
-    HANDSHAKE_DEADLINE, HEADER_BYTES_MAX, HTTP_BODIES_BYTES_MAX, RAFT_BODIES_BYTES_MAX,
-    RAFT_MESSAGE_BYTES_MAX, REQUEST_BYTES_MAX, RESET_STREAMS_MAX, STREAMS_KNOWN_MAX,
-    STREAMS_UNKNOWN_MAX,
+    HANDSHAKE_DEADLINE, HEADER_BYTES_MAX, RESET_STREAMS_MAX, STREAMS_KNOWN_MAX, STREAMS_UNKNOWN_MAX,
 };
 use indelible_tls::pki_types::CertificateDer;
 use indelible_tls::rustls::{self, CertificateError, ServerConfig};
@@ -23,10 +20,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tonic::Status;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{BoxFuture, Service};
 
-use super::body::{Allowance, Bounded, Budget};
+use super::body::Bounded;
+use super::budgets::Budgets;
 use super::config::Mode;
 use super::connection::{Active, Connection, Control, Security};
 use super::credentials::{Credentials, Current};
@@ -94,11 +93,7 @@ pub struct Port {
     pub(super) credentials: Credentials,
     window_bytes: u32,
     room: Arc<Room>,
-    budget: Budget,
-    /// Of callers without a certificate.
-    unknown_budget: Budget,
-    /// Paths whose request is a stream of messages.
-    streams: &'static [&'static str],
+    budgets: Arc<Budgets>,
 }
 
 impl Port {
@@ -110,36 +105,17 @@ impl Port {
         window_bytes: u32,
         streams: &'static [&'static str],
     ) -> Port {
-        let (rule, budget) = match kind {
-            PortKind::Client => (Rule::Clients, CLIENT_BODIES_BYTES_MAX),
-            PortKind::Raft => (Rule::Nodes, RAFT_BODIES_BYTES_MAX),
-            _ => (Rule::Http, HTTP_BODIES_BYTES_MAX),
+        let rule = match kind {
+            PortKind::Client => Rule::Clients,
+            PortKind::Raft => Rule::Nodes,
+            PortKind::Http | PortKind::Metrics | PortKind::Probe => Rule::Http,
         };
-        let (room, budget) = (Room::new(rule), Budget::new(budget));
-        let unknown_budget = Budget::new(CLIENT_UNKNOWN_BODIES_BYTES_MAX);
-        Port { kind, credentials, window_bytes, room, budget, unknown_budget, streams }
+        let (room, budgets) = (Room::new(rule), Arc::new(Budgets::new(kind, streams)));
+        Port { kind, credentials, window_bytes, room, budgets }
     }
 
     pub(super) fn refused(&self, why: &'static str) {
         self.credentials.counters().refused(self.kind.name(), why);
-    }
-
-    /// What the body of a request may be.
-    fn allowance(&self, connection: &Connection, path: &str) -> Allowance {
-        if self.streams.contains(&path) && !connection.is_stranger() {
-            return Allowance { bytes_max: u64::MAX, unary: None };
-        }
-        let (bytes_max, budget) = match self.kind {
-            PortKind::Client if connection.is_stranger() => {
-                (HANDSHAKE_BYTES_MAX, &self.unknown_budget)
-            }
-            PortKind::Client => (REQUEST_BYTES_MAX, &self.budget),
-            PortKind::Raft if connection.proven().is_some() => {
-                (RAFT_MESSAGE_BYTES_MAX + 64, &self.budget)
-            }
-            _ => (HANDSHAKE_BYTES_MAX, &self.budget),
-        };
-        Allowance { bytes_max: bytes_max as u64, unary: Some(budget.clone()) }
     }
 }
 
@@ -302,7 +278,7 @@ async fn drive<S>(
         place.known();
     }
     let control: Arc<Control> = place.control.clone();
-    let connection = Arc::new(Connection::new(remote, security, control));
+    let connection = Arc::new(Connection::new(remote, security, control, port.budgets.streams()));
     let service = Requests { router, port: port.clone(), connection: connection.clone() };
     let service = TowerToHyperService::new(service);
     let name = port.kind.name();
@@ -359,7 +335,12 @@ impl Service<Request<hyper::body::Incoming>> for Requests {
         let active = Active::begin(&self.connection);
         let (mut head, body) = request.into_parts();
         head.extensions.insert(self.connection.clone());
-        let allowance = self.port.allowance(&self.connection, head.uri.path());
+        let allowance = self.port.budgets.allowance(&self.connection, head.uri.path());
+        let Some(allowance) = allowance else {
+            let what = "too many requests of this kind are open; hint: end one";
+            let refused = Status::resource_exhausted(what).into_http();
+            return Box::pin(std::future::ready(Ok(refused)));
+        };
         let body = axum::body::Body::new(Bounded::new(body, allowance));
         let answer = self.router.call(Request::from_parts(head, body));
         Box::pin(async move {

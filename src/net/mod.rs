@@ -11,6 +11,7 @@
 //! holds memory of a budget and has a deadline.
 
 pub mod body;
+mod budgets;
 pub mod config;
 pub mod connection;
 mod counters;

@@ -51,11 +51,8 @@ impl Room {
                 return Err("connections");
             }
             Rule::Clients => {
-                let of_address = state.unknown.entry(address).or_default();
-                if *of_address >= CLIENT_UNKNOWN_CONNECTIONS_MAX {
-                    return Err("address");
-                }
-                *of_address += 1;
+                state.close_oldest_of(address);
+                *state.unknown.entry(address).or_default() += 1;
                 state.close_oldest(fit(CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX), |one| !one.is_known());
             }
             Rule::Http => state.close_oldest(fit(HTTP_CONNECTIONS_MAX), |_| true),
@@ -88,6 +85,21 @@ impl State {
             self.close_oldest(RAFT_CONNECTIONS_OF_A_NODE_MAX + 1, |one| {
                 one.proven().is_some_and(|proven| proven.node == node)
             });
+        }
+    }
+
+    /// Of an address that has shown no certificate too often, the oldest goes.
+    fn close_oldest_of(&mut self, address: IpAddr) {
+        if self.unknown.get(&address).is_none_or(|count| *count < CLIENT_UNKNOWN_CONNECTIONS_MAX) {
+            return;
+        }
+        let unknown = |(_, (of, control)): &(&u64, &(IpAddr, Arc<Control>))| {
+            *of == address && !control.is_known()
+        };
+        if let Some(serial) = self.open.iter().find(unknown).map(|(serial, _)| *serial)
+            && let Some((_, control)) = self.open.remove(&serial)
+        {
+            control.close();
         }
     }
 
@@ -179,14 +191,16 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
-    #[test]
-    fn an_address_without_certificates_cannot_take_all_places() {
+    #[tokio::test]
+    async fn an_address_without_certificates_cannot_take_all_places() {
         let room = Room::new(Rule::Clients);
         let mut places: Vec<Place> = (0..CLIENT_UNKNOWN_CONNECTIONS_MAX)
             .map(|_| room.enter(HERE).expect("there is room"))
             .collect();
-        assert_eq!(room.enter(HERE).err(), Some("address"));
+        let next = room.enter(HERE).expect("the oldest of the address makes room");
+        places[0].control.closed().await;
         assert!(room.enter("10.0.0.1".parse().unwrap()).is_ok());
+        drop(next);
         places[0].known();
         let next = room.enter(HERE).expect("one is known now");
         drop((places, next));
@@ -210,7 +224,12 @@ mod tests {
         let proven = |node: u64| {
             let place = room.enter(HERE).unwrap();
             let remote = "127.0.0.1:9".parse().unwrap();
-            let connection = Connection::new(remote, Security::Clear, place.control.clone());
+            let connection = Connection::new(
+                remote,
+                Security::Clear,
+                place.control.clone(),
+                Arc::new(tokio::sync::Semaphore::new(1)),
+            );
             assert!(connection.set_proven(Proven { node, boot: 1 }));
             assert!(!connection.set_proven(Proven { node: node + 1, boot: 1 }), "it is one node's");
             place

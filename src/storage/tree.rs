@@ -187,7 +187,7 @@ impl Tree {
                 Some(file) => file,
                 None => {
                     made = true;
-                    Arc::new(self.dir.create_file(&file_name(number), 0o644)?)
+                    Arc::new(self.dir.create_file(&file_name(number), 0o600)?)
                 }
             };
             file.write_all_at(&bytes_of(&level.tail), level.written * HASH_SIZE)?;

@@ -88,7 +88,7 @@ pub(super) fn open(
 /// system is no sign of a process that dies of its files.
 fn begin(derived: &Dir) -> Result<usize, DiskError> {
     let attempts = derived.read_file(OPENING_FILE)?.map_or(0, |bytes| bytes.len());
-    derived.create_file(OPENING_FILE, 0o644)?.write_all_at(&vec![b'.'; attempts + 1], 0)?;
+    derived.create_file(OPENING_FILE, 0o600)?.write_all_at(&vec![b'.'; attempts + 1], 0)?;
     Ok(attempts)
 }
 

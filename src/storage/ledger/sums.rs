@@ -35,7 +35,7 @@ pub(super) fn write(derived: &Dir) -> Result<(), DiskError> {
     }
     // Crash before: no manifest; the next start and the offline check take the node for one that
     // crashed.
-    derived.write_new(SUMS_FILE, 0o644, render(&sums).as_bytes())
+    derived.write_new(SUMS_FILE, 0o600, render(&sums).as_bytes())
 }
 
 /// Removes the manifest, durably.
