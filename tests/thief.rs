@@ -67,28 +67,39 @@ impl Thief {
 
     /// What the stolen node says of itself, with the proof that its key makes.
     pub fn hello(&self, to: u64, binding: [u8; 32]) -> pb::Hello {
-        let Identity { trail_id, node_id, secret_key, public_key, .. } = &self.identity;
-        let last_log_index = u64::MAX / 2;
-        let mut text = b"indelible/peer/v1\n".to_vec();
-        text.extend_from_slice(&trail_id.0);
-        for number in [*node_id, to, self.boot, last_log_index] {
-            text.extend_from_slice(&number.to_le_bytes());
-        }
-        text.extend_from_slice(&binding);
-        let key = ed25519_dalek::SigningKey::from_bytes(secret_key);
-        pb::Hello {
-            trail_id: Bytes::copy_from_slice(&trail_id.0),
-            from: *node_id,
-            to,
-            public_key: Bytes::copy_from_slice(public_key),
-            boot: self.boot,
-            segment_bytes: self.identity.segment_bytes,
-            version: "stolen".into(),
-            last_log_index,
-            empty: false,
-            proof: key.sign(&text).to_bytes().to_vec().into(),
-        }
+        hello(&self.identity, self.boot, to, binding)
     }
+}
+
+/// Further than any log goes: nobody misses anything in it.
+pub const LAST_LOG_INDEX: u64 = u64::MAX / 2;
+
+/// What a node says of itself, with the proof that its key makes.
+pub fn hello(identity: &Identity, boot: u64, to: u64, binding: [u8; 32]) -> pb::Hello {
+    pb::Hello {
+        trail_id: Bytes::copy_from_slice(&identity.trail_id.0),
+        from: identity.node_id,
+        to,
+        public_key: Bytes::copy_from_slice(&identity.public_key),
+        boot,
+        segment_bytes: identity.segment_bytes,
+        version: "stolen".into(),
+        last_log_index: LAST_LOG_INDEX,
+        empty: false,
+        proof: prove(identity, boot, to, binding),
+    }
+}
+
+/// What shows node `to` that a node has its key, on one connection.
+pub fn prove(identity: &Identity, boot: u64, to: u64, binding: [u8; 32]) -> Bytes {
+    let mut text = b"indelible/peer/v1\n".to_vec();
+    text.extend_from_slice(&identity.trail_id.0);
+    for number in [identity.node_id, to, boot, LAST_LOG_INDEX] {
+        text.extend_from_slice(&number.to_le_bytes());
+    }
+    text.extend_from_slice(&binding);
+    let key = ed25519_dalek::SigningKey::from_bytes(&identity.secret_key);
+    key.sign(&text).to_bytes().to_vec().into()
 }
 
 /// What somebody may ask of a node on one connection to its raft port.

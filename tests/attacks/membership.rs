@@ -1,0 +1,321 @@
+//! Nodes that come and go: whose voice counts meanwhile.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use indelible::cli::generate::event_of_size;
+use indelible_client::Reason;
+use indelible_core::{Kind, ProducerId};
+use indelible_local::free_ports;
+use indelible_proto::raft as pb;
+use indelible_proto::v1;
+use indelible_testkit::Certificates;
+use indelible_testkit::fail::within;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use super::group::{Group, reason};
+use super::impostor::Impostor;
+use super::peers::nothing_is_answered;
+use super::relay::Relay;
+use crate::harness::{
+    PATIENCE, certify, configure, eventually, indelible_at, leader, stdout, view,
+};
+
+/// Many times as long as a node waits before it stands for election (src/raft/config.rs).
+const MANY_ELECTION_TIMEOUTS_MS: u128 = 10 * 600;
+
+/// Starts a node that is to be added, and returns what adds it. Other nodes reach it through a relay
+/// that lets `through` connections pass.
+async fn newcomer(group: &mut Group, id: u64, through: usize) -> (Relay, v1::AddNodeRequest) {
+    let (endpoints, cluster) = (group.cluster.endpoints(), &mut group.cluster);
+    let node = configure(cluster, id);
+    let relay = Relay::start(node.raft_addr.clone(), through).await;
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    let at = format!("raft_addr = \"{}\"\n", node.raft_addr);
+    let elsewhere =
+        format!("raft_addr = \"{}\"\nraft_listen = \"{}\"\n", relay.addr, node.raft_addr);
+    assert!(text.contains(&at), "{text}");
+    std::fs::write(&node.config, text.replace(&at, &elsewhere)).unwrap();
+    // It may lead, and then it signs for the log.
+    let log_key = node.data_dir.with_file_name("node1").join("log_key");
+    let (config, log_key) = (node.config.to_str().unwrap(), log_key.to_str().unwrap());
+    let args = ["--json", "node-key", "--config", config, "--log-key", log_key];
+    let key: Value = serde_json::from_str(&stdout(&indelible_at(&endpoints, &args).await)).unwrap();
+    assert_eq!(key["id"], id);
+    certify(cluster, id).await;
+    let node = cluster.node(id).unwrap();
+    node.start().unwrap();
+    let addr = node.client_addr.clone();
+    eventually("the newcomer answers", || view(&addr)).await;
+    let text = |name: &str| key[name].as_str().unwrap().to_owned();
+    let request = v1::AddNodeRequest {
+        id,
+        client_addr: text("client_addr"),
+        raft_addr: text("raft_addr"),
+        http_addr: text("http_addr"),
+        public_key: hex::decode(text("public_key")).unwrap().into(),
+        reason: "a test".into(),
+    };
+    (relay, request)
+}
+
+async fn remove(group: &Group, leads: u64, id: u64) {
+    let request = v1::RemoveNodeRequest { id, reason: "a test".into() };
+    let removed = within(PATIENCE, "a removal", async {
+        group.admin(leads).await.remove_node(request).await
+    });
+    let voters = removed.await.unwrap().into_inner().voters;
+    assert!(!voters.contains(&id), "{voters:?}");
+}
+
+/// Until a node has applied everything that another one has now.
+async fn follows(group: &Group, id: u64, leads: u64) -> v1::ClusterView {
+    let (addr, led) = (group.client_addr(id), group.client_addr(leads));
+    let until = eventually("a view", || view(&led)).await.last_log_index;
+    eventually(&format!("node {id} has what node {leads} has"), || async {
+        view(&addr).await.filter(|view| view.applied_index >= until)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a9_a_removed_node_with_a_valid_certificate_is_refused() {
+    let mut group = Group::start_calm().await;
+    group.lead(2).await;
+    let producer = group.sdk.producer(ProducerId(*b"of large events."), "l").open().await.unwrap();
+    for number in 0..24 {
+        producer.append(event_of_size(number, 200_000)).await.unwrap();
+    }
+    let boot = group.next_boot(1).await;
+    group.cluster.node(1).unwrap().kill().unwrap();
+    let (certificate, node1) = (group.certificates.node(1), group.identity(1));
+    let line = group.line(&certificate, 3).await;
+    let mut session = line.handshake(&node1, boot, 3).await.unwrap();
+    let vote = Some(pb::Vote { term: 0, node_id: 1, committed: true });
+    let message = pb::AppendRequest { vote, ..Default::default() };
+    // As long as it is a node, it is answered.
+    session.append(message.clone()).await.unwrap();
+    let (send, messages) = mpsc::channel(1);
+    let stream = session.raft.append(ReceiverStream::new(messages)).await.unwrap();
+    let mut answers = stream.into_inner();
+    let reading = group.line(&certificate, 3).await;
+    let mut mending = reading.session(&node1).mending;
+    let trail_id = Bytes::copy_from_slice(&node1.trail_id.0);
+    let all = pb::EntriesRequest { trail_id, node_id: 1, from: 0, to: u64::MAX };
+    let mut entries = mending.entries(all.clone()).await.unwrap().into_inner();
+    assert!(entries.message().await.unwrap().is_some());
+
+    remove(&group, 2, 1).await;
+    let known = follows(&group, 3, 2).await;
+    assert!(!known.joint && known.nodes.iter().all(|node| node.id != 1), "{known:?}");
+
+    // On the connection where it has proved who it is, and on a new one.
+    nothing_is_answered(&session, 1).await;
+    send.send(message).await.unwrap();
+    // The connection is cut: the answer that says why may not get through.
+    let ended = answers.message().await.unwrap_err();
+    assert!([Code::Unauthenticated, Code::Unknown].contains(&ended.code()), "{ended:?}");
+    let again = group.line(&certificate, 3).await;
+    let refused = again.handshake(&node1, boot, 3).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    assert!(refused.message().contains("was removed from the group"), "{refused:?}");
+    nothing_is_answered(&again.session(&node1), 1).await;
+    // Neither new questions about the log are answered, nor the one that is half answered.
+    let refused = mending.entries(all).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    let refused = again.session(&node1).standing().await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    let ended = loop {
+        match entries.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a removed node has read the log to its end"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::PermissionDenied, "{ended:?}");
+    group.still_works().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a10_a_learner_does_not_campaign() {
+    let mut group = Group::start().await;
+    let (relay, request) = newcomer(&mut group, 4, 1).await;
+    let leads = leader(&group.cluster).await;
+    let mut admin = group.admin(leads).await;
+    let adding = tokio::spawn(async move { admin.add_node(request).await });
+    // The leader waits for it to copy the log, and dies.
+    for id in (1..=3).filter(|id| *id != leads) {
+        let addr = group.client_addr(id);
+        eventually("the other voters know the learner", || async {
+            let view = view(&addr).await?;
+            let is_known = view.nodes.iter().any(|node| node.id == 4 && !node.voter);
+            (is_known && view.applied_index == view.last_log_index).then_some(())
+        })
+        .await;
+    }
+    group.cluster.node(leads).unwrap().kill().unwrap();
+    adding.await.unwrap().unwrap_err();
+    relay.open();
+    let next = leader(&group.cluster).await;
+    group.still_works().await;
+    let known = follows(&group, 4, next).await;
+    assert!(known.nodes.iter().any(|node| node.id == 4 && !node.voter), "{known:?}");
+
+    // It hears of no leader any more, nor does the one voter that is left.
+    group.cluster.node(next).unwrap().kill().unwrap();
+    let (learner, voter) = (group.client_addr(4), group.client_addr(6 - leads - next));
+    let began = Instant::now();
+    while began.elapsed().as_millis() < MANY_ELECTION_TIMEOUTS_MS {
+        for addr in [&learner, &voter] {
+            let view = eventually("a view", || view(addr)).await;
+            assert_ne!(view.leader_id, 4, "{view:?}");
+            assert_eq!(view.role() == v1::Role::Learner, addr == &learner, "{view:?}");
+            assert_eq!(view.term, known.term, "{view:?}");
+        }
+    }
+    for id in [leads, next] {
+        group.cluster.node(id).unwrap().start().unwrap();
+    }
+    group.still_works().await;
+}
+
+/// Adds a node that other nodes reach through a relay. Returns the relay, open.
+async fn add(group: &mut Group, leads: u64, id: u64) -> Relay {
+    let (relay, request) = newcomer(group, id, 0).await;
+    relay.open();
+    let mut admin = group.admin(leads).await;
+    let added = within(PATIENCE, "a node is added", admin.add_node(request)).await.unwrap();
+    assert!(added.into_inner().voters.contains(&id));
+    relay
+}
+
+/// A node that lags does not know the node that only it can elect: node 1 is replaced by 5 while 4
+/// lags, and then 3 dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a10_votes_count_where_a_membership_lags() {
+    let mut group = Group::start_calm().await;
+    group.lead(3).await;
+    let to_4 = add(&mut group, 3, 4).await;
+    // Whoever reads follows the keys step by step.
+    group.append().await;
+    group.believes(&[1, 2, 3, 4]).await;
+    remove(&group, 3, 2).await;
+    group.append().await;
+    group.believes(&[1, 3, 4]).await;
+    let lags = follows(&group, 4, 3).await;
+    let voters = |view: &v1::ClusterView| {
+        let voters = view.nodes.iter().filter(|node| node.voter);
+        voters.map(|node| node.id).collect::<Vec<_>>()
+    };
+    assert_eq!(voters(&lags), [1, 3, 4]);
+
+    // Node 4 sees nothing of what follows.
+    to_4.close();
+    let to_5 = add(&mut group, 3, 5).await;
+    group.append().await;
+    group.believes(&[1, 3, 4, 5]).await;
+    remove(&group, 3, 1).await;
+    group.append().await;
+    for gone in [1, 2, 3] {
+        group.cluster.node(gone).unwrap().kill().unwrap();
+    }
+    let addr = group.client_addr(4);
+    let lags = eventually("a view", || view(&addr)).await;
+    assert_eq!(voters(&lags), [1, 3, 4]);
+    to_4.open();
+    let addr = group.client_addr(5);
+    eventually("nodes 4 and 5 elect node 5", || async {
+        view(&addr).await.filter(|view| view.role() == v1::Role::Leader)
+    })
+    .await;
+    group.append().await;
+    assert_eq!(voters(&follows(&group, 4, 5).await), [3, 4, 5]);
+    // A reader that has seen the keys of 1, 3, 4 and 5 wants three of them.
+    group.cluster.node(3).unwrap().start().unwrap();
+    group.still_works().await;
+    drop((to_4, to_5));
+}
+
+/// What the group has not seen with its own eyes is not in the trail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s9_add_node_dials_before_it_records() {
+    let mut group = Group::start_calm().await;
+    group.lead(1).await;
+    let before = group.recorded::<v1::Operation>(Kind::Operation).await.len();
+    let added = |raft_addr: String| v1::AddNodeRequest {
+        id: 4,
+        client_addr: "127.0.0.1:1".into(),
+        raft_addr,
+        http_addr: "127.0.0.1:2".into(),
+        public_key: group.invented(4).public_key.to_vec().into(),
+        reason: "a test".into(),
+    };
+    let certificates = &group.certificates;
+    let another = Certificates::of_another(certificates.trail);
+    let mut others_key = group.identity(3);
+    others_key.node_id = 4;
+    let mut impostors = Vec::new();
+    let vote = pb::Vote::default();
+    for (certificate, identity) in [
+        (another.node(4), group.invented(4)),
+        (certificates.client("billing"), group.invented(4)),
+        (certificates.node(5), group.invented(4)),
+        (certificates.node(4), others_key),
+    ] {
+        impostors.push(Impostor::start("127.0.0.1:0", &certificate, identity, 1 << 32, vote).await);
+    }
+    let nobody = format!("127.0.0.1:{}", free_ports(1).unwrap()[0]);
+    for addr in impostors.iter().map(|impostor| impostor.addr.clone()).chain([nobody]) {
+        let refused = group.admin(1).await.add_node(added(addr)).await.unwrap_err();
+        assert_eq!(reason(&refused), Some(Reason::Membership), "{refused:?}");
+        assert!(refused.message().contains("hint: start node 4 first"), "{refused:?}");
+    }
+
+    // Whoever says nothing keeps nobody else waiting.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (mut admin, request) =
+        (group.admin(1).await, added(silent.local_addr().unwrap().to_string()));
+    let adding = tokio::spawn(async move { admin.add_node(request).await });
+    let dialed = within(PATIENCE, "the leader dials", silent.accept()).await.unwrap();
+    remove(&group, 1, 3).await;
+    let refused = adding.await.unwrap().unwrap_err();
+    assert_eq!(reason(&refused), Some(Reason::Membership), "{refused:?}");
+    drop(dialed);
+    let view = eventually("a view", || view(&group.cluster.nodes[0].client_addr)).await;
+    assert_eq!(view.next_node_id, 4, "{view:?}");
+    assert!(view.nodes.iter().all(|node| node.id != 4), "{view:?}");
+    let operations = group.recorded::<v1::Operation>(Kind::Operation).await;
+    let actions = |operations: &[v1::Operation]| {
+        operations.iter().map(|one| one.action.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(actions(&operations[before..]), ["remove-node"]);
+
+    // The id is as good as before; and who copies the log keeps nobody waiting either.
+    let (relay, request) = newcomer(&mut group, 4, 1).await;
+    let mut admin = group.admin(1).await;
+    let adding = tokio::spawn(async move { admin.add_node(request).await });
+    let addr = group.client_addr(1);
+    eventually("node 4 is a learner", || async {
+        let view = crate::harness::view(&addr).await?;
+        view.nodes.iter().any(|node| node.id == 4 && !node.voter).then_some(())
+    })
+    .await;
+    // The record of its addition may not be done with yet.
+    let request = v1::RemoveNodeRequest { id: 4, reason: "a test".into() };
+    while let Err(refused) = group.admin(1).await.remove_node(request.clone()).await {
+        assert_eq!(reason(&refused), Some(Reason::Busy), "{refused:?}");
+        assert!(!adding.is_finished(), "no change was possible until it had copied the log");
+    }
+    relay.open();
+    let refused = within(PATIENCE, "the end of the addition", adding).await.unwrap().unwrap_err();
+    assert!(refused.message().contains("was removed while it copied"), "{refused:?}");
+    let operations = group.recorded::<v1::Operation>(Kind::Operation).await;
+    let later = &operations[before + 1..];
+    assert_eq!(actions(later), ["add-node", "remove-node"]);
+    assert_eq!((&*later[0].principal, &*later[0].reason), ("admin/admin", "a test"));
+    group.still_works().await;
+}
