@@ -1,7 +1,7 @@
 //! What the requests of one port may hold together.
 //!
-//! Each standing has a budget of its own: callers that have shown nothing cannot use up what clients
-//! need, nor one node what the others need.
+//! Each standing has a budget of its own: callers that have shown nothing cannot use up what
+//! clients need, nor one node what the others need.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,8 +77,8 @@ impl Budgets {
         Some(Allowance::Whole { bytes_max: bytes_max as u64, budget })
     }
 
-    /// NB: the map has at most one budget for each node that has ever proved itself to this process:
-    /// only those with a certificate and a key of the trail.
+    /// NB: the map has at most one budget for each node that has ever proved itself to this
+    /// process: only those with a certificate and a key of the trail.
     fn of_node(&self, node: u64) -> Budget {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.entry(node).or_insert_with(|| Budget::new(RAFT_BODIES_OF_A_NODE_BYTES_MAX)).clone()

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use indelible_core::TrailId;
 use indelible_tls::rustls::{self, ClientConfig, ServerConfig};
 use indelible_tls::{
-    Certificate, Expected, Expiry, Material, MaterialError, NodeUri, Pem, RevocationList,
+    Certificate, Expected, Expiry, Material, MaterialError, NodeUri, Pem, RevocationList, Warning,
 };
 use tokio::sync::{Notify, watch};
 
@@ -311,10 +311,17 @@ impl Credentials {
         }
         let Some(current) = self.current() else { return };
         for warning in current.material.warnings() {
-            tracing::error!(%warning, "this node's certificates");
+            // That it has expired is looked at anew: it may have since it was read.
+            if !matches!(warning, Warning::Validity(_)) {
+                tracing::error!("{warning}");
+            }
         }
         let left = current.material.peer().not_after - unix_s();
-        if (0..EXPIRES_SOON_S).contains(&left) {
+        if left < 0 {
+            tracing::error!(
+                "this node's certificate has expired: peers still take it, clients do not; hint: `indelible cert renew`"
+            );
+        } else if left < EXPIRES_SOON_S {
             let days = left / 86_400;
             tracing::warn!(
                 "this node's certificate expires in {days} days; hint: `indelible cert renew`"

@@ -63,7 +63,10 @@ async fn open(
     window_bytes: u32,
 ) -> Result<Dialed, DialError> {
     let Some(current) = credentials.current() else { return clear(addr, window_bytes).await };
-    let stream = tcp(addr).await?;
+    let stream = tcp(addr).await?.into_std().map_err(DialError::Unreachable)?;
+    // To cut the connection with: hyper lets open streams go on when its own end is dropped.
+    let socket = stream.try_clone().map_err(DialError::Unreachable)?;
+    let stream = TcpStream::from_std(stream).map_err(DialError::Unreachable)?;
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     // Not what is verified: that is the node's name in the certificate.
@@ -95,7 +98,11 @@ async fn open(
     tokio::spawn(async move {
         tokio::select! {
             () = session => {}
-            () = trusted => tracing::warn!("a connection ended: the peer's certificate does not count any more"),
+            () = trusted => {
+                tracing::warn!("a connection ends: the peer's certificate does not count any more");
+                // An error means that it has ended by itself.
+                let _ = socket.shutdown(std::net::Shutdown::Both);
+            }
         }
     });
     let security = Security::Tls { peer: Some(peer), chain, binding };

@@ -79,8 +79,8 @@ impl MembershipChanges {
             self.check_new(&membership, id, &peer)?;
             self.wait_for_proof(id, &peer).await.map_err(|error| {
                 refused(format!(
-                    "{error}; hint: node {id} must be running there and have opened its log, with a certificate of \
-                     this trail's CA"
+                    "{error}; hint: start node {id} first, with a certificate of this trail's CA, and wait until it \
+                     has opened its log"
                 ))
             })?;
         }

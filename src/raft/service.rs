@@ -202,10 +202,6 @@ impl RaftService {
 pub(super) fn sender<T>(peers: &Peers, request: &Request<T>) -> Result<u64, Status> {
     let connection = connection(request)?;
     peers.sender(&connection).ok_or_else(|| {
-        // It proved to be a node once, and is removed or has started again since.
-        if connection.proven().is_some() {
-            connection.close();
-        }
         Status::unauthenticated(
             "no node has proved to be at this connection; hint: handshake first",
         )
@@ -374,7 +370,6 @@ fn incoming(
                 Ok(None) => return None,
                 // It may have been removed since, or started again.
                 Ok(Some(_)) if service.peers.sender(&connection) != Some(peer) => {
-                    connection.close();
                     Err(Status::unauthenticated("the peer was removed, or has started again"))
                 }
                 Ok(Some(request)) => service.decode(peer, request).await,

@@ -145,7 +145,7 @@ async fn s15_files_are_private() {
     node.start().unwrap();
     client(&cluster).await;
     let node = &cluster.nodes[0];
-    assert!(node.log_text().contains("permissions 755"), "{}", node.log_tail());
+    assert!(node.log_text().contains("it is 0700 now"), "{}", node.log_tail());
     // Nor does a client show a key that others know.
     set_mode(&dir.join("admin/client.key"), 0o640);
     let status = indelible(&cluster, &["status"]).await;
