@@ -130,7 +130,7 @@ impl Raft for Liar {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let result = Some(Answer::HigherVote(self.vote()));
         let answer = pb::AppendResponse { result, ..Default::default() };
-        let answers = request.into_inner().map(move |message| message.map(|_| answer.clone()));
+        let answers = request.into_inner().map(move |message| message.map(|_| answer));
         Ok(Response::new(Box::pin(answers)))
     }
 
