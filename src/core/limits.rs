@@ -143,7 +143,9 @@ pub const HTTP_REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 pub const GOODBYE_GRACE: Duration = Duration::from_secs(90);
 /// Requests of one connection that are served at once, of a caller without a certificate.
 pub const STREAMS_UNKNOWN_MAX: u32 = 64;
-/// The same for a caller with one.
+/// The same on a raft port, where there are few: replication, and one short question at a time.
+pub const RAFT_STREAMS_MAX: u32 = 24;
+/// The same for a client with a certificate.
 pub const STREAMS_KNOWN_MAX: u32 = 256;
 /// Streams of a connection that the other end may reset before it is closed.
 pub const RESET_STREAMS_MAX: usize = 64;
@@ -181,6 +183,14 @@ const _: () = {
     // A request may wait for a proof while its connection comes of age.
     assert!(GOODBYE_GRACE.as_millis() > PROOF_WAIT_MS_MAX as u128);
     assert!(CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX < CLIENT_CONNECTIONS_MAX);
+    // All connections to a raft port that prove nothing, with and without a certificate, can begin
+    // all their requests at once, and there is room for the handshake of one that means it.
+    assert!(
+        2 * RAFT_UNPROVEN_CONNECTIONS_MAX
+            * RAFT_STREAMS_MAX as usize
+            * (BODY_OVERHEAD_BYTES as usize + HANDSHAKE_BYTES_MAX)
+            < RAFT_BODIES_BYTES_MAX
+    );
     assert!(
         NOTE_BYTES_MAX + (EVENT_BYTES_MAX + 80) / 3 * 4 + 64 * 45 + 128 <= PROOF_FILE_BYTES_MAX
     );

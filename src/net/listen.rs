@@ -10,7 +10,8 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use indelible_core::limits::{
-    HANDSHAKE_DEADLINE, HEADER_BYTES_MAX, RESET_STREAMS_MAX, STREAMS_KNOWN_MAX, STREAMS_UNKNOWN_MAX,
+    HANDSHAKE_DEADLINE, HEADER_BYTES_MAX, RAFT_STREAMS_MAX, RESET_STREAMS_MAX, STREAMS_KNOWN_MAX,
+    STREAMS_UNKNOWN_MAX,
 };
 use indelible_tls::pki_types::CertificateDer;
 use indelible_tls::rustls::{self, CertificateError, ServerConfig};
@@ -284,10 +285,10 @@ async fn drive<S>(
     let name = port.kind.name();
     port.credentials.counters().opened(name);
     if port.kind.is_grpc() {
-        // A node needs few; a client is told how many it has when its certificate is known.
-        let streams = match !connection.is_stranger() && port.kind == PortKind::Client {
-            true => STREAMS_KNOWN_MAX,
-            false => STREAMS_UNKNOWN_MAX,
+        let streams = match (port.kind, connection.is_stranger()) {
+            (PortKind::Raft, _) => RAFT_STREAMS_MAX,
+            (_, true) => STREAMS_UNKNOWN_MAX,
+            (_, false) => STREAMS_KNOWN_MAX,
         };
         let session = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

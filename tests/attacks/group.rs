@@ -25,7 +25,7 @@ use crate::harness::{
 use crate::thief::Thief;
 
 /// Elections are rare even on a busy machine: for tests that need the same leader for a while.
-const CALM: &str =
+pub const CALM: &str =
     "[raft]\nheartbeat_ms = 100\nelection_timeout_min_ms = 1000\nelection_timeout_max_ms = 2000\n";
 
 pub struct Group {

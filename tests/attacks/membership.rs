@@ -1,7 +1,5 @@
 //! Nodes that come and go: whose voice counts meanwhile.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use indelible::cli::generate::event_of_size;
 use indelible_client::Reason;
@@ -17,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use super::group::{Group, reason};
+use super::group::{CALM, Group, reason};
 use super::impostor::Impostor;
 use super::peers::nothing_is_answered;
 use super::relay::Relay;
@@ -25,12 +23,21 @@ use crate::harness::{
     PATIENCE, certify, configure, eventually, indelible_at, leader, stdout, view,
 };
 
-/// Many times as long as a node waits before it stands for election (src/raft/config.rs).
-const MANY_ELECTION_TIMEOUTS_MS: u128 = 10 * 600;
+/// A section of a node's configuration.
+fn election_timeouts(min_ms: u64, max_ms: u64) -> String {
+    format!(
+        "[raft]\nheartbeat_ms = 100\nelection_timeout_min_ms = {min_ms}\nelection_timeout_max_ms = {max_ms}\n"
+    )
+}
 
 /// Starts a node that is to be added, and returns what adds it. Other nodes reach it through a relay
-/// that lets `through` connections pass.
-async fn newcomer(group: &mut Group, id: u64, through: usize) -> (Relay, v1::AddNodeRequest) {
+/// that lets `through` connections pass. `raft` is a section of its configuration.
+async fn newcomer(
+    group: &mut Group,
+    id: u64,
+    through: usize,
+    raft: &str,
+) -> (Relay, v1::AddNodeRequest) {
     let (endpoints, cluster) = (group.cluster.endpoints(), &mut group.cluster);
     let node = configure(cluster, id);
     let relay = Relay::start(node.raft_addr.clone(), through).await;
@@ -39,7 +46,8 @@ async fn newcomer(group: &mut Group, id: u64, through: usize) -> (Relay, v1::Add
     let elsewhere =
         format!("raft_addr = \"{}\"\nraft_listen = \"{}\"\n", relay.addr, node.raft_addr);
     assert!(text.contains(&at), "{text}");
-    std::fs::write(&node.config, text.replace(&at, &elsewhere)).unwrap();
+    let (text, _) = text.split_once("[raft]").unwrap();
+    std::fs::write(&node.config, text.replace(&at, &elsewhere) + raft).unwrap();
     // It may lead, and then it signs for the log.
     let log_key = node.data_dir.with_file_name("node1").join("log_key");
     let (config, log_key) = (node.config.to_str().unwrap(), log_key.to_str().unwrap());
@@ -140,10 +148,11 @@ async fn a9_a_removed_node_with_a_valid_certificate_is_refused() {
     group.still_works().await;
 }
 
+/// Three voters, and a learner that would stand for election long before them, if it did at all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a10_a_learner_does_not_campaign() {
-    let mut group = Group::start().await;
-    let (relay, request) = newcomer(&mut group, 4, 1).await;
+    let mut group = Group::of(3, &election_timeouts(2500, 3000)).await;
+    let (relay, request) = newcomer(&mut group, 4, 1, &election_timeouts(300, 600)).await;
     let leads = leader(&group.cluster).await;
     let mut admin = group.admin(leads).await;
     let adding = tokio::spawn(async move { admin.add_node(request).await });
@@ -160,32 +169,36 @@ async fn a10_a_learner_does_not_campaign() {
     group.cluster.node(leads).unwrap().kill().unwrap();
     adding.await.unwrap().unwrap_err();
     relay.open();
+    group.cluster.node(leads).unwrap().start().unwrap();
     let next = leader(&group.cluster).await;
     group.still_works().await;
     let known = follows(&group, 4, next).await;
     assert!(known.nodes.iter().any(|node| node.id == 4 && !node.voter), "{known:?}");
+    for voter in (1..=3).filter(|id| *id != next) {
+        follows(&group, voter, next).await;
+    }
 
-    // It hears of no leader any more, nor does the one voter that is left.
+    // Nobody leads until one of the other two voters does, with the vote of the third.
     group.cluster.node(next).unwrap().kill().unwrap();
-    let (learner, voter) = (group.client_addr(4), group.client_addr(6 - leads - next));
-    let began = Instant::now();
-    while began.elapsed().as_millis() < MANY_ELECTION_TIMEOUTS_MS {
-        for addr in [&learner, &voter] {
-            let view = eventually("a view", || view(addr)).await;
+    let others: Vec<_> = (1..=4).filter(|id| *id != next).collect();
+    let voter_leads = || async {
+        let mut leads = None;
+        for id in &others {
+            let view = view(&group.client_addr(*id)).await?;
             assert_ne!(view.leader_id, 4, "{view:?}");
-            assert_eq!(view.role() == v1::Role::Learner, addr == &learner, "{view:?}");
-            assert_eq!(view.term, known.term, "{view:?}");
+            assert_eq!(view.role() == v1::Role::Learner, *id == 4, "{view:?}");
+            leads = leads.or((view.role() == v1::Role::Leader).then_some(()));
         }
-    }
-    for id in [leads, next] {
-        group.cluster.node(id).unwrap().start().unwrap();
-    }
+        leads
+    };
+    eventually("one of the voters leads", voter_leads).await;
+    group.cluster.node(next).unwrap().start().unwrap();
     group.still_works().await;
 }
 
 /// Adds a node that other nodes reach through a relay. Returns the relay, open.
 async fn add(group: &mut Group, leads: u64, id: u64) -> Relay {
-    let (relay, request) = newcomer(group, id, 0).await;
+    let (relay, request) = newcomer(group, id, 0, CALM).await;
     relay.open();
     let mut admin = group.admin(leads).await;
     let added = within(PATIENCE, "a node is added", admin.add_node(request)).await.unwrap();
@@ -295,7 +308,7 @@ async fn s9_add_node_dials_before_it_records() {
     assert_eq!(actions(&operations[before..]), ["remove-node"]);
 
     // The id is as good as before; and who copies the log keeps nobody waiting either.
-    let (relay, request) = newcomer(&mut group, 4, 1).await;
+    let (relay, request) = newcomer(&mut group, 4, 1, CALM).await;
     let mut admin = group.admin(1).await;
     let adding = tokio::spawn(async move { admin.add_node(request).await });
     let addr = group.client_addr(1);

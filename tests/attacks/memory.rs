@@ -6,8 +6,8 @@ use std::pin::Pin;
 use indelible_core::limits::{
     BODY_DEADLINE, BODY_OVERHEAD_BYTES, CLIENT_MESSAGE_BYTES_MAX, CLIENT_STREAMED_REQUESTS_MAX,
     CLIENT_UNKNOWN_BODIES_BYTES_MAX, HANDSHAKE_BYTES_MAX, RAFT_BODIES_OF_A_NODE_BYTES_MAX,
-    RAFT_MESSAGE_BYTES_MAX, RAFT_STREAMED_REQUESTS_MAX, RAFT_UNPROVEN_CONNECTIONS_MAX,
-    STREAMS_KNOWN_MAX, STREAMS_UNKNOWN_MAX,
+    RAFT_MESSAGE_BYTES_MAX, RAFT_STREAMED_REQUESTS_MAX, RAFT_STREAMS_MAX,
+    RAFT_UNPROVEN_CONNECTIONS_MAX, STREAMS_KNOWN_MAX, STREAMS_UNKNOWN_MAX,
 };
 use indelible_testkit::fail::within;
 use indelible_tls::Role;
@@ -172,7 +172,7 @@ async fn a20_unproven_nodes_pin_no_memory() {
         let stream = tcp_from(2, &victim.raft_addr).await.unwrap();
         let stream = tls_over(stream, Some(&thief), H2).await.unwrap();
         let Ok(mut attacker) = Attacker::over(stream).await else { continue };
-        for _ in 0..STREAMS_UNKNOWN_MAX {
+        for _ in 0..RAFT_STREAMS_MAX {
             requests.push(attacker.half_sent(HANDSHAKE, size(HANDSHAKE_BYTES_MAX - 5)).await);
         }
         attackers.push(attacker);
@@ -223,7 +223,7 @@ async fn a20_a_proven_node_pins_little_memory() {
     }
     let _held = one_is_refused(streams).await;
     let mut requests = Vec::new();
-    for _ in RAFT_STREAMED_REQUESTS_MAX..STREAMS_UNKNOWN_MAX as usize {
+    for _ in RAFT_STREAMED_REQUESTS_MAX..RAFT_STREAMS_MAX as usize {
         requests.push(attacker.half_sent(PUBLISH, message).await);
     }
     let offered = requests.len();
