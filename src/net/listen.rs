@@ -297,7 +297,6 @@ async fn drive<S>(
             .max_concurrent_streams(streams)
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-            .max_local_error_reset_streams(RESET_STREAMS_MAX)
             .keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .serve_connection(TokioIo::new(stream), service);
