@@ -253,7 +253,7 @@ mod tests {
             "/client/..",
             "/client/a/b",
             "/admin/a?x",
-            "/root/a",
+            "/other/a",
             "/node/1#a",
         ] {
             let uri = format!("{BASE}{path}");

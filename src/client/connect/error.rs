@@ -27,7 +27,7 @@ pub enum DialError {
          hint: connect with a profile (INDELIBLE_PROFILE), and without clear text"
     )]
     NodeSpeaksTls,
-    /// What is there does not speak TLS.
+    /// The server at that address does not speak TLS.
     #[error(
         "what answers there speaks no TLS\n\
          hint: is it the client port of a node? One with `[tls] mode = \"off\"` is reached in clear text (--clear-text)"
