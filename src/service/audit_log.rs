@@ -22,6 +22,7 @@ use super::oversize::Oversize;
 use super::proofs::{self, PROOF_WAIT, bytes, range_proof};
 use super::proven::{self, Proof, Wanted};
 use super::read_stream::{ReadStream, record};
+use super::readers::Readers;
 use crate::node::Node;
 use crate::node::batcher::Appended;
 use crate::node::duplicates::failed;
@@ -33,6 +34,7 @@ use crate::storage::ledger::{Head, Ledger, LedgerError};
 pub struct AuditLogService {
     node: Arc<Node>,
     metrics: Arc<Metrics>,
+    readers: Readers<Ledger>,
     read_streams: Arc<Semaphore>,
 }
 
@@ -40,7 +42,8 @@ impl AuditLogService {
     /// On a running node.
     pub fn new(node: Arc<Node>, metrics: Arc<Metrics>) -> Self {
         let read_streams = Arc::new(Semaphore::new(READ_STREAMS_MAX));
-        AuditLogService { node, metrics, read_streams }
+        let readers = Readers::new(node.ledger.clone());
+        AuditLogService { node, metrics, readers, read_streams }
     }
 
     /// As a tonic service, with the client port's limits.
@@ -56,9 +59,8 @@ impl AuditLogService {
         &self,
         call: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, Rejected> {
-        let ledger = self.node.ledger.clone();
-        let done = tokio::task::spawn_blocking(move || call(&ledger)).await;
-        done.map_err(|_| Rejected::new(Reason::Stopping, "the node is stopping"))?
+        let done = self.readers.run(call).await;
+        done.ok_or_else(|| Rejected::new(Reason::Stopping, "the node is stopping"))?
             .map_err(|error| failed(&error))
     }
 

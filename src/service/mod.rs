@@ -18,6 +18,7 @@ mod port_metrics;
 mod proofs;
 mod proven;
 mod read_stream;
+mod readers;
 pub mod starting;
 mod tlog;
 
