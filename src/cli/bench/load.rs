@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use indelible_client::connect::channel;
 use indelible_client::{Client, Level, Producer, ProducerId, Ticket};
 use indelible_core::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX};
+use indelible_proto::v1;
+use indelible_proto::v1::audit_log_client::AuditLogClient;
 use prost::Message;
 use tokio::task::JoinSet;
 
@@ -23,6 +26,8 @@ const EVENTS: u64 = 1024;
 /// Producers and events, ready to go.
 pub(super) struct Load {
     client: Client,
+    /// Of nodes that answer.
+    addresses: Arc<Vec<String>>,
     mode: Mode,
     callers: usize,
     /// One for each caller, or one for all.
@@ -38,7 +43,7 @@ impl Load {
         let producers = match bench.mode {
             Mode::Sdk => 1,
             Mode::Unary | Mode::Bulk => bench.clients,
-            Mode::Read => 0,
+            Mode::Read | Mode::Connect => 0,
         };
         let mut opened = Vec::with_capacity(producers);
         for number in 0..producers {
@@ -53,8 +58,11 @@ impl Load {
         if bench.mode == Mode::Read && tree_size == 0 {
             bail!("there is nothing to read; hint: run another mode first");
         }
+        let statuses = client.status().await.into_iter();
+        let addresses = statuses.filter(|node| node.view.is_ok()).map(|node| node.addr).collect();
         Ok(Load {
             client: client.clone(),
+            addresses: Arc::new(addresses),
             mode: bench.mode,
             callers: bench.clients,
             producers: opened,
@@ -75,6 +83,7 @@ impl Load {
         for number in 0..self.callers {
             let caller = Caller {
                 client: self.client.clone(),
+                addresses: self.addresses.clone(),
                 producer: self.producers.get(number).or(self.producers.first()).cloned(),
                 events: self.events.clone(),
                 tree_size: self.tree_size,
@@ -86,6 +95,7 @@ impl Load {
                 Mode::Unary | Mode::Sdk => callers.spawn(caller.append()),
                 Mode::Bulk => callers.spawn(caller.bulk()),
                 Mode::Read => callers.spawn(caller.read()),
+                Mode::Connect => callers.spawn(caller.connect()),
             };
         }
         let mut tally = Tally::new();
@@ -98,6 +108,7 @@ impl Load {
 
 struct Caller {
     client: Client,
+    addresses: Arc<Vec<String>>,
     producer: Option<Producer>,
     events: Arc<Vec<Bytes>>,
     tree_size: u64,
@@ -162,6 +173,23 @@ impl Caller {
             let index = rand::random_range(0..self.tree_size);
             let began = Instant::now();
             self.client.get(index, Level::Any).await?;
+            self.tally.note(1, began.elapsed());
+        }
+        Ok(self.tally)
+    }
+
+    /// One connection a call, to one node after the other, for one question.
+    async fn connect(mut self) -> anyhow::Result<Tally> {
+        let transport = self.client.options().transport()?;
+        let first = rand::random_range(0..self.addresses.len());
+        for addr in self.addresses.iter().cycle().skip(first) {
+            let began = Instant::now();
+            if began >= self.until {
+                break;
+            }
+            let mut log = AuditLogClient::new(channel(addr, &transport).await?);
+            let level = Some(v1::ReadLevel { level: Some(v1::read_level::Level::Any(true)) });
+            log.tree_head(v1::TreeHeadRequest { level }).await?;
             self.tally.note(1, began.elapsed());
         }
         Ok(self.tally)

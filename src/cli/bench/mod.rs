@@ -61,6 +61,9 @@ pub(super) enum Mode {
     Bulk,
     /// Every caller reads single records at random, from followers.
     Read,
+    /// Every caller opens one connection after the other, each for one question: an event is a
+    /// connection.
+    Connect,
 }
 
 /// What a run found.
