@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What does not fit into the gate (.ci/run): run by hand once an issue, on a machine where nothing else runs. Takes hours.
-# scripts/full.sh [STEP...]: all steps, or some of: repeat fuzz interop figures proofs. Prints a table for docs/reliability.md.
+# scripts/full.sh [STEP...]: all steps, or some of: repeat large fuzz interop figures proofs. Prints a table for docs/reliability.md.
 # DELETES the data of the local cluster (cluster/data).
 #   REPEAT=10        how often all tests run beside a busy loop on each core
 #   FUZZ_SECONDS=600 how long each fuzz target runs
@@ -10,7 +10,7 @@ repeat=${REPEAT:-10}
 fuzz_seconds=${FUZZ_SECONDS:-600}
 logs=target/full-logs
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(repeat fuzz interop figures proofs)
+[ ${#steps[@]} -gt 0 ] || steps=(repeat large fuzz interop figures proofs)
 mkdir -p "$logs"
 busy=()
 rows=()
@@ -42,6 +42,11 @@ repeat() {
   result="$good of $repeat passed, $flaky flaky"
   [ "$good" = "$repeat" ]
 }
+large() {
+  what="tests of full size (#[ignore])"
+  result="see $logs/large.log"
+  cargo test --locked --test it -- --ignored --nocapture > "$logs/large.log" 2>&1 && result="passed"
+}
 fuzz() {
   what="each fuzz target for $fuzz_seconds s"
   result="see $logs/fuzz.log"
@@ -70,7 +75,7 @@ proofs() {
 }
 
 for name in "${steps[@]}"; do
-  case $name in repeat | fuzz | interop | figures | proofs) ;; *) echo "full.sh: no step $name" >&2; exit 2 ;; esac
+  case $name in repeat | large | fuzz | interop | figures | proofs) ;; *) echo "full.sh: no step $name" >&2; exit 2 ;; esac
 done
 for name in "${steps[@]}"; do
   printf '== %s (%s)\n' "$name" "$(date +%T)"

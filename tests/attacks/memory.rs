@@ -9,9 +9,11 @@ use indelible_core::limits::{
     RAFT_MESSAGE_BYTES_MAX, RAFT_STREAMED_REQUESTS_MAX, RAFT_STREAMS_MAX,
     RAFT_UNPROVEN_CONNECTIONS_MAX, STREAMS_KNOWN_MAX, STREAMS_UNKNOWN_MAX,
 };
+use indelible_local::LocalNode;
 use indelible_testkit::fail::within;
 use indelible_tls::Role;
 use indelible_tls::exporter_of_client;
+use indelible_tls::issue::Issued;
 use prost::Message;
 use tonic::Code;
 
@@ -22,9 +24,9 @@ use super::wire::{
 use crate::harness::{PATIENCE, client, eventually, leader, nodes_with, view};
 use crate::thief::Thief;
 
-/// What a node may have had at most. The issue says it of 100 connections with 256 half-sent
-/// messages each. Three of them offer three times what the budget holds, and what is beyond it is
-/// refused at once, so more connections hold no more.
+/// What a node may have had at most, with 256 half-sent messages on each of 100 connections. Three
+/// of them offer three times what the budget holds, and what is beyond it is refused at once, so
+/// more connections hold no more: `a20_a_hundred_connections_pin_no_memory` sees it.
 const PEAK_MIB: u64 = 400;
 const CONNECTIONS: usize = 3;
 
@@ -64,15 +66,13 @@ fn size(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a20_unfinished_messages_pin_no_memory() {
-    let cluster = nodes_with(1, None, "");
-    let sdk = client(&cluster).await;
-    let (node, app) = (&cluster.nodes[0], Forge::of(&cluster).client("app"));
+/// Half-sent messages on each stream of so many connections of a client. They hold no more than
+/// the budget, and the memory that a node may need.
+async fn half_send(node: &LocalNode, app: &Issued, connections: usize) -> Vec<Attacker> {
     let before = memory_peak_mib(node);
     let (mut attackers, mut requests) = (Vec::new(), Vec::new());
-    for _ in 0..CONNECTIONS {
-        let mut attacker = Attacker::connect(&node.client_addr, Some(&app)).await;
+    for _ in 0..connections {
+        let mut attacker = Attacker::connect(&node.client_addr, Some(app)).await;
         for _ in 0..STREAMS_KNOWN_MAX {
             requests.push(attacker.half_sent(APPEND, size(CLIENT_MESSAGE_BYTES_MAX)).await);
         }
@@ -83,6 +83,15 @@ async fn a20_unfinished_messages_pin_no_memory() {
     eprintln!("{refused} refused, {late} late; {before} MiB before, {peak} MiB at most");
     assert!(peak <= PEAK_MIB, "{peak} MiB");
     assert!(refused > 0 && late > 0, "{refused} refused, {late} late");
+    attackers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a20_unfinished_messages_pin_no_memory() {
+    let cluster = nodes_with(1, None, "");
+    let sdk = client(&cluster).await;
+    let (node, app) = (&cluster.nodes[0], Forge::of(&cluster).client("app"));
+    let mut attackers = half_send(node, &app, CONNECTIONS).await;
     // All of the budget is there again, at once, for those who mean it.
     let load = Load::start(&sdk, b"after the attack").await;
     within(BODY_DEADLINE, "the budget is free again", load.goes_on(10)).await;
@@ -98,6 +107,15 @@ async fn a20_unfinished_messages_pin_no_memory() {
         "half of the budget holds half of the messages"
     );
     load.finish(&cluster, &sdk).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long: scripts/full.sh runs it"]
+async fn a20_a_hundred_connections_pin_no_memory() {
+    let cluster = nodes_with(1, None, "");
+    client(&cluster).await;
+    let (node, app) = (&cluster.nodes[0], Forge::of(&cluster).client("app"));
+    drop(half_send(node, &app, 100).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
