@@ -7,8 +7,8 @@ use indelible_proto::v1;
 use serde_json::Value;
 
 use crate::harness::{
-    Trail, certify, client, configure, eventually, indelible, indelible_at, leader, options,
-    policy, policy_file, stdout, stop_and_compare, three_nodes, view,
+    Trail, certify, client, configure, eventually, indelible, indelible_at, leader, nodes_with,
+    options, policy, policy_file, stdout, stop_and_compare, three_nodes, view,
 };
 
 /// The voters that every running node agrees on, once no change is under way.
@@ -231,4 +231,13 @@ async fn change_while_the_leader_dies(
     cluster.node(leads).unwrap().start().unwrap();
     // It may have succeeded, or found that its leader was gone.
     change.await.unwrap();
+}
+
+/// Clients that come late believe it, too: they believe no leader that has lost its majority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_voter_is_a_majority_at_any_time() {
+    let cluster = nodes_with(1, None, "");
+    client(&cluster).await;
+    let view = view(&cluster.nodes[0].client_addr).await.unwrap();
+    assert_eq!((view.role(), view.quorum_ack_age_ms), (v1::Role::Leader, Some(0)));
 }

@@ -4,8 +4,11 @@
 //! then everything that an earlier leader has committed is applied too, and the last stamp and
 //! every producer's last seq are known.
 
+use std::time::Duration;
+
 use indelible_proto::reason::{LeaderHint, Reason, Rejected};
-use openraft::async_runtime::WatchReceiver as _;
+use openraft::RaftMetrics;
+use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::errors::{ForwardReason, ForwardToLeader};
 use tokio::sync::watch;
 
@@ -38,8 +41,7 @@ impl Leadership {
             }
             Leadership::Ready(_) | Leadership::Preparing(_) | Leadership::NoLeader => {
                 let message = "no leader is known; hint: an election is under way, try again";
-                Rejected::new(Reason::NoLeader, message)
-                    .retry_after(std::time::Duration::from_millis(50))
+                Rejected::new(Reason::NoLeader, message).retry_after(Duration::from_millis(50))
             }
         }
     }
@@ -68,8 +70,22 @@ pub fn forward_rejection(forward: &ForwardToLeader<TypeConfig>, term: u64) -> Re
     let rejected = Rejected::new(reason, message);
     match hint {
         Some(hint) if reason != Reason::LeaseExpired => rejected.leader(hint),
-        _ => rejected.retry_after(std::time::Duration::from_millis(20)),
+        _ => rejected.retry_after(Duration::from_millis(20)),
     }
+}
+
+/// How long ago a majority last answered this leader; none on other nodes.
+///
+/// NB: openraft notes the time of a majority when another voter answers. A leader that is the only
+/// voter is a majority by itself, at any time.
+pub fn quorum_ack_age(metrics: &RaftMetrics<TypeConfig>) -> Option<Duration> {
+    if !metrics.state.is_leader() {
+        return None;
+    }
+    if metrics.membership_config.membership().voter_ids().all(|voter| voter == metrics.id) {
+        return Some(Duration::ZERO);
+    }
+    metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed())
 }
 
 /// The newest membership that is applied.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use indelible_proto::v1;
-use openraft::async_runtime::{Instant as _, WatchReceiver as _};
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::{RaftMetrics, ServerState};
 
+use super::leadership::quorum_ack_age;
 use super::start::Node;
 use crate::raft::TypeConfig;
 
@@ -18,10 +19,8 @@ impl Node {
     pub fn view(&self) -> v1::ClusterView {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let head = *self.ledger.head().borrow();
-        let quorum_ack_age_ms = metrics
-            .last_quorum_acked
-            .as_ref()
-            .map(|acked| u32::try_from(acked.elapsed().as_millis()).unwrap_or(u32::MAX));
+        let quorum_ack_age_ms =
+            quorum_ack_age(&metrics).map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
         let checkpoint = self.publication.newest();
         v1::ClusterView {
             trail_id: Bytes::copy_from_slice(&self.identity.trail_id.0),
@@ -31,7 +30,7 @@ impl Node {
             state: self.serving_state(&metrics).into(),
             term: metrics.vote.leader_id.term,
             leader_id: metrics.current_leader.unwrap_or(0),
-            quorum_ack_age_ms: quorum_ack_age_ms.filter(|_| metrics.state.is_leader()),
+            quorum_ack_age_ms,
             boot_count: self.log.boot_count(),
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.cluster_committed.map_or(0, |id| id.index),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indelible_core::ProducerId;
 use indelible_core::limits::{PRODUCERS_MAX, PROPOSALS_IN_FLIGHT_MAX};
 use indelible_proto::reason::{Reason, Rejected, key};
-use openraft::async_runtime::{Instant as _, WatchReceiver as _};
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -17,7 +17,7 @@ use super::settle::{Settled, settle};
 use super::speculation::{Speculation, Verdict, gap};
 use super::{OPEN_BYTES_MAX, Options, REQUESTS_MAX, Request};
 use crate::node::duplicates;
-use crate::node::leadership::Leadership;
+use crate::node::leadership::{Leadership, quorum_ack_age};
 use crate::raft::network::unix_ns;
 use crate::raft::peers::Peers;
 use crate::raft::types::{LeaderId, Raft};
@@ -276,8 +276,8 @@ impl Run {
     /// recorded.
     fn sure(&self, rejected: Rejected) -> Rejected {
         let metrics = self.raft.metrics();
-        let confirmed = metrics.borrow_watched().last_quorum_acked;
-        if confirmed.is_some_and(|confirmed| confirmed.elapsed() < self.lease) {
+        let age = quorum_ack_age(&metrics.borrow_watched());
+        if age.is_some_and(|age| age < self.lease) {
             return rejected;
         }
         let message = "this leader has not heard from a majority lately; hint: try again";
