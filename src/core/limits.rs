@@ -126,8 +126,9 @@ pub const RAFT_UNPROVEN_CONNECTIONS_MAX: usize = 64;
 pub const RAFT_CONNECTIONS_OF_A_NODE_MAX: usize = 8;
 /// Connections of an HTTP port; one more closes the oldest.
 pub const HTTP_CONNECTIONS_MAX: usize = 1024;
-/// How long the other end may take to begin, and to finish, its TLS handshake; over HTTP also to
-/// send its headers.
+/// How long the other end may take to begin, and to finish, its TLS handshake. Over HTTP also to
+/// send the headers of a request, from the end of the request before: there is no other limit of an
+/// idle HTTP connection.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a connection may stay without a first request.
 pub const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -135,8 +136,6 @@ pub const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 pub const CLIENT_IDLE_MAX: Duration = Duration::from_secs(600);
 /// How long a client's connection may stay, more or less.
 pub const CLIENT_AGE_MAX: Duration = Duration::from_secs(3600);
-/// How long an HTTP connection may stay without a request.
-pub const HTTP_IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long an HTTP request may take, its answer included.
 pub const HTTP_REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 /// How long requests that are under way may take after their connection was told to end.

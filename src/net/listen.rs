@@ -264,7 +264,7 @@ fn security(
 }
 
 /// Serves one connection until it ends.
-async fn drive<S>(
+pub(super) async fn drive<S>(
     stream: S,
     remote: SocketAddr,
     security: Security,

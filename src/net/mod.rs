@@ -20,6 +20,8 @@ pub mod dial;
 pub mod listen;
 mod rooms;
 mod supervise;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Mode, TlsConfig};
 pub use connection::{Connection, Security};

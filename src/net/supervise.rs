@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper_util::server::graceful::GracefulConnection;
 use indelible_core::limits::{
     CLIENT_AGE_MAX, CLIENT_IDLE_MAX, CLIENT_UNKNOWN_AGE_MAX, FIRST_REQUEST_DEADLINE, GOODBYE_GRACE,
-    HTTP_IDLE_MAX, HTTP_REQUEST_DEADLINE,
+    HTTP_REQUEST_DEADLINE,
 };
 use indelible_tls::Port as Judge;
 use tokio::sync::watch;
@@ -42,8 +42,9 @@ impl Patience {
     }
 
     pub(super) fn http() -> Patience {
+        // Without a request, hyper's limit for headers ends it: it counts from the request before.
         let request = Some(HTTP_REQUEST_DEADLINE);
-        Patience { idle: Some(HTTP_IDLE_MAX), request, age: None, expiry: true }
+        Patience { idle: None, request, age: None, expiry: true }
     }
 }
 
