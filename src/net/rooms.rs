@@ -208,6 +208,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_port_holds_so_many_connections() {
+        let room = Room::new(Rule::Clients);
+        let known = || {
+            let mut place = room.enter(HERE)?;
+            place.known();
+            Ok(place)
+        };
+        let places: Result<Vec<Place>, &str> =
+            (0..CLIENT_CONNECTIONS_MAX).map(|_| known()).collect();
+        let mut places = places.expect("there is room");
+        assert_eq!(room.enter(HERE).map(drop), Err("connections"));
+        places.pop();
+        assert!(room.enter(HERE).is_ok(), "one has left");
+    }
+
+    #[tokio::test]
     async fn a_flood_from_one_address_leaves_the_others_alone() {
         let room = Room::new(Rule::Nodes);
         let quiet = room.enter("10.0.0.1".parse().unwrap()).unwrap();
@@ -216,6 +232,25 @@ mod tests {
         flood[0].control.closed().await;
         let still_open = room.lock().open.contains_key(&quiet.serial);
         assert!(still_open, "the oldest of all, and the only one of its address");
+    }
+
+    #[tokio::test]
+    async fn strangers_and_http_have_so_many_places() {
+        for (rule, max) in [
+            (Rule::Clients, CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX),
+            (Rule::Http, HTTP_CONNECTIONS_MAX),
+        ] {
+            let room = Room::new(rule);
+            let quiet = room.enter(HERE).unwrap();
+            // Never more of an address than a client port holds.
+            let address = |number: usize| IpAddr::from([10, 0, 0, (number % 8) as u8]);
+            let flood: Vec<Place> =
+                (0..max).map(|number| room.enter(address(number)).unwrap()).collect();
+            assert_eq!(room.lock().open.len(), max, "{rule:?}");
+            assert!(room.lock().open.contains_key(&quiet.serial), "{rule:?}");
+            drop((quiet, flood));
+            assert!(room.lock().open.is_empty());
+        }
     }
 
     #[tokio::test]

@@ -5,21 +5,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indelible_core::limits::{
-    CLIENT_CONNECTIONS_MAX, CLIENT_UNKNOWN_CONNECTIONS_MAX, HTTP_CONNECTIONS_MAX,
-    RAFT_UNPROVEN_CONNECTIONS_MAX,
+    CLIENT_CONNECTIONS_MAX, CLIENT_UNKNOWN_CONNECTIONS_MAX, HANDSHAKE_DEADLINE,
+    HTTP_CONNECTIONS_MAX, RAFT_UNPROVEN_CONNECTIONS_MAX,
 };
 use indelible_local::LocalNode;
 use indelible_testkit::fail::{environment, within};
+use indelible_tls::issue::Issued;
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
 use super::load::Load;
 use super::wire::{
-    END_HEADERS, Forge, GOAWAY, H2, HEADERS, PREFACE, RST_STREAM, drained, frame, headers, refused,
-    tcp_from, tls,
+    END_HEADERS, Forge, GOAWAY, H2, HEADERS, PREFACE, RST_STREAM, drained, frame, frames,
+    greets_over, headers, refused, tcp_from, tls,
 };
-use crate::harness::{client, eventually, leader, nodes_with, view};
+use crate::harness::{PATIENCE, client, eventually, leader, nodes_with, view};
 
 /// Of one node; the machine's own limit is higher.
 const SOCKETS: usize = 10_000;
@@ -142,6 +143,34 @@ async fn a23_connection_flood_leaves_raft_alone() {
     drop(flood);
 }
 
+/// Opens a connection from a host of its own, fills the raft port from another one, and only then
+/// begins the handshake. Whether it was let in; none if that took longer than a handshake may.
+async fn slow_among_many(node: &LocalNode, peer: &Issued) -> Option<Result<(), String>> {
+    let began = Instant::now();
+    let connect = async |host| match tcp_from(host, &node.raft_addr).await {
+        Ok(stream) => stream,
+        Err(error) => environment(format_args!("a connection from 127.0.0.{host}: {error}")),
+    };
+    let slow = connect(1).await;
+    let first = connect(2).await;
+    let mut flood = Vec::new();
+    for _ in 0..RAFT_UNPROVEN_CONNECTIONS_MAX {
+        flood.push(connect(2).await);
+    }
+    drained("the first of the flood makes room", PATIENCE, first).await;
+    let greeted = greets_over(slow, Some(peer), H2).await;
+    (began.elapsed() < HANDSHAKE_DEADLINE).then_some(greeted)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a23_a_flood_pushes_out_its_own_connections() {
+    let cluster = nodes_with(1, None, "");
+    client(&cluster).await;
+    let (node, peer) = (&cluster.nodes[0], Forge::of(&cluster).issue(indelible_tls::Role::Node(2)));
+    let greeted = eventually("a handshake in time", || slow_among_many(node, &peer)).await;
+    assert_eq!(greeted, Ok(()), "the oldest of all, and the only one of its host");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a24_rapid_reset() {
     let cluster = nodes_with(1, None, "");
@@ -182,17 +211,4 @@ async fn a24_rapid_reset() {
 /// CANCEL (RFC 9113, 7).
 fn reset(id: u32) -> Vec<u8> {
     frame(RST_STREAM, 0, id, &[0, 0, 0, 8])
-}
-
-/// The whole frames of what was read.
-fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
-    let mut frames = Vec::new();
-    while bytes.len() >= 9 {
-        let length =
-            usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
-        let Some(payload) = bytes.get(9..9 + length) else { break };
-        frames.push((bytes[3], payload));
-        bytes = &bytes[9 + length..];
-    }
-    frames
 }

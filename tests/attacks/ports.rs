@@ -6,13 +6,13 @@ use indelible_client::Client;
 use indelible_local::{LocalCluster, LocalNode, free_ports};
 use indelible_testkit::fail::within;
 use indelible_tls::Role;
-use indelible_tls::issue::Authority;
+use indelible_tls::issue::{Authority, Issued};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::wire::{
-    Attacker, CONTINUATION, END_HEADERS, END_STREAM, Forge, H2, HEADERS, HTTP, PREFACE, drained,
-    frame, greets, headers, refused, tls,
+    Attacker, CONTINUATION, DATA, END_HEADERS, END_STREAM, Forge, H2, HEADERS, HTTP, PING, PREFACE,
+    drained, frame, frames, greets, headers, refused, tls,
 };
 use crate::harness::{PATIENCE, client, nodes_with, options};
 
@@ -22,7 +22,10 @@ const AFTER_10_S: Duration = Duration::from_secs(14);
 /// Between two bytes of somebody slow.
 const SLOWLY: Duration = Duration::from_millis(200);
 /// The same for frames of headers, of which HTTP/2 itself takes only a few.
-const VERY_SLOWLY: Duration = Duration::from_secs(4);
+const VERY_SLOWLY: Duration = Duration::from_secs(9);
+
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const HANDSHAKE: &str = "/indelible.raft.v1.Raft/Handshake";
 
 /// One node with all of its ports; the address of the metrics port.
 fn one_node() -> (LocalCluster, String) {
@@ -122,6 +125,12 @@ async fn trickle<S>(
     }
 }
 
+/// A whole call with an empty message.
+fn request(path: &str) -> Vec<u8> {
+    let head = frame(HEADERS, END_HEADERS, 1, &headers(path));
+    [head, frame(DATA, END_STREAM, 1, &[0; 5])].concat()
+}
+
 /// One whole request, then the beginning of another one, slowly.
 async fn slow_http<S: AsyncRead + AsyncWrite + Unpin>(what: &str, mut stream: S) {
     stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -147,22 +156,45 @@ async fn a21_slow_headers_are_cut() {
     let (cluster, _) = one_node();
     client(&cluster).await;
     let node = &cluster.nodes[0];
-    let path = "/grpc.health.v1.Health/Check";
-    let mut request = frame(HEADERS, END_HEADERS, 1, &headers(path));
-    request.extend(frame(super::wire::DATA, END_STREAM, 1, &[0; 5]));
     let http = tls(&node.http_addr, None, HTTP).await.unwrap();
     let probe = TcpStream::connect(&node.probe_addr).await.unwrap();
     // Later, only pings tell whether somebody is there, and who is in the midst of headers may not
     // answer them.
-    let after_pings = Duration::from_secs(28);
+    let (after_pings, whole) = (Duration::from_secs(28), request(HEALTH));
     tokio::join!(
         slow_http("headers of the HTTP port", http),
         slow_http("headers of the probe port", probe),
         slow_continuation(&node.client_addr, AFTER_10_S, &[], 1),
-        slow_continuation(&node.client_addr, after_pings, &request, 3),
+        slow_continuation(&node.client_addr, after_pings, &whole, 3),
         long_headers(node),
     );
     assert_eq!(refused(node, "client", "silent").await, 1.0);
+}
+
+/// Two connections to a port make a call each, and say nothing more of their own. One of them
+/// answers pings: it stays. The other one does not.
+async fn only_pings(port: &str, addr: &str, who: &Issued, path: &str) {
+    let mut lively = Attacker::connect(addr, Some(who)).await;
+    lively.call(path).await.unwrap();
+    let mut mute = tls(addr, Some(who), H2).await.unwrap();
+    mute.write_all(&[PREFACE, &request(path)].concat()).await.unwrap();
+    let heard = drained("a connection that answers no ping ends", PATIENCE, mute).await;
+    let pings = frames(&heard).iter().filter(|(kind, _)| *kind == PING).count();
+    assert_eq!(pings, 1, "{port}");
+    lively.call(path).await.unwrap();
+    assert!(!lively.is_over(), "{port}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a21_an_answer_to_a_ping_is_demanded() {
+    let cluster = nodes_with(1, None, "");
+    client(&cluster).await;
+    let (node, forge) = (&cluster.nodes[0], Forge::of(&cluster));
+    let (app, peer) = (forge.client("app"), forge.issue(Role::Node(2)));
+    tokio::join!(
+        only_pings("client", &node.client_addr, &app, HEALTH),
+        only_pings("raft", &node.raft_addr, &peer, HANDSHAKE),
+    );
 }
 
 /// More headers than the limit are not kept either.

@@ -19,7 +19,7 @@ use indelible_tls::rustls::client::danger::{
 use indelible_tls::rustls::crypto::{CryptoProvider, ring};
 use indelible_tls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use indelible_tls::{Name, Role};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -164,8 +164,20 @@ pub async fn tls_over(
 /// Whether a port lets somebody in, who then hears something; or what it says instead. In TLS 1.3 a
 /// refusal comes after the client's own handshake is done.
 pub async fn greets(addr: &str, who: Option<&Issued>, protocol: &str) -> Result<(), String> {
+    match TcpStream::connect(addr).await {
+        Ok(stream) => greets_over(stream, who, protocol).await,
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The same on a connection that is open already.
+pub async fn greets_over(
+    stream: TcpStream,
+    who: Option<&Issued>,
+    protocol: &str,
+) -> Result<(), String> {
     let greeting = async {
-        let mut stream = tls(addr, who, protocol).await?;
+        let mut stream = tls_over(stream, who, protocol).await?;
         match protocol {
             H2 => stream.write_all(PREFACE).await?,
             _ => stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await?,
@@ -227,7 +239,10 @@ impl Attacker {
         }
     }
 
-    pub async fn over(stream: TlsStream<TcpStream>) -> Result<Attacker, h2::Error> {
+    pub async fn over<S>(stream: S) -> Result<Attacker, h2::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (send, session) =
             h2::client::Builder::new().enable_push(false).handshake(stream).await?;
         Ok(Attacker { send, session: tokio::spawn(session), open: Vec::new() })
@@ -263,6 +278,12 @@ impl Attacker {
         // It may have been refused already: then its answer says so.
         let _ = body.send_data(bytes, over);
         Ok(HalfSent { answer, body })
+    }
+
+    /// Makes a call with an empty message, and returns its gRPC status.
+    pub async fn call(&mut self, path: &str) -> Result<i32, String> {
+        let empty = Bytes::from_static(&[0; 5]);
+        self.begin(path, empty, true).await.map_err(|error| error.to_string())?.status().await
     }
 
     /// Keeps a stream open as long as the connection.
@@ -327,9 +348,23 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// The whole frames of what was read: kind and payload.
+pub fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut frames = Vec::new();
+    while bytes.len() >= 9 {
+        let length =
+            usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
+        let Some(payload) = bytes.get(9..9 + length) else { break };
+        frames.push((bytes[3], payload));
+        bytes = &bytes[9 + length..];
+    }
+    frames
+}
+
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
+pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
 pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
