@@ -1,16 +1,39 @@
 //! From clear text to TLS, node by node, under load.
 
 use indelible_client::{Client, Options};
+use indelible_core::limits::CLIENT_UNKNOWN_CONNECTIONS_MAX;
 use indelible_local::LocalCluster;
+use indelible_testkit::fail::{environment, within};
+use tokio::net::TcpStream;
 
 use super::load::Load;
-use super::wire::{H2, greets, metric};
+use super::wire::{Attacker, H2, greets, metric, refused};
 use crate::harness::{BINARY, PATIENCE, client, eventually, options, start, stop_and_compare};
 
-/// A client that still speaks clear text.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// Options of a client that still speaks clear text.
 fn clear(cluster: &LocalCluster) -> Options {
     let options = options(cluster);
     Options { tls: None, clear_text: true, ..options }
+}
+
+fn in_clear_text(nodes: u64) -> LocalCluster {
+    start(indelible_local::LocalOptions {
+        binary: BINARY.into(),
+        nodes,
+        segment_bytes: Some(128 * 1024),
+        config: String::new(),
+        clear_text: true,
+    })
+}
+
+/// A client that still speaks clear text, of a group that has a leader.
+async fn clear_client(cluster: &LocalCluster) -> Client {
+    let connect = || async { Client::connect_with(clear(cluster)).await.ok() };
+    let client = eventually("a node answers", connect).await;
+    within(PATIENCE, "a leader", client.wait_for_leader()).await;
+    client
 }
 
 /// Stops a node in order, changes its setting, and waits until it has caught up.
@@ -48,16 +71,8 @@ async fn newest(cluster: &LocalCluster) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a26_accept_to_require_rolling() {
-    let mut cluster = start(indelible_local::LocalOptions {
-        binary: BINARY.into(),
-        nodes: 3,
-        segment_bytes: Some(128 * 1024),
-        config: String::new(),
-        clear_text: true,
-    });
-    let connect = || async { Client::connect_with(clear(&cluster)).await.ok() };
-    let old = eventually("a node answers", connect).await;
-    indelible_testkit::fail::within(PATIENCE, "a leader", old.wait_for_leader()).await;
+    let mut cluster = in_clear_text(3);
+    let old = clear_client(&cluster).await;
     let load = Load::start(&old, b"in clear text...").await;
     load.goes_on(20).await;
     // TLS is not understood yet.
@@ -93,4 +108,44 @@ async fn a26_accept_to_require_rolling() {
     let tls_calls = over_tls.finish(&cluster, &new).await;
     assert!(clear_calls >= 60 && tls_calls >= 60, "{clear_calls} and {tls_calls} calls");
     stop_and_compare(&mut cluster);
+}
+
+/// More than an address may have that could show a certificate and does not.
+async fn many_in_clear_text(addr: &str) -> Vec<Attacker> {
+    let mut clients = Vec::new();
+    for number in 0..CLIENT_UNKNOWN_CONNECTIONS_MAX + 8 {
+        let stream = match TcpStream::connect(addr).await {
+            Ok(stream) => stream,
+            Err(error) => environment(format_args!("connection {number}: {error}")),
+        };
+        let mut client = Attacker::over(stream).await.unwrap();
+        assert_eq!(client.call(HEALTH).await, Ok(0));
+        clients.push(client);
+    }
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clear_text_clients_do_not_push_each_other_out() {
+    let mut cluster = in_clear_text(1);
+    drop(clear_client(&cluster).await);
+    for mode in ["off", "accept"] {
+        if mode == "accept" {
+            restart(&mut cluster, 1, "tls.mode = \"off\"", "tls.mode = \"accept\"").await;
+        }
+        let node = &cluster.nodes[0];
+        let mut clients = many_in_clear_text(&node.client_addr).await;
+        for client in &mut clients {
+            assert_eq!(client.call(HEALTH).await, Ok(0), "{mode}");
+        }
+        assert_eq!(refused(node, "client", "closed").await, 0.0, "{mode}");
+    }
+    // Over TLS they could show who they are.
+    let node = &cluster.nodes[0];
+    let mut strangers = Vec::new();
+    for _ in 0..=CLIENT_UNKNOWN_CONNECTIONS_MAX {
+        strangers.push(Attacker::connect(&node.client_addr, None).await);
+    }
+    strangers.swap_remove(0).ended("the oldest stranger makes room").await;
+    assert_eq!(refused(node, "client", "closed").await, 1.0);
 }
