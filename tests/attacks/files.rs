@@ -6,8 +6,9 @@ use std::process::Stdio;
 
 use indelible_client::Level;
 use indelible_local::{LocalCluster, free_ports};
-use indelible_testkit::fail::within;
+use indelible_testkit::fail::{environment, within};
 use indelible_tls::Role;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -65,6 +66,7 @@ async fn a25_an_insecure_node_listens_on_loopback_only() {
         ("client_listen", &node.client_addr),
         ("raft_listen", &node.raft_addr),
         ("http_listen", &node.http_addr),
+        ("metrics_addr", &format!("127.0.0.1:{}", free_ports(1).unwrap()[0])),
     ] {
         for (mode, hint) in [("off", "indelible cert"), ("accept", "tls.migration = true")] {
             let insecure = format!("{config}{}tls.mode = \"{mode}\"\n", everywhere(name, addr));
@@ -90,8 +92,18 @@ async fn a25_an_insecure_node_listens_on_loopback_only() {
     assert_eq!(super::wire::metric(node, "indelible_insecure").await, 1.0);
 }
 
+/// The children of this process may dump core, unless they turn it off themselves.
+fn allow_core_dumps() {
+    let maximum = getrlimit(Resource::Core).maximum;
+    if maximum == Some(0) {
+        environment("core dumps cannot be allowed; hint: ulimit -H -c unlimited");
+    }
+    setrlimit(Resource::Core, Rlimit { current: maximum, maximum }).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s15_files_are_private() {
+    allow_core_dumps();
     let mut cluster = nodes_with(1, Some(8 * 1024), "");
     let sdk = client(&cluster).await;
     let load = Load::start(&sdk, b"private segments").await;
@@ -127,7 +139,8 @@ async fn s15_files_are_private() {
     let dumps = format!("/proc/{}/limits", node.pid().unwrap());
     let dumps = std::fs::read_to_string(dumps).unwrap();
     let dumps = dumps.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(dumps.split_whitespace().nth(4), Some("0"), "{dumps}");
+    let soft_and_hard: Vec<_> = dumps.split_whitespace().skip(4).take(2).collect();
+    assert_eq!(soft_and_hard, ["0", "0"], "{dumps}");
 
     // What others can read is no secret any more.
     assert!(node.stop().unwrap().success());
