@@ -201,8 +201,17 @@ async fn add(group: &mut Group, leads: u64, id: u64) -> Relay {
     let (relay, request) = newcomer(group, id, 0, CALM).await;
     relay.open();
     let mut admin = group.admin(leads).await;
-    let added = within(PATIENCE, "a node is added", admin.add_node(request)).await.unwrap();
-    assert!(added.into_inner().voters.contains(&id));
+    let adding = async {
+        loop {
+            match admin.add_node(request.clone()).await {
+                Ok(added) => return added.into_inner(),
+                // A disk may take longer than a leader waits; the next call continues.
+                Err(error) => assert_eq!(reason(&error), Some(Reason::CommitUnknown), "{error:?}"),
+            }
+        }
+    };
+    let added = within(PATIENCE, "a node is added", adding).await;
+    assert!(added.voters.contains(&id));
     relay
 }
 
