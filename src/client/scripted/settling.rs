@@ -3,11 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use indelible_testkit::fail::within;
+
 use super::fake::Fake;
 use super::trail::policy;
 use crate::{AckLevel, Alarm, Client, Event, Level, Options, Producer, ProducerId};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time that anything may take. Generous: the machine is shared.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn open(client: &Client) -> Producer {
     client.producer(ProducerId([7; 16]), "test").open().await.expect("opens")
@@ -18,7 +21,7 @@ fn events(count: usize) -> impl Iterator<Item = Event> {
 }
 
 async fn alarm(client: &Client) -> Alarm {
-    tokio::time::timeout(PATIENCE, client.alarms().next()).await.expect("an alarm")
+    within(PATIENCE, "an alarm", client.alarms().next()).await
 }
 
 #[tokio::test]
@@ -139,5 +142,5 @@ async fn a_client_that_is_gone_leaves_nothing_running() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, gone).await.expect("the task lets go");
+    within(PATIENCE, "the task lets go", gone).await;
 }

@@ -6,11 +6,16 @@ mod golden;
 pub(in crate::storage) mod support;
 mod threads;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use indelible_testkit::fail::timeout;
 
 use super::open::Tuning;
 use crate::storage::recovery::{self, Scanned};
 use support::*;
+
+/// Longest time that anything may take. Generous: the machine is shared.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn appends_are_read_back_after_reopening() {
@@ -238,20 +243,20 @@ fn the_marker_follows_by_itself() {
     let tuning = Tuning { recorder: Some(recorder.clone()), ..Tuning::default() };
     let (log, _) = Log::open_tuned(dir.path(), options(), tuning).unwrap();
     append(&log, vec![entry(0, 1, 100)]);
-    let marked = |want: u64, committed: u64| {
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while std::time::Instant::now() < deadline {
+    let marked = |want: u64, committed: u64, when: &str| {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
             let (_, synced) = SyncedFile::open(&Dir::open(dir.path(), false).unwrap()).unwrap();
             if (synced.next, synced.committed) == (want, committed) {
-                return true;
+                return;
             }
             std::thread::yield_now();
         }
-        false
+        timeout(format_args!("the marker {want}, {committed} {when}: not within {PATIENCE:?}"));
     };
-    assert!(marked(1, 0), "idle");
+    marked(1, 0, "of an idle log");
     log.set_committed(1);
-    assert!(marked(1, 1), "a commit alone");
+    marked(1, 1, "after a commit alone");
 }
 
 #[test]
