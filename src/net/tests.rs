@@ -28,6 +28,11 @@ const AGES: (f64, f64) = (0.9, 1.1);
 /// For what happens at once, but for the exchange of messages.
 const SOON: Duration = Duration::from_secs(1);
 
+/// What a future gives that has to end, however late.
+async fn at_last<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(3 * CLIENT_AGE_MAX, future).await.expect("no limit has ended it")
+}
+
 /// A port with one connection, whose other end is in the test.
 struct Served {
     credentials: Credentials,
@@ -68,7 +73,7 @@ impl Served {
 
     /// Waits for the end of the connection. How old it was, and why it ended.
     async fn ended(self) -> (Duration, Vec<&'static str>) {
-        self.serving.await.unwrap();
+        at_last(self.serving).await.unwrap();
         let refused = self.credentials.counters().all_refused();
         (self.began.elapsed(), refused.into_iter().map(|(_, why, _)| why).collect())
     }
@@ -76,6 +81,10 @@ impl Served {
 
 /// The text of an answer.
 async fn call(send: &SendRequest<bytes::Bytes>, path: &str) -> Result<Vec<u8>, h2::Error> {
+    at_last(answer(send, path)).await
+}
+
+async fn answer(send: &SendRequest<bytes::Bytes>, path: &str) -> Result<Vec<u8>, h2::Error> {
     let mut send = send.clone().ready().await?;
     let uri = format!("https://node.indelible{path}");
     let (answer, _) = send.send_request(Request::get(uri).body(()).unwrap(), true)?;
@@ -103,13 +112,16 @@ async fn a_client_of_age_is_told_to_go_and_its_call_ends_well() {
         let send = send.clone();
         async move { call(&send, "/waits").await }
     });
-    let refused = loop {
-        match call(&send, "/now").await {
-            Ok(answer) => assert_eq!(answer, b"now"),
-            Err(refused) => break refused,
+    let until_refused = async {
+        loop {
+            match call(&send, "/now").await {
+                Ok(answer) => assert_eq!(answer, b"now"),
+                Err(refused) => return refused,
+            }
+            sleep(SOON).await;
         }
-        sleep(SOON).await;
     };
+    let refused = at_last(until_refused).await;
     let age = served.began.elapsed();
     assert!(age >= CLIENT_AGE_MAX.mul_f64(AGES.0), "{age:?}");
     assert!(age <= CLIENT_AGE_MAX.mul_f64(AGES.1) + SOON, "{age:?}");
@@ -182,7 +194,7 @@ async fn the_http_port_has_less_patience() {
     for kind in [PortKind::Http, PortKind::Metrics, PortKind::Probe] {
         let (served, mut stream) = Served::start(kind, Security::Clear);
         stream.write_all(b"GET /waits HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "{kind:?}: no answer");
+        assert_eq!(at_last(stream.read(&mut [0])).await.unwrap(), 0, "{kind:?}: no answer");
         let (age, why) = served.ended().await;
         assert_eq!(why, ["slow"], "{kind:?}");
         assert!(is_about(age, HTTP_REQUEST_DEADLINE), "{kind:?}: {age:?}");
@@ -190,7 +202,7 @@ async fn the_http_port_has_less_patience() {
         let (served, mut stream) = Served::start(kind, Security::Clear);
         stream.write_all(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
+        at_last(stream.read_to_end(&mut answer)).await.unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 200 "), "{kind:?}");
         let (age, why) = served.ended().await;
         assert!(why.is_empty(), "{kind:?}: {why:?}");
