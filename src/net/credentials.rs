@@ -195,7 +195,7 @@ impl Credentials {
     }
 
     /// Notes how a TLS handshake with a peer ended; a failure is logged when it is news.
-    pub(super) fn shaken(&self, addr: &str, failure: Option<String>) {
+    pub fn shaken(&self, addr: &str, failure: Option<String>) {
         let mut failures = self.inner.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(failure) = failure else {
             if failures.remove(addr).is_some() {

@@ -3,6 +3,7 @@
 //! Not tonic's `Channel`: that makes a new connection behind the caller's back when the old one is
 //! lost, and what was proved on the old one would be taken for proved on the new.
 
+use std::error::Error;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -79,10 +80,12 @@ async fn open(
         }
         Err(error) => {
             credentials.shaken(addr, Some(error.to_string()));
-            return Err(DialError::Tls(error.to_string()));
+            return Err(match tls_error(&error) {
+                Some(_) => DialError::Tls(error.to_string()),
+                None => DialError::Unreachable(error),
+            });
         }
     };
-    credentials.shaken(addr, None);
     let tls = stream.get_ref().1;
     let binding = exporter_of_client(tls).map_err(|error| DialError::Tls(error.to_string()))?;
     let chain: Vec<_> = tls
@@ -111,11 +114,22 @@ async fn open(
 
 /// Whether the other end answered a TLS handshake with something else, or not at all.
 fn speaks_no_tls(error: &std::io::Error) -> bool {
-    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
-        Some(rustls::Error::InvalidMessage(_)) => true,
-        Some(_) => false,
-        None => true,
+    matches!(tls_error(error), None | Some(rustls::Error::InvalidMessage(_)))
+}
+
+/// What TLS says in an error, or in what has caused it.
+pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An IO error is not the source of itself, but holds what it was made of.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let inner = inner.map(|inner| inner as &(dyn Error + 'static));
+        if let Some(tls) = inner.unwrap_or(error).downcast_ref() {
+            return Some(tls);
+        }
+        next = inner.unwrap_or(error).source();
     }
+    None
 }
 
 async fn clear(addr: &str, window_bytes: u32) -> Result<Dialed, DialError> {
@@ -199,5 +213,23 @@ impl Service<Request<Body>> for OneConnection {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         Box::pin(self.0.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn what_tls_says_is_found_in_an_io_error_that_caused_another_error() {
+        let revoked = || io::Error::other(rustls::Error::NoCertificatesPresented);
+        assert_eq!(tls_error(&revoked()), Some(&rustls::Error::NoCertificatesPresented));
+        let status = Status::from_error(Box::new(revoked()));
+        assert_eq!(tls_error(&status), Some(&rustls::Error::NoCertificatesPresented));
+        assert_eq!(tls_error(&io::Error::from(io::ErrorKind::UnexpectedEof)), None);
     }
 }

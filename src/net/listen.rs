@@ -30,6 +30,7 @@ use super::budgets::Budgets;
 use super::config::Mode;
 use super::connection::{Active, Connection, Control, Security};
 use super::credentials::{Credentials, Current};
+use super::dial::tls_error;
 use super::rooms::{Place, Room, Rule};
 use super::supervise::{Patience, supervise};
 
@@ -227,7 +228,7 @@ async fn is_clear(port: &Port, stream: &TcpStream) -> Result<bool, &'static str>
 
 /// Why a handshake failed, in one word: what was wrong with the certificate, if that was it.
 fn why_no_handshake(error: &std::io::Error) -> &'static str {
-    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let tls = tls_error(error);
     match tls {
         Some(rustls::Error::NoCertificatesPresented) => "no_certificate",
         Some(rustls::Error::InvalidCertificate(what)) => match what {

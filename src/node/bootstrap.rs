@@ -43,7 +43,7 @@ pub async fn greet(
         let mut silent = BTreeMap::new();
         for (id, peer) in waiting {
             // A refusal is logged, and shown by /readyz, where it is found.
-            if let Err(LinkError::Unreachable { .. }) =
+            if let Err(LinkError::Unreachable { .. } | LinkError::Tls { .. }) =
                 network.control(id, &peer).open(ASK_TIMEOUT).await
             {
                 silent.insert(id, peer);
@@ -85,13 +85,13 @@ async fn all_empty(node_id: u64, peers: &Peers, network: &Network) -> bool {
         }
         let link = network.control(*id, peer);
         match link.open(ASK_TIMEOUT).await {
-            Ok(open) if open.welcome.empty => {}
-            Ok(_) => {
+            Ok(open) if open.welcome().empty => {}
+            Ok(open) => {
                 tracing::debug!(node = id, "an initial voter is not empty: no genesis from here");
-                link.close().await;
+                link.close(open.serial());
                 return false;
             }
-            Err(LinkError::Unreachable { .. }) => return false,
+            Err(LinkError::Unreachable { .. } | LinkError::Tls { .. }) => return false,
             Err(error @ LinkError::Refused { .. }) => {
                 tracing::debug!(%error, "an initial voter refuses this node");
                 return false;

@@ -297,7 +297,7 @@ async fn record(options: &Options, finding: &v1::Finding) -> Result<(), String> 
         Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
             Err(status.message().to_owned())
         }
-        Ok(Err(status)) => Err(link.failed(&status).await.to_string()),
+        Ok(Err(status)) => Err(link.failed(open.serial(), &status).to_string()),
         Err(_) => Err(format!("no answer in {RECORD:?}")),
     }
 }

@@ -144,9 +144,9 @@ impl ReadIndexer {
             Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
                 Err(no_leader(status.message().to_owned()))
             }
-            Ok(Err(status)) => Err(no_leader(link.failed(&status).await.to_string())),
+            Ok(Err(status)) => Err(no_leader(link.failed(open.serial(), &status).to_string())),
             Err(_) => {
-                link.close().await;
+                link.close(open.serial());
                 Err(no_leader(format!("no answer in {:?}", self.timeout)))
             }
         }

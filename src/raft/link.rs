@@ -1,20 +1,20 @@
 //! One connection to one peer: made on demand, opened by the handshake, dropped on the first sign
 //! of trouble.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
 use indelible_proto::raft as pb;
 use indelible_proto::raft::publication_client::PublicationClient;
 use indelible_proto::raft::raft_client::RaftClient;
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
 use super::peers::Peers;
+use super::slot::Slot;
 use crate::net::Credentials;
-use crate::net::dial::{OneConnection, dial};
+use crate::net::dial::{DialError, OneConnection, dial, tls_error};
 
 /// HTTP/2 windows: several replication requests must fit, or the pipeline stalls on a round trip.
 pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
@@ -30,6 +30,16 @@ pub enum LinkError {
         /// Where.
         addr: String,
         /// What the transport said.
+        reason: String,
+    },
+    /// One of the two does not take the other's certificate.
+    #[error("node {node} at {addr}: {reason}")]
+    Tls {
+        /// Whom.
+        node: u64,
+        /// Where.
+        addr: String,
+        /// What rustls said.
         reason: String,
     },
     /// The peer is not who it should be, or will not talk to this node.
@@ -50,65 +60,98 @@ pub struct Link {
     credentials: Credentials,
     node: u64,
     addr: String,
-    open: Mutex<Option<Open>>,
+    slot: Mutex<Slot<Connected>>,
+    /// Held by the one caller that makes a connection.
+    connecting: tokio::sync::Mutex<()>,
 }
 
 /// A connection on which both ends have proved who they are. It ends with the connection: the next
 /// one begins with a handshake of its own.
 #[derive(Clone)]
 pub struct Open {
+    serial: u64,
+    connected: Connected,
+}
+
+/// What one handshake has made.
+#[derive(Clone)]
+struct Connected {
     client: RaftClient<OneConnection>,
     publication: PublicationClient<OneConnection>,
-    /// What the peer said of itself.
-    pub welcome: pb::Welcome,
+    welcome: pb::Welcome,
 }
 
 impl Open {
+    /// Which connection of its link this is.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// What the peer said of itself.
+    pub fn welcome(&self) -> &pb::Welcome {
+        &self.connected.welcome
+    }
+
     /// The client, and its request.
     pub fn request<T>(&self, message: T) -> (RaftClient<OneConnection>, Request<T>) {
-        (self.client.clone(), Request::new(message))
+        (self.connected.client.clone(), Request::new(message))
     }
 
     /// As [`Self::request`], for the service that checkpoints travel by.
     pub fn publication<T>(&self, message: T) -> (PublicationClient<OneConnection>, Request<T>) {
-        (self.publication.clone(), Request::new(message))
+        (self.connected.publication.clone(), Request::new(message))
     }
 }
 
 impl Link {
     /// To `node` at `addr`; nothing is sent yet.
     pub fn new(peers: Arc<Peers>, credentials: Credentials, node: u64, addr: String) -> Self {
-        Link { peers, credentials, node, addr, open: Mutex::new(None) }
+        let (slot, connecting) = Default::default();
+        Link { peers, credentials, node, addr, slot, connecting }
     }
 
-    /// The open connection, or a new one within `timeout`.
+    /// The open connection, or a new one within `timeout`. Shortly after a failed attempt, the same
+    /// error again.
     pub async fn open(&self, timeout: Duration) -> Result<Open, LinkError> {
         let open = async {
-            let mut slot = self.open.lock().await;
             if self.peers.is_removed(self.node) {
-                *slot = None;
+                self.slot().clear();
                 return Err(self.refused("it was removed from the group".into()));
             }
-            if let Some(open) = slot.as_ref() {
-                return Ok(open.clone());
+            if let Some(known) = self.known() {
+                return known;
             }
-            let open = self.connect().await?;
-            *slot = Some(open.clone());
-            Ok(open)
+            let _one = self.connecting.lock().await;
+            // Another caller may have made one meanwhile.
+            if let Some(known) = self.known() {
+                return known;
+            }
+            let attempt = self.connect().await;
+            let (serial, connected) = self.slot().set(attempt, Instant::now())?;
+            Ok(Open { serial, connected })
         };
         let late = |_| Err(self.unreachable(format!("no answer in {timeout:?}")));
         tokio::time::timeout(timeout, open).await.unwrap_or_else(late)
     }
 
-    /// Forgets the connection: the next call makes a new one.
-    pub async fn close(&self) {
-        *self.open.lock().await = None;
+    fn known(&self) -> Option<Result<Open, LinkError>> {
+        let known = self.slot().get(Instant::now())?;
+        Some(known.map(|(serial, connected)| Open { serial, connected }))
     }
 
-    /// Forgets the connection and says why, after a call on it failed.
-    pub async fn failed(&self, status: &Status) -> LinkError {
-        self.close().await;
+    /// Forgets the connection with this serial number: the next call makes a new one.
+    pub fn close(&self, serial: u64) {
+        self.slot().forget(serial);
+    }
+
+    /// Forgets the connection with this serial number and says why, after a call on it failed.
+    pub fn failed(&self, serial: u64, status: &Status) -> LinkError {
+        self.close(serial);
         self.unreachable(format!("{:?}: {}", status.code(), status.message()))
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot<Connected>> {
+        self.slot.lock().expect("no code panics while it holds this lock")
     }
 
     /// An error of this link.
@@ -116,11 +159,13 @@ impl Link {
         LinkError::Unreachable { node: self.node, addr: self.addr.clone(), reason }
     }
 
-    async fn connect(&self) -> Result<Open, LinkError> {
+    async fn connect(&self) -> Result<Connected, LinkError> {
         let began = Instant::now();
-        let dialed = dial(&self.addr, &self.credentials, STREAM_WINDOW_BYTES)
-            .await
-            .map_err(|error| self.unreachable(error.to_string()))?;
+        let dialed = match dial(&self.addr, &self.credentials, STREAM_WINDOW_BYTES).await {
+            Ok(dialed) => dialed,
+            Err(error @ DialError::Tls(_)) => return Err(self.no_tls(error.to_string())),
+            Err(error) => return Err(self.unreachable(error.to_string())),
+        };
         let (channel, origin) = (dialed.channel, OneConnection::origin());
         let publication = PublicationClient::with_origin(channel.clone(), origin.clone())
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX);
@@ -137,15 +182,28 @@ impl Link {
                 }
                 return Err(self.refused(reason));
             }
-            Err(status) => return Err(self.unreachable(status.message().to_owned())),
+            // With TLS 1.3 a peer refuses a certificate after this side's handshake is over.
+            Err(status) => match tls_error(&status) {
+                Some(error) => {
+                    let reason = format!("TLS: {error}");
+                    self.credentials.shaken(&self.addr, Some(reason.clone()));
+                    return Err(self.no_tls(reason));
+                }
+                None => return Err(self.unreachable(status.message().to_owned())),
+            },
         };
+        self.credentials.shaken(&self.addr, None);
         self.peers.set_refused_by(self.node, None);
         if let Err(refusal) =
             self.peers.check_welcome(self.node, &welcome, &dialed.security, began).await
         {
             return Err(self.refused(refusal.to_string()));
         }
-        Ok(Open { client, publication, welcome })
+        Ok(Connected { client, publication, welcome })
+    }
+
+    fn no_tls(&self, reason: String) -> LinkError {
+        LinkError::Tls { node: self.node, addr: self.addr.clone(), reason }
     }
 
     /// The peer is not who it should be.

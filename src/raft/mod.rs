@@ -21,6 +21,7 @@ pub mod peers;
 mod proof;
 pub mod publication;
 pub mod service;
+mod slot;
 pub mod state_machine;
 #[cfg(test)]
 mod suite;

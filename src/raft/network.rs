@@ -77,7 +77,7 @@ impl Network {
         let (peers, credentials) = (self.peers.clone(), self.credentials.clone());
         let link = Link::new(peers, credentials, node, peer.raft_addr.clone());
         let open = link.open(timeout).await?;
-        match open.welcome.public_key[..] == peer.public_key {
+        match open.welcome().public_key[..] == peer.public_key {
             true => Ok(()),
             false => Err(link.refused("it has another key".into())),
         }
@@ -148,11 +148,12 @@ impl PeerClient {
         F: Future<Output = Result<tonic::Response<R>, Status>>,
     {
         let open = self.control.open(timeout).await.map_err(unreachable)?;
+        let serial = open.serial();
         match tokio::time::timeout(timeout, call(open)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(unreachable(self.control.failed(&status).await)),
+            Ok(Err(status)) => Err(unreachable(self.control.failed(serial, &status))),
             Err(_) => {
-                self.control.close().await;
+                self.control.close(serial);
                 let reason = format!("no answer in {timeout:?}");
                 Err(unreachable(self.control.unreachable(reason)))
             }
@@ -272,19 +273,20 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
         Box::pin(async move {
             let setup = option.soft_ttl();
             let open = self.link.open(setup).await.map_err(unreachable)?;
+            let serial = open.serial();
             let window = Arc::new(Window::default());
             let requests = outgoing(input, self.network.log.clone(), window.clone());
             let (mut client, request) = open.request(requests);
             let answers = match tokio::time::timeout(setup, client.append(request)).await {
                 Ok(Ok(answers)) => answers.into_inner(),
-                Ok(Err(status)) => return Err(unreachable(self.link.failed(&status).await)),
+                Ok(Err(status)) => return Err(unreachable(self.link.failed(serial, &status))),
                 Err(_) => {
-                    self.link.close().await;
+                    self.link.close(serial);
                     let reason = format!("no append stream in {setup:?}");
                     return Err(unreachable(self.link.unreachable(reason)));
                 }
             };
-            let answers = Answers { client: self, answers, window, done: false };
+            let answers = Answers { client: self, serial, answers, window, done: false };
             Ok(Box::pin(futures_util::stream::unfold(answers, Answers::next)) as AnswerStream<'s>)
         })
     }
@@ -372,6 +374,8 @@ async fn chain_at(log: &Log, id: &LogId) -> Option<bytes::Bytes> {
 /// The answering half of an append stream.
 struct Answers<'s> {
     client: &'s PeerClient,
+    /// Of the connection.
+    serial: u64,
     answers: tonic::Streaming<pb::AppendResponse>,
     window: Arc<Window>,
     done: bool,
@@ -391,7 +395,7 @@ impl<'s> Answers<'s> {
         };
         self.done = !matches!(result, Ok(Ok(_)));
         if result.is_err() {
-            self.client.link.close().await;
+            self.client.link.close(self.serial);
         }
         Some((result, self))
     }
@@ -449,7 +453,7 @@ impl<'s> Answers<'s> {
                 panic!("this node's own log is damaged: {error}");
             }
         }
-        unreachable(self.client.link.failed(status).await)
+        unreachable(self.client.link.failed(self.serial, status))
     }
 }
 

@@ -130,12 +130,13 @@ impl Network {
     {
         let link = self.control(node, peer);
         let open = link.open(timeout).await?;
+        let serial = open.serial();
         match tokio::time::timeout(timeout, call(open)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
                 Err(CallError::Refused { node, reason: status.message().to_owned() })
             }
-            Ok(Err(status)) => Err(link.failed(&status).await.into()),
+            Ok(Err(status)) => Err(link.failed(serial, &status).into()),
             // NB: the connection stays: votes and heartbeats use it too, and find out by
             // themselves whether it is dead.
             Err(_) => Err(link.unreachable(format!("no answer in {timeout:?}")).into()),
