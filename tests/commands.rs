@@ -115,3 +115,79 @@ async fn get(addr: &str, path: &str) -> (u16, String) {
     let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
     (code, answer)
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_says_everything_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad.toml");
+    std::fs::write(&bad, "no_such_field = 1\n").unwrap();
+    let bad = bad.to_str().unwrap();
+    for (args, once) in [
+        (&["init", "no-such.toml"][..], "No such file"),
+        (&["init", bad], "unknown field"),
+        (&["serve", "--config", "no-such.toml"], "No such file"),
+        (&["check", "no-such-folder"], "No such file"),
+        (&["cert", "show", "no-such.crt"], "No such file"),
+        (&["status", "--profile", "no-such.toml"], "No such file"),
+        (&["verify", "--policy", "no-such.txt", bad], "No such file"),
+    ] {
+        let output = indelible_at(&[], args).await;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+        assert_eq!(text.matches(once).count(), 1, "{args:?}: {text}");
+    }
+}
+
+/// Runs `cert` with these arguments; what it prints, and its exit code.
+async fn cert(args: &[&str]) -> (String, Option<i32>) {
+    let output = indelible_at(&[], &[&["cert"], args].concat()).await;
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8_lossy(&text).into_owned(), output.status.code())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cert_show_prints_certificates_requests_and_lists_and_fails_for_a_refused_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [ca, other, out] = ["ca", "other", ""].map(path);
+    let trail = "0123456789abcdef0123456789abcdef";
+    for folder in [&ca, &other] {
+        let (text, code) = cert(&["ca", "--ca", folder, "--trail", trail]).await;
+        assert_eq!(code, Some(0), "{text}");
+    }
+    let made = cert(&["client", "app", "--ca", &ca, "--out", &out]).await;
+    assert_eq!(made.1, Some(0), "{}", made.0);
+
+    let (crt, roots) = (path("app.crt"), path("ca/ca.crt"));
+    let (text, code) = cert(&["show", &crt, "--roots", &roots]).await;
+    assert!(code == Some(0) && text.contains("leads to a root"), "{text}");
+    for format in [&["--json"][..], &[]] {
+        let show = ["show", &crt, "--roots", &path("other/ca.crt")];
+        let (text, code) = cert(&[&show, format].concat()).await;
+        assert!(code == Some(1) && text.contains("refused"), "{text}");
+    }
+
+    let (_, code) = cert(&["revoke", &crt, "--ca", &ca]).await;
+    assert_eq!(code, Some(0));
+    let crl = path("ca/ca.crl");
+    let serial = cert(&["show", &crt, "--json"]).await.0;
+    let serial: Value = serde_json::from_str(&serial).unwrap();
+    let serial = serial["certificates"][0]["serial"].as_str().unwrap().to_owned();
+    let (text, code) = cert(&["show", &crt, "--roots", &roots, "--crl", &crl]).await;
+    assert!(code == Some(1) && text.contains("revoked"), "{text}");
+    let (text, code) = cert(&["show", &crl, "--roots", &roots]).await;
+    assert!(code == Some(0) && text.contains(&serial) && text.contains("by a root"), "{text}");
+    let (text, code) = cert(&["show", &crl, "--roots", &path("other/ca.crt")]).await;
+    assert!(code == Some(1) && text.contains("no root has the name"), "{text}");
+    let (text, code) = cert(&["show", &crl, "--json"]).await;
+    let list: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &list["lists"][0]["revoked"][0]["serial"]), (Some(0), &serial.into()));
+
+    let (text, code) = cert(&["renew", &crt, "--request"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let (text, code) = cert(&["show", &path("app.csr")]).await;
+    assert!(code == Some(0) && text.contains("client/app"), "{text}");
+    std::fs::write(dir.path().join("nothing"), "hello").unwrap();
+    let (text, code) = cert(&["show", &path("nothing")]).await;
+    assert!(code == Some(1) && text.contains("no certificate, request or rev"), "{text}");
+}

@@ -75,6 +75,10 @@ pub struct RevocationList {
     pub issuer: String,
     /// Its number; a newer list of the same issuer has a larger one. 0 if it has none.
     pub number: u64,
+    /// When it was made, in seconds since 1970.
+    pub made: i64,
+    /// When a newer one is due, in seconds since 1970.
+    pub next: Option<i64>,
     /// The certificates that are taken back.
     pub revoked: Vec<Revoked>,
 }
@@ -158,6 +162,8 @@ impl RevocationList {
             number: number
                 .map_err(|_| bad("its number has more than 64 bits".to_owned()))?
                 .unwrap_or(0),
+            made: parsed.last_update().timestamp(),
+            next: parsed.next_update().map(|time| time.timestamp()),
             revoked: revoked.collect(),
         })
     }

@@ -8,6 +8,7 @@ mod issue;
 mod renew;
 mod revoke;
 mod show;
+mod show_other;
 mod sign;
 
 use std::process::ExitCode;
@@ -40,7 +41,7 @@ enum Command {
     Sign(sign::Args),
     /// Take certificates back: write a revocation list
     Revoke(revoke::Args),
-    /// Print what a certificate says, and how long it is valid
+    /// Print what a certificate, a request or a revocation list says
     Show(show::Args),
 }
 
@@ -52,7 +53,7 @@ pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
         Command::Renew(args) => renew::run(global, args)?,
         Command::Sign(args) => sign::run(global, args)?,
         Command::Revoke(args) => revoke::run(global, args)?,
-        Command::Show(args) => show::run(global, args)?,
+        Command::Show(args) => return show::run(global, args),
     }
     Ok(ExitCode::SUCCESS)
 }

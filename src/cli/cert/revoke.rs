@@ -116,7 +116,8 @@ mod tests {
     fn a_list_grows_and_forgets_nothing() {
         let (first, number) = longer(None, vec!["aa".into(), "aa".into()], 5);
         assert_eq!((first.len(), number), (1, 1));
-        let old = RevocationList { issuer: "CN=a".into(), number: 7, revoked: first };
+        let issuer = "CN=a".into();
+        let old = RevocationList { issuer, number: 7, made: 5, next: None, revoked: first };
         let (second, number) = longer(Some(&old), vec!["aa".into(), "bb".into()], 9);
         let entry = |serial: &str, at| Revoked { serial: serial.into(), at };
         assert_eq!((second, number), (vec![entry("aa", 5), entry("bb", 9)], 8));

@@ -1,24 +1,29 @@
 //! `indelible cert show`.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indelible_tls::pki_types::CertificateDer;
 use indelible_tls::pki_types::pem::PemObject;
-use indelible_tls::{Certificate, Name, Port, Role, Trust, Usage};
+use indelible_tls::{
+    Certificate, Name, Names, PemError, Port, Request, RevocationList, Role, Trust, Usage,
+};
 use serde_json::json;
 
 use super::super::{Global, output};
+use super::show_other::{show_lists, show_request};
 use super::{date, now};
 use crate::disk::read_text;
 
 const DAY: i64 = 86_400;
 
 /// Prints what the certificates of a file say: names, validity, what they are for, and whether the
-/// first one leads to a root.
+/// first one leads to a root; also what is in a request or a revocation list. Exit code 1: the
+/// chain is refused.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The certificates, as PEM
+    /// Certificates, a request or revocation lists, as PEM
     #[arg(value_name = "CRT")]
     cert: PathBuf,
     /// Roots to hold it against; ca.crt beside it unless said otherwise
@@ -29,34 +34,71 @@ pub(super) struct Args {
     crl: Option<PathBuf>,
 }
 
-pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<()> {
+pub(super) fn run(global: &Global, args: &Args) -> anyhow::Result<ExitCode> {
     let text = read_text(&args.cert)?;
-    let chain = Certificate::from_pem(text.as_bytes())
-        .with_context(|| format!("read {}", args.cert.display()))?;
+    let read = || format!("read {}", args.cert.display());
+    if let Some(chain) = found(Certificate::from_pem(text.as_bytes())).with_context(read)? {
+        return show_chain(global, args, &text, &chain);
+    }
+    if let Some(request) = found(Request::from_pem(text.as_bytes())).with_context(read)? {
+        return show_request(global, &request);
+    }
+    if let Some(lists) = found(RevocationList::from_pem(text.as_bytes())).with_context(read)? {
+        return show_lists(global, &text, &lists, args.roots.as_deref());
+    }
+    bail!(
+        "no certificate, request or revocation list in {} ({} bytes); hint: give a file that has \
+         a line -----BEGIN CERTIFICATE-----, -----BEGIN CERTIFICATE REQUEST----- or -----BEGIN \
+         X509 CRL-----",
+        args.cert.display(),
+        text.len()
+    )
+}
+
+/// What a file has of one kind, or None if it has nothing of it.
+fn found<T>(read: Result<T, PemError>) -> Result<Option<T>, PemError> {
+    match read {
+        Ok(content) => Ok(Some(content)),
+        Err(PemError::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn show_chain(
+    global: &Global,
+    args: &Args,
+    text: &str,
+    chain: &[Certificate],
+) -> anyhow::Result<ExitCode> {
     let authority = chain.first().is_some_and(|content| content.is_ca);
-    let judged = if authority { None } else { judge(&text, args)? };
+    let judged = if authority { None } else { judge(text, args)? };
+    let exit = match &judged {
+        Some((_, Err(_))) => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    };
     let now = now();
     if global.json {
         let certificates: Vec<_> = chain.iter().map(|content| as_json(content, now)).collect();
         let judged = judged.map(
             |(path, result)| json!({"roots": path.display().to_string(), "refused": result.err()}),
         );
-        return output::print_json(&json!({"certificates": certificates, "chain": judged}));
+        output::print_json(&json!({"certificates": certificates, "chain": judged}))?;
+        return Ok(exit);
     }
-    for (position, content) in (1..).zip(&chain) {
+    for (position, content) in (1..).zip(chain) {
         if position > 1 {
             output::print("")?;
         }
         show(content, now)?;
     }
-    let line = match judged {
+    let outcome = match judged {
         None if authority => "not checked: it is an authority itself".to_owned(),
         None => "not checked: there is no ca.crt beside it; hint: --roots".to_owned(),
         Some((path, Ok(()))) => format!("leads to a root in {}", path.display()),
         Some((path, Err(why))) => format!("refused with the roots in {}: {why}", path.display()),
     };
-    output::print(format!("{:<12}{line}", "chain"))?;
-    Ok(())
+    line("chain", outcome)?;
+    Ok(exit)
 }
 
 type Judged = Option<(PathBuf, Result<(), String>)>;
@@ -79,23 +121,31 @@ fn judge(text: &str, args: &Args) -> anyhow::Result<Judged> {
 }
 
 fn show(content: &Certificate, now: i64) -> anyhow::Result<()> {
-    let line = |name: &str, text: String| output::print(format!("{name:<12}{text}"));
-    line("subject", content.subject.clone())?;
+    line("subject", &content.subject)?;
     for uri in &content.names.uris {
-        line("name", uri.clone())?;
+        line("name", uri)?;
     }
-    let addresses = content.names.addresses.iter().map(ToString::to_string);
-    let hosts: Vec<String> = content.names.dns.iter().cloned().chain(addresses).collect();
-    if !hosts.is_empty() {
-        line("hosts", hosts.join(", "))?;
+    if let Some(hosts) = hosts(&content.names) {
+        line("hosts", hosts)?;
     }
     let (from, to) = (date(content.not_before), date(content.not_after));
     line("valid", format!("{from} to {to}, {}", remaining(content, now)))?;
     line("may", may(content))?;
-    line("issuer", content.issuer.clone())?;
-    line("serial", content.serial.clone())?;
-    line("sha-256", content.fingerprint.clone())?;
+    line("issuer", &content.issuer)?;
+    line("serial", &content.serial)?;
+    line("sha-256", &content.fingerprint)?;
     Ok(())
+}
+
+pub(super) fn line(name: &str, value: impl std::fmt::Display) -> anyhow::Result<()> {
+    Ok(output::print(format!("{name:<12}{value}"))?)
+}
+
+/// Host names and addresses, if there are any.
+pub(super) fn hosts(names: &Names) -> Option<String> {
+    let addresses = names.addresses.iter().map(ToString::to_string);
+    let hosts: Vec<String> = names.dns.iter().cloned().chain(addresses).collect();
+    (!hosts.is_empty()).then(|| hosts.join(", "))
 }
 
 fn as_json(content: &Certificate, now: i64) -> serde_json::Value {
