@@ -168,7 +168,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", output::describe(error));
     let Some(evidence) = output::alarm(error) else { return ExitCode::FAILURE };
     if !evidence.is_empty() {
         eprintln!("evidence:\n{evidence}");

@@ -83,6 +83,20 @@ pub(super) fn print(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
+/// An error for people: what was tried, then what came of it. Many errors name their cause in their
+/// own text: a cause that was said already is not said again.
+pub(super) fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let cause = cause.trim_end();
+        if !text.contains(cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{separator}{cause}");
+        }
+    }
+    text
+}
+
 /// What is wrong is more than that something did not work: somebody is not to be believed, or what
 /// was signed is gone.
 pub(super) const EXIT_ALARM: u8 = 3;

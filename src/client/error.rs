@@ -86,7 +86,7 @@ pub enum CallError {
     #[error("{}{}", .0, advice(.0))]
     Rejected(Box<Rejected>),
     /// No node did it in time. Whether a change took place is unknown.
-    #[error("no answer within {waited:.1?}: {last}")]
+    #[error("no answer within {waited:.1?}: {last}{}", majority(.last))]
     TimedOut {
         /// How long it was tried.
         waited: Duration,
@@ -239,6 +239,14 @@ pub enum AppendError {
     /// An earlier append stopped the producer; this one was not sent.
     #[error("not sent, because the producer stopped earlier: {0}")]
     Stopped(Arc<AppendError>),
+}
+
+/// What to do if nothing came of a call, where the last attempt does not say it.
+fn majority(last: &str) -> &'static str {
+    match last.contains("hint:") {
+        true => "",
+        false => "\nhint: `indelible status` shows which nodes run; a majority of them has to",
+    }
 }
 
 /// What to do about a refusal, where the node does not say it.

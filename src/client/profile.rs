@@ -45,7 +45,11 @@ pub struct Profile {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProfileError {
     /// It cannot be read.
-    #[error("read {}: {cause}", .path.display())]
+    #[error(
+        "cannot read {}: {cause}\nhint: paths in a profile are relative to its folder; `indelible init` writes the first \
+         one, admin.toml",
+        .path.display()
+    )]
     Io {
         /// Which file.
         path: PathBuf,

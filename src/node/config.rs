@@ -121,7 +121,9 @@ impl Default for StorageConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("read configuration {path}: {source}")]
+    #[error(
+        "configuration: {source}; hint: name the file of one node, as cluster/node1.toml is one"
+    )]
     Read {
         /// Which file.
         path: PathBuf,

@@ -87,7 +87,7 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
         };
         match outcome {
             Err(error) if !args.follow && auditor.alerts.count() == 0 => return Err(error),
-            Err(error) => eprintln!("warning: {error:#}"),
+            Err(error) => eprintln!("warning: {}", output::describe(&error)),
             Ok(()) => {}
         }
         if !args.follow || (args.exit_on_alert && auditor.alerts.count() > 0) {

@@ -11,6 +11,7 @@ use indelible_core::merkle::empty_root;
 use indelible_core::proof_file::PROOF_FILE_HEADER;
 use indelible_core::{Checkpoint, Note, Policy, ProofFile};
 
+use super::super::output;
 use super::report::{Old, Outcome, RecordLine, Records, Report};
 use super::{Terms, keys};
 use crate::disk::open_for_reading;
@@ -19,7 +20,7 @@ use crate::disk::open_for_reading;
 pub(super) fn verify(path: &Path, terms: &Terms, no_policy: bool) -> Report {
     let mut report = Report::new(path.display().to_string());
     report.outcome = match fill(&mut report, path, terms) {
-        Err(error) => Outcome::Wrong(format!("{error:#}")),
+        Err(error) => Outcome::Wrong(output::describe(&error)),
         Ok(()) if terms.policy.is_some() => Outcome::Verified,
         Ok(()) if no_policy => Outcome::Sound,
         Ok(()) => Outcome::Unverified,
