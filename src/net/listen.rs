@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic::codegen::http::{Request, Response};
@@ -31,6 +32,7 @@ use super::config::Mode;
 use super::connection::{Active, Connection, Control, Security};
 use super::credentials::{Credentials, Current};
 use super::dial::tls_error;
+use super::recent::RecentWarnings;
 use super::rooms::{Place, Room, Rule};
 use super::supervise::{Patience, supervise};
 
@@ -96,6 +98,8 @@ pub struct Port {
     window_bytes: u32,
     room: Arc<Room>,
     budgets: Arc<Budgets>,
+    /// Peers whose TLS handshake was refused.
+    warnings: Arc<RecentWarnings>,
 }
 
 impl Port {
@@ -113,11 +117,25 @@ impl Port {
             PortKind::Http | PortKind::Metrics | PortKind::Probe => Rule::Http,
         };
         let (room, budgets) = (Room::new(rule), Arc::new(Budgets::new(kind, streams)));
-        Port { kind, credentials, window_bytes, room, budgets }
+        Port { kind, credentials, window_bytes, room, budgets, warnings: Arc::default() }
     }
 
     pub(super) fn refused(&self, why: &'static str) {
         self.credentials.counters().refused(self.kind.name(), why);
+    }
+
+    /// Nodes that cannot speak with each other are for a person; what others try is not.
+    fn log_no_handshake(&self, remote: SocketAddr, error: &std::io::Error) {
+        let is_tls = self.kind == PortKind::Raft && tls_error(error).is_some();
+        if is_tls && self.warnings.is_due(remote.ip(), Instant::now()) {
+            tracing::warn!(
+                %remote,
+                %error,
+                "no TLS with a peer that calls; hint: compare `indelible cert show` of both nodes' certificates"
+            );
+        } else {
+            tracing::debug!(port = self.kind.name(), %remote, %error, "no TLS");
+        }
     }
 }
 
@@ -195,7 +213,7 @@ async fn accept(
                 shaken = handshake => match shaken {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(error)) => {
-                        tracing::debug!(port = port.kind.name(), %remote, %error, "no TLS");
+                        port.log_no_handshake(remote, &error);
                         return port.refused(why_no_handshake(&error));
                     }
                     Err(_) => return port.refused("silent"),

@@ -18,6 +18,7 @@ mod counters;
 pub mod credentials;
 pub mod dial;
 pub mod listen;
+mod recent;
 mod rooms;
 mod supervise;
 #[cfg(test)]

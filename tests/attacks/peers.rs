@@ -72,6 +72,8 @@ async fn a1_a_stranger_gets_no_session() {
         ] {
             Stranger::new(certificate).is_turned_away(&addr, who).await;
         }
+        let log = group.cluster.nodes[id as usize - 1].log_text();
+        assert!(log.contains("no TLS with a peer that calls"), "{log}");
         // Whoever has a node's certificate, and not the node's key, gets no further either.
         let line = group.line(&group.certificates.node(9), id).await;
         let own_key = Identity { node_id: 9, ..group.invented(99) };
