@@ -4,7 +4,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -95,6 +97,7 @@ fn keep_secrets() {
     if let Err(error) = setrlimit(Resource::Core, none) {
         tracing::warn!(%error, "core dumps could not be turned off");
     }
+    forbid_inspection();
     let files = getrlimit(Resource::Nofile);
     let most = Rlimit { current: files.maximum, ..files };
     if let Err(error) = setrlimit(Resource::Nofile, most) {
@@ -107,6 +110,14 @@ fn keep_secrets() {
             files,
             "few files may be open: the ports take fewer connections; hint: ulimit -n 16384"
         );
+    }
+}
+
+/// Other processes of the same user get neither memory nor descriptors, and no core is written by a
+/// pipe of core_pattern, for which the limit does not count.
+fn forbid_inspection() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "other processes of this user can read the memory of this one");
     }
 }
 
@@ -139,4 +150,16 @@ fn shutdown(until_stdin_closes: bool) -> std::io::Result<impl Future<Output = ()
             () = stdin_closed => tracing::info!("standard input closed"),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_processes_of_the_user_cannot_look_into_a_node() {
+        forbid_inspection();
+        let behavior = rustix::process::dumpable_behavior().expect("prctl");
+        assert_eq!(behavior, DumpableBehavior::NotDumpable);
+    }
 }
