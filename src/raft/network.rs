@@ -163,20 +163,18 @@ impl PeerClient {
 
 impl PeerClient {
     /// An answer to a question for a vote, if its term makes sense.
-    #[expect(clippy::result_large_err, reason = "the error is openraft's")]
-    fn vote_response(
+    async fn vote_response(
         &self,
         answer: pb::VoteResponse,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let response = wire::vote_response_from_pb(answer).map_err(unreadable)?;
-        self.check_term(response.vote.leader_id.term)?;
+        self.check_term(response.vote.leader_id.term).await?;
         Ok(response)
     }
 
-    #[expect(clippy::result_large_err, reason = "the error is openraft's")]
-    fn check_term(&self, term: u64) -> Result<(), RPCError<TypeConfig>> {
+    async fn check_term(&self, term: u64) -> Result<(), RPCError<TypeConfig>> {
         let Network { log, peers, .. } = &self.network;
-        terms::check(log, peers, self.node, term).map_err(unreadable)
+        terms::check(log, peers, self.node, term).await.map_err(unreadable)
     }
 }
 
@@ -196,7 +194,7 @@ impl NetVote<TypeConfig> for PeerClient {
             let (mut client, request) = open.request(message);
             client.vote(request).await
         };
-        self.vote_response(self.call(option.soft_ttl(), call).await?)
+        self.vote_response(self.call(option.soft_ttl(), call).await?).await
     }
 
     async fn pre_vote(
@@ -209,7 +207,7 @@ impl NetVote<TypeConfig> for PeerClient {
             let (mut client, request) = open.request(message);
             client.pre_vote(request).await
         };
-        self.vote_response(self.call(option.soft_ttl(), call).await?)
+        self.vote_response(self.call(option.soft_ttl(), call).await?).await
     }
 }
 
@@ -390,7 +388,7 @@ impl<'s> Answers<'s> {
         }
         let result = match self.answer().await {
             Ok(None) => return None,
-            Ok(Some(answer)) => self.accept(answer),
+            Ok(Some(answer)) => self.accept(answer).await,
             Err(error) => Err(error),
         };
         self.done = !matches!(result, Ok(Ok(_)));
@@ -419,8 +417,7 @@ impl<'s> Answers<'s> {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "the error is openraft's")]
-    fn accept(
+    async fn accept(
         &mut self,
         answer: pb::AppendResponse,
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
@@ -431,7 +428,7 @@ impl<'s> Answers<'s> {
         if let Some(pb::append_response::Result::HigherVote(vote)) = &answer.result {
             let Network { log, peers, .. } = &self.client.network;
             let stored = wire::stored_vote(vote);
-            terms::check_higher(log, peers, node, stored).map_err(unreadable)?;
+            terms::check_higher(log, peers, node, stored).await.map_err(unreadable)?;
         }
         let result = wire::result_from_pb(answer.result);
         if let Ok(Ok(Some(matched))) = &result {

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -155,6 +155,8 @@ pub struct Peers {
     boot: Boot,
     /// Held while a peer's boot counter is compared and saved: it only rises.
     saving: tokio::sync::Mutex<()>,
+    /// Held while evidence is written.
+    writing_evidence: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
 }
 
@@ -224,7 +226,8 @@ impl Peers {
         known: watch::Receiver<Known>,
     ) -> Self {
         let boot = Boot::of(log.boot_count(), rand::random());
-        Peers { me, log, genesis, known, boot, saving: Default::default(), state: Mutex::default() }
+        let (saving, writing_evidence, state) = Default::default();
+        Peers { me, log, genesis, known, boot, saving, writing_evidence, state }
     }
 
     /// How this node introduces itself to `to`, on a connection with this binding.
@@ -500,17 +503,29 @@ impl Peers {
         matches!(self.expected_key(node), Expected::Key(_))
     }
 
-    /// Keeps what shows that a node did what it must not. Each member has room of its own; what is
-    /// no member, as far as this node knows, shares some, so that it leaves none of theirs full.
-    pub fn keep_evidence(&self, node: u64, name: &str, what: &str) {
+    /// Keeps what shows that a node did what it must not, before this returns. Each member has
+    /// room of its own; what is no member, as far as this node knows, shares some, so that it
+    /// leaves none of theirs full.
+    ///
+    /// A thread that may block writes it, one piece at a time: a peer that makes much of it waits,
+    /// and holds up no other.
+    pub async fn keep_evidence(&self, node: u64, name: &str, what: &str) {
         tracing::error!(node, %what, "a peer breaks the rules; evidence kept");
         // What stands before the first `-` is a sort to `evidence::keep`.
         let name = match self.is_member(node) {
             true => format!("of_node_{node}-{name}.txt"),
             false => format!("of_no_member-{node}-{name}.txt"),
         };
-        if let Err(error) = evidence::keep(&self.me.data_dir, &name, what.as_bytes()) {
-            tracing::error!(%error, "cannot keep the evidence");
+        let writing = self.writing_evidence.clone().lock_owned().await;
+        let (data_dir, what) = (self.me.data_dir.clone(), what.to_owned());
+        let kept = tokio::task::spawn_blocking(move || {
+            let _one = writing;
+            evidence::keep(&data_dir, &name, what.as_bytes())
+        });
+        match kept.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "cannot keep the evidence"),
+            Err(error) => tracing::error!(%error, "cannot keep the evidence"),
         }
     }
 

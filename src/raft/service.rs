@@ -76,19 +76,19 @@ impl RaftService {
         sender(&self.peers, request)
     }
 
-    fn check_term(&self, peer: u64, term: u64) -> Result<(), Status> {
-        terms::check(&self.log, &self.peers, peer, term)
+    async fn check_term(&self, peer: u64, term: u64) -> Result<(), Status> {
+        terms::check(&self.log, &self.peers, peer, term).await
     }
 
     /// A question for a vote, as openraft takes it: a candidate asks for nobody else.
-    fn vote_request(
+    async fn vote_request(
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<VoteRequest<TypeConfig>, Status> {
         let peer = self.peer(&request)?;
         let request = wire::vote_request_from_pb(request.into_inner())?;
         check_voter(peer, request.vote.leader_id.node_id)?;
-        self.check_term(peer, request.vote.leader_id.term)?;
+        self.check_term(peer, request.vote.leader_id.term).await?;
         match request.vote.committed {
             false => Ok(request),
             true => Err(Status::invalid_argument("a question for a vote that was won already")),
@@ -103,7 +103,7 @@ impl RaftService {
     ) -> Result<(AppendEntriesRequest<TypeConfig>, Option<KnownChain>), Status> {
         let vote = wire::vote_from_pb(request.vote)?;
         check_voter(peer, vote.leader_id.node_id)?;
-        self.check_term(peer, vote.leader_id.term)?;
+        self.check_term(peer, vote.leader_id.term).await?;
         if !vote.committed {
             return Err(Status::invalid_argument("entries under a vote that was not won"));
         }
@@ -131,7 +131,7 @@ impl RaftService {
             .into_iter()
             .map(wire::entry_from_pb)
             .collect::<Result<Vec<_>, Status>>()?;
-        self.check_committed(peer, prev_log_id.as_ref(), &entries)?;
+        self.check_committed(peer, prev_log_id.as_ref(), &entries).await?;
         let known_chain = self.known_chain(prev_chain, &entries);
         if let Some(known) = known_chain {
             self.check_base(peer, known).await?;
@@ -147,7 +147,7 @@ impl RaftService {
 
     /// What is committed here is what every leader has there. openraft does not compare ids below
     /// its committed index: it would acknowledge another entry, or append to it.
-    fn check_committed(
+    async fn check_committed(
         &self,
         peer: u64,
         prev: Option<&LogId>,
@@ -162,7 +162,8 @@ impl RaftService {
                 let here_index = here.index;
                 let (id, here) = (wire::describe(&log_id(id)), wire::describe(&log_id(here)));
                 let what = format!("node {peer} sends {id}, but {here} is committed here");
-                self.peers.keep_evidence(peer, &format!("committed-{}", here_index), &what);
+                let name = format!("committed-{here_index}");
+                self.peers.keep_evidence(peer, &name, &what).await;
                 return Err(Status::data_loss(what));
             }
         }
@@ -318,7 +319,7 @@ async fn check_chain(
         theirs.chain
     );
     let name = format!("chain-{index}-{}", entry_id(&theirs.id).term);
-    peers.keep_evidence(peer, &name, &what);
+    peers.keep_evidence(peer, &name, &what).await;
     Err(Status::data_loss(what))
 }
 
@@ -382,7 +383,8 @@ fn incoming(
                 }
                 Err(status) => {
                     if status.code() == Code::DataLoss {
-                        service.peers.keep_evidence(peer, "entries", status.message());
+                        let what = status.message();
+                        service.peers.keep_evidence(peer, "entries", what).await;
                     }
                     shared.fail(status);
                     None
@@ -464,7 +466,7 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let request = self.vote_request(request)?;
+        let request = self.vote_request(request).await?;
         let response = self.raft.vote(request).await.map_err(unavailable)?;
         Ok(Response::new(wire::vote_response_to_pb(&response)))
     }
@@ -473,7 +475,7 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
-        let request = self.vote_request(request)?;
+        let request = self.vote_request(request).await?;
         let response = self.raft.pre_vote(request).await.map_err(unavailable)?;
         Ok(Response::new(wire::vote_response_to_pb(&response)))
     }
@@ -486,7 +488,7 @@ impl pb::raft_server::Raft for RaftService {
         let message = request.into_inner();
         let from = wire::vote_from_pb(message.from)?;
         check_voter(peer, from.leader_id.node_id)?;
-        self.check_term(peer, from.leader_id.term)?;
+        self.check_term(peer, from.leader_id.term).await?;
         let last_log_id = message.last_log_id.map(wire::log_id_from_pb);
         let request = TransferLeaderRequest::new(from, message.to, last_log_id);
         let result = self.raft.handle_transfer_leader(request).await.map_err(unavailable)?;
