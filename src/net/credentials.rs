@@ -184,6 +184,11 @@ impl Credentials {
         self.inner.current.borrow().clone()
     }
 
+    /// Whether the certificate in use has expired; never in clear text.
+    pub fn is_expired(&self) -> bool {
+        self.current().is_some_and(|now| now.material.peer().not_after <= unix_s())
+    }
+
     /// Changes of it.
     pub(super) fn subscribe(&self) -> watch::Receiver<Option<Arc<Current>>> {
         self.inner.current.subscribe()
@@ -275,7 +280,7 @@ impl Credentials {
 
     /// Whether the certificate has expired since the last look.
     fn has_expired(&self, valid: &mut bool) -> bool {
-        let now = self.current().is_none_or(|now| now.material.peer().not_after > unix_s());
+        let now = !self.is_expired();
         let expired = *valid && !now;
         *valid = now;
         expired
@@ -400,7 +405,7 @@ fn roots(pem: &Pem) -> BTreeSet<String> {
 }
 
 /// Now, in Unix seconds.
-pub(super) fn unix_s() -> i64 {
+pub fn unix_s() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

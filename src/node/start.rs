@@ -36,6 +36,11 @@ use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
 use crate::storage::{Storage, StorageError};
 
+/// Between two looks of a leader at its certificate.
+const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(1);
+/// Between two attempts of a leader whose certificate has expired to hand over. All certificates
+/// may have: leadership must not move around all the time.
+const EXPIRED_HAND_OVER_AGAIN: Duration = Duration::from_secs(60);
 /// Between two attempts of a leader with a full disk to hand over.
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
 /// How long an orderly stop waits for another leader.
@@ -240,6 +245,12 @@ impl Node {
             peers.clone(),
             read_only.clone(),
         ));
+        tasks.spawn(hand_over_when_expired(
+            membership_changes.clone(),
+            peers.clone(),
+            credentials.clone(),
+            leadership.clone(),
+        ));
         let node_producers = NodeProducers::new(known.clone(), peers.genesis());
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
         tasks.spawn(bootstrap::initialize(
@@ -441,6 +452,33 @@ async fn hand_over_when_full(
         }
         // It may have failed, or this node may be elected again while its disk is still full.
         tokio::time::sleep(HAND_OVER_AGAIN).await;
+    }
+}
+
+/// No client believes a leader whose certificate has expired: it makes room for one whose has not,
+/// as far as that has shown its own.
+async fn hand_over_when_expired(
+    changes: Arc<MembershipChanges>,
+    peers: Arc<Peers>,
+    credentials: Credentials,
+    mut leadership: watch::Receiver<Leadership>,
+) {
+    while leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await.is_ok() {
+        if !credentials.is_expired() {
+            tokio::time::sleep(LOOK_AT_CERTIFICATE).await;
+            continue;
+        }
+        match changes.hand_over_to(|id| !peers.is_expired(id)).await {
+            Ok(leader) => {
+                tracing::warn!(leader, "this node's certificate has expired: handed over")
+            }
+            Err(error) => tracing::error!(
+                %error,
+                "this node's certificate has expired, and no other node takes over: new clients \
+                 cannot append; hint: `indelible cert renew`"
+            ),
+        }
+        tokio::time::sleep(EXPIRED_HAND_OVER_AGAIN).await;
     }
 }
 

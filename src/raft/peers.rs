@@ -23,6 +23,7 @@ use super::acknowledged::Acknowledged;
 use super::proof::Claim;
 use super::types::{Membership, Peer};
 use crate::net::connection::Proven;
+use crate::net::credentials::unix_s;
 use crate::net::{Connection, Security};
 use crate::storage::evidence;
 use crate::storage::log::Log;
@@ -206,6 +207,8 @@ struct State {
     clock_offsets: HashMap<u64, i64>,
     /// Peers whose disk was nearly full as of their last answer.
     read_only: BTreeSet<u64>,
+    /// When the certificate of a member expires that it has shown last, in Unix seconds.
+    certificate_ends: BTreeMap<u64, i64>,
     /// Peers that refuse this node, and why: for /readyz.
     refused_by: BTreeMap<u64, String>,
     /// Callers that this node refuses, and why, as logged last.
@@ -347,6 +350,11 @@ impl Peers {
         self.lock().read_only.contains(&node)
     }
 
+    /// Whether the certificate that a member has shown last has expired.
+    pub fn is_expired(&self, node: u64) -> bool {
+        self.lock().certificate_ends.get(&node).is_some_and(|end| *end <= unix_s())
+    }
+
     /// Median of the voters' clocks, this node's included, relative to this node's, in nanoseconds.
     pub fn median_clock_offset(&self) -> i64 {
         let voters: Vec<u64> = self.known.borrow().membership.voter_ids().collect();
@@ -458,6 +466,9 @@ impl Peers {
             Expected::Key(_) => {}
             // A node that no membership has yet: its certificate admits it. Nothing is remembered.
             Expected::Anything => return Ok(()),
+        }
+        if let Some(peer) = security.peer() {
+            self.lock().certificate_ends.insert(node, peer.not_after);
         }
         let acknowledged = self.lock().acknowledged.at(node, since);
         if last_log_index < acknowledged {

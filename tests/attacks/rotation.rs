@@ -143,6 +143,37 @@ async fn a15_an_expired_certificate_ends_its_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_certificate_expires_hands_over() {
+    let patient = "raft.election_timeout_min_ms = 3000\nraft.election_timeout_max_ms = 6000\n";
+    let mut cluster = nodes_with(3, None, &format!("tls.reload_s = 1\n{patient}"));
+    let sdk = client(&cluster).await;
+    let load = Load::start(&sdk, b"a leader expires").await;
+    load.goes_on(1).await;
+    let leads = leader(&cluster).await;
+    let forge = Forge::of(&cluster);
+    let leaf = Leaf { not_after: Some(unix_s() + LEFT_S), ..forge.leaf(Role::Node(leads)) };
+    let issued = forge.authority.issue(&leaf).unwrap();
+    let node = cluster.node(leads).unwrap();
+    install(node, &issued);
+    shows(node).await;
+    let node = cluster.node(leads).unwrap();
+    eventually("the expired leader hands over", || async {
+        node.log_text().contains("has expired: handed over").then_some(())
+    })
+    .await;
+    // A client that comes now finds the next leader.
+    let late = client(&cluster).await;
+    let second = Load::start(&late, b"who comes late!!").await;
+    second.goes_on(5).await;
+    let (cert, _) = tls_files(cluster.node(leads).unwrap());
+    renew(&cluster, &cert, &cluster.dir().join("ca")).await;
+    shows(cluster.node(leads).unwrap()).await;
+    assert_ne!(leader(&cluster).await, leads);
+    second.finish(&cluster, &late).await;
+    load.finish(&cluster, &sdk).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a17_rotation_under_load_loses_nothing() {
     let cluster = nodes_with(3, Some(128 * 1024), "tls.reload_s = 1\n");
     let (sdk, ca) = (client(&cluster).await, cluster.dir().join("ca"));
