@@ -34,6 +34,11 @@ pub enum DialError {
     /// The two do not agree on TLS, or on whom to trust.
     #[error("TLS: {0}; hint: compare `indelible cert show` of both nodes' certificates")]
     Tls(String),
+    /// A node answers there that is not the one that was looked for, or none does.
+    #[error(
+        "the certificate there is of {0}; hint: compare the addresses in both nodes' configurations"
+    )]
+    OtherNode(String),
     /// The other end speaks no HTTP/2.
     #[error("HTTP/2: {0}")]
     Http2(hyper::Error),
@@ -68,10 +73,7 @@ async fn open(
     // To cut the connection with: hyper lets open streams go on when its own end is dropped.
     let socket = stream.try_clone().map_err(DialError::Unreachable)?;
     let stream = TcpStream::from_std(stream).map_err(DialError::Unreachable)?;
-    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    // Not what is verified: that is the node's name in the certificate.
-    let name = ServerName::try_from(host).map_err(|error| DialError::Tls(error.to_string()))?;
+    let name = server_name(addr)?;
     let connector = TlsConnector::from(current.raft_client.clone());
     let stream = match connector.connect(name, stream).await {
         Ok(stream) => stream,
@@ -109,7 +111,46 @@ async fn open(
         }
     });
     let security = Security::Tls { peer: Some(peer), chain, binding };
-    Ok(Dialed { channel, security })
+    Ok(DialedConnection { channel, security })
+}
+
+/// Whether a node answers at the address of its client port, by the certificate that it shows
+/// there; in clear text, whether anything does.
+pub async fn check_client_port(
+    addr: &str,
+    credentials: &Credentials,
+    node: u64,
+) -> Result<(), DialError> {
+    let stream = tcp(addr).await?;
+    let Some(current) = credentials.current() else { return Ok(()) };
+    // Believes nodes only, as for a raft port; client ports speak the same protocol.
+    let connector = TlsConnector::from(current.raft_client.clone());
+    let stream = match Box::pin(connector.connect(server_name(addr)?, stream)).await {
+        Ok(stream) => stream,
+        Err(error) if credentials.mode() == Mode::Accept && speaks_no_tls(&error) => return Ok(()),
+        Err(error) if tls_error(&error).is_some() => return Err(DialError::Tls(error.to_string())),
+        Err(error) => return Err(DialError::Unreachable(error)),
+    };
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = current.material.peer_of(chain);
+    let name = peer.map_err(|error| DialError::Tls(error.to_string()))?.name;
+    match name.node_id() == Some(node) {
+        true => Ok(()),
+        false => Err(DialError::OtherNode(name.principal())),
+    }
+}
+
+/// Whether anything answers at an address.
+pub async fn check_answers(addr: &str) -> Result<(), DialError> {
+    tcp(addr).await.map(drop)
+}
+
+/// What TLS wants to know of an address. Not what is verified: that is the node's name in the
+/// certificate.
+fn server_name(addr: &str) -> Result<ServerName<'static>, DialError> {
+    let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    ServerName::try_from(host).map_err(|error| DialError::Tls(error.to_string()))
 }
 
 /// Whether the other end answered a TLS handshake with something else, or not at all.

@@ -251,12 +251,16 @@ impl MembershipChanges {
         Ok(())
     }
 
-    /// Until a node has proved that it is at its address with its key: it may have been started a
-    /// moment ago.
+    /// Until a node has proved that it is at its raft address with its key, and answers clients at
+    /// the other two: it may have been started a moment ago.
     async fn wait_for_proof(&self, id: u64, peer: &Peer) -> Result<(), LinkError> {
         let deadline = Instant::now() + PROVE;
         loop {
-            match self.network.prove(id, peer, PROVE).await {
+            let proved = match self.network.prove(id, peer, PROVE).await {
+                Ok(()) => self.network.check_public_ports(id, peer, PROVE).await,
+                failed => failed,
+            };
+            match proved {
                 Err(LinkError::Unreachable { .. }) if Instant::now() < deadline => {
                     tokio::time::sleep(PROVE_AGAIN).await;
                 }

@@ -54,6 +54,20 @@ pub enum LinkError {
     },
 }
 
+impl LinkError {
+    /// Of another port than the raft port.
+    pub(super) fn of_port(node: u64, port: &str, addr: &str, error: &DialError) -> LinkError {
+        let (addr, reason) = (addr.to_owned(), format!("{port}: {error}"));
+        match error {
+            DialError::Tls(_) => LinkError::Tls { node, addr, reason },
+            DialError::OtherNode(_) => LinkError::Refused { node, addr, reason },
+            DialError::Unreachable(_) | DialError::Http2(_) => {
+                LinkError::Unreachable { node, addr, reason }
+            }
+        }
+    }
+}
+
 /// A shared connection to one peer.
 pub struct Link {
     peers: Arc<Peers>,

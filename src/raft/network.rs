@@ -31,6 +31,7 @@ use super::peers::Peers;
 use super::types::{LogId, Peer, TypeConfig, Vote};
 use super::{terms, wire};
 use crate::net::Credentials;
+use crate::net::dial::{self, DialError};
 use crate::storage::log::Log;
 
 /// Bytes of entries that are on the way to one peer and not yet acknowledged.
@@ -83,6 +84,22 @@ impl Network {
         }
     }
 
+    /// Whether a node answers clients at its address, and anything HTTP at the other one: a proxy
+    /// with a certificate of its own may stand before that.
+    pub async fn check_public_ports(
+        &self,
+        node: u64,
+        peer: &Peer,
+        timeout: Duration,
+    ) -> Result<(), LinkError> {
+        let client = dial::check_client_port(&peer.client_addr, &self.credentials, node);
+        let client = within(timeout, client).await;
+        client
+            .map_err(|error| LinkError::of_port(node, "client_addr", &peer.client_addr, &error))?;
+        let http = within(timeout, dial::check_answers(&peer.http_addr)).await;
+        http.map_err(|error| LinkError::of_port(node, "http_addr", &peer.http_addr, &error))
+    }
+
     /// The connection for short messages to a peer: votes, heartbeats, read indexes, the genesis
     /// question.
     pub fn control(&self, node: u64, peer: &Peer) -> Arc<Link> {
@@ -131,6 +148,14 @@ pub struct PeerClient {
     /// For everything else.
     control: Arc<Link>,
     network: Network,
+}
+
+async fn within<T>(
+    timeout: Duration,
+    dial: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    let late = |_| Err(DialError::Unreachable(std::io::ErrorKind::TimedOut.into()));
+    tokio::time::timeout(timeout, dial).await.unwrap_or_else(late)
 }
 
 fn unreachable(error: LinkError) -> RPCError<TypeConfig> {

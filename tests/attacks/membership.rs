@@ -341,3 +341,30 @@ async fn s9_add_node_dials_before_it_records() {
     assert_eq!((&*later[0].principal, &*later[0].reason), ("admin/admin", "a test"));
     group.still_works().await;
 }
+
+/// An address that clients and auditors would be sent to in vain is not taken either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn add_node_tries_all_three_addresses() {
+    let mut group = Group::start_calm().await;
+    group.lead(1).await;
+    let before = group.recorded::<v1::Operation>(Kind::Operation).await.len();
+    let (_relay, right) = newcomer(&mut group, 4, usize::MAX, CALM).await;
+    let nobody = format!("127.0.0.1:{}", free_ports(1).unwrap()[0]);
+    let node_2 = group.client_addr(2);
+    for (client_addr, http_addr, why) in [
+        (&node_2, &right.http_addr, "client_addr: the certificate there is of node/2"),
+        (&nobody, &right.http_addr, "client_addr: Connection refused"),
+        (&right.http_addr, &right.http_addr, "client_addr: TLS"),
+        (&right.client_addr, &nobody, "http_addr: Connection refused"),
+    ] {
+        let (client_addr, http_addr) = (client_addr.clone(), http_addr.clone());
+        let wrong = v1::AddNodeRequest { client_addr, http_addr, ..right.clone() };
+        let refused = group.admin(1).await.add_node(wrong).await.unwrap_err();
+        assert_eq!(reason(&refused), Some(Reason::Membership), "{refused:?}");
+        assert!(refused.message().contains(why), "{why}: {refused:?}");
+    }
+    assert_eq!(group.recorded::<v1::Operation>(Kind::Operation).await.len(), before);
+    let added = within(PATIENCE, "node 4 is added", group.admin(1).await.add_node(right)).await;
+    assert_eq!(added.unwrap().into_inner().voters, [1, 2, 3, 4]);
+    group.still_works().await;
+}

@@ -179,7 +179,9 @@ impl Asker {
         let dialed =
             dial(addr, &self.credentials, STREAM_WINDOW_BYTES).await.map_err(
                 |error| match error {
-                    DialError::Tls(_) => AskError::Refused(error.to_string()),
+                    DialError::Tls(_) | DialError::OtherNode(_) => {
+                        AskError::Refused(error.to_string())
+                    }
                     DialError::Unreachable(_) | DialError::Http2(_) => {
                         AskError::Unreachable(error.to_string())
                     }
