@@ -34,8 +34,10 @@ pub(super) struct Room {
 struct State {
     next: u64,
     open: BTreeMap<u64, (IpAddr, Arc<Control>)>,
-    /// Connections of an address that have shown no certificate.
-    unknown: HashMap<IpAddr, usize>,
+    /// On a client port, of each address: those of `open` that have shown no certificate.
+    unknown: HashMap<IpAddr, BTreeSet<u64>>,
+    /// How many these are.
+    unknown_count: usize,
 }
 
 impl Room {
@@ -50,11 +52,7 @@ impl Room {
             Rule::Clients if state.open.len() >= fit(CLIENT_CONNECTIONS_MAX) => {
                 return Err("connections");
             }
-            Rule::Clients => {
-                state.close_oldest_of(address);
-                *state.unknown.entry(address).or_default() += 1;
-                state.close_oldest(fit(CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX), |one| !one.is_known());
-            }
+            Rule::Clients => state.make_room_for_an_unknown(address),
             Rule::Http => state.close_oldest(fit(HTTP_CONNECTIONS_MAX), |_| true),
             Rule::Nodes => state.make_room_for_a_node(),
         }
@@ -63,6 +61,10 @@ impl Room {
         let control = Arc::new(Control::new());
         state.open.insert(serial, (address, control.clone()));
         let unknown = (self.rule == Rule::Clients).then_some(address);
+        if unknown.is_some() {
+            state.unknown.entry(address).or_default().insert(serial);
+            state.unknown_count += 1;
+        }
         Ok(Place { room: self.clone(), serial, unknown, control })
     }
 
@@ -88,17 +90,25 @@ impl State {
         }
     }
 
-    /// Of an address that has shown no certificate too often, the oldest goes.
-    fn close_oldest_of(&mut self, address: IpAddr) {
-        if self.unknown.get(&address).is_none_or(|count| *count < CLIENT_UNKNOWN_CONNECTIONS_MAX) {
-            return;
+    /// One more that has shown no certificate: of an address that has too many of them its oldest
+    /// goes, and of too many in all the oldest of the address that has most of them.
+    fn make_room_for_an_unknown(&mut self, address: IpAddr) {
+        let of_address = self.unknown.get(&address).map_or(0, BTreeSet::len);
+        if of_address >= CLIENT_UNKNOWN_CONNECTIONS_MAX {
+            self.close_oldest_unknown(address);
         }
-        let unknown = |(_, (of, control)): &(&u64, &(IpAddr, Arc<Control>))| {
-            *of == address && !control.is_known()
-        };
-        if let Some(serial) = self.open.iter().find(unknown).map(|(serial, _)| *serial)
-            && let Some((_, control)) = self.open.remove(&serial)
-        {
+        while self.unknown_count >= fit(CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX) {
+            let most = self.unknown.iter().max_by_key(|(_, serials)| serials.len());
+            let Some(address) = most.map(|(address, _)| *address) else { return };
+            self.close_oldest_unknown(address);
+        }
+    }
+
+    fn close_oldest_unknown(&mut self, address: IpAddr) {
+        let oldest = self.unknown.get(&address).and_then(BTreeSet::first).copied();
+        let Some(serial) = oldest else { return };
+        self.known(serial, address);
+        if let Some((_, control)) = self.open.remove(&serial) {
             control.close();
         }
     }
@@ -107,6 +117,9 @@ impl State {
     /// oldest of the address that has most of them. So a flood from some addresses leaves the
     /// others alone.
     fn close_oldest(&mut self, max: usize, sort: impl Fn(&Control) -> bool) {
+        if self.open.len() < max {
+            return;
+        }
         let mut alike: HashMap<IpAddr, VecDeque<u64>> = HashMap::new();
         let mut count = 0;
         for (serial, (address, _)) in self.open.iter().filter(|(_, (_, control))| sort(control)) {
@@ -126,16 +139,18 @@ impl State {
     fn leave(&mut self, serial: u64, unknown: Option<IpAddr>) {
         self.open.remove(&serial);
         if let Some(address) = unknown {
-            self.known(address);
+            self.known(serial, address);
         }
     }
 
-    fn known(&mut self, address: IpAddr) {
-        if let Some(count) = self.unknown.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.unknown.remove(&address);
-            }
+    /// A connection is none of those any more that have shown no certificate.
+    fn known(&mut self, serial: u64, address: IpAddr) {
+        let Some(serials) = self.unknown.get_mut(&address) else { return };
+        if serials.remove(&serial) {
+            self.unknown_count -= 1;
+        }
+        if serials.is_empty() {
+            self.unknown.remove(&address);
         }
     }
 }
@@ -173,7 +188,7 @@ impl Place {
     pub(super) fn known(&mut self) {
         self.control.set_known();
         if let Some(address) = self.unknown.take() {
-            self.room.lock().known(address);
+            self.room.lock().known(self.serial, address);
         }
     }
 }
@@ -204,7 +219,27 @@ mod tests {
         places[0].known();
         let next = room.enter(HERE).expect("one is known now");
         drop((places, next));
-        assert!(room.lock().open.is_empty() && room.lock().unknown.is_empty());
+        let state = room.lock();
+        assert!(state.open.is_empty() && state.unknown.is_empty() && state.unknown_count == 0);
+    }
+
+    #[tokio::test]
+    async fn of_all_that_are_unknown_the_address_with_most_makes_room() {
+        let room = Room::new(Rule::Clients);
+        let address = |host: u16| IpAddr::from([10, 0, (host >> 8) as u8, host as u8]);
+        let quiet = room.enter(address(999)).expect("there is room");
+        // Two of each, so that no address has too many for itself.
+        let many: Vec<Place> = (0..CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX - 1)
+            .map(|number| room.enter(address(number as u16 / 2)).expect("there is room"))
+            .collect();
+        assert_eq!(room.lock().unknown_count, CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX);
+        let next = room.enter(address(1000)).expect("one of those makes room");
+        let state = room.lock();
+        assert_eq!(state.unknown_count, CLIENT_UNKNOWN_CONNECTIONS_ALL_MAX);
+        assert!(state.open.contains_key(&quiet.serial) && state.open.contains_key(&next.serial));
+        let closed: Vec<&Place> =
+            many.iter().filter(|place| !state.open.contains_key(&place.serial)).collect();
+        assert!(matches!(closed[..], [one] if one.serial % 2 == 1), "the older one of a pair");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use indelible_core::limits::{
     CLIENT_AGE_MAX, CLIENT_IDLE_MAX, CLIENT_UNKNOWN_AGE_MAX, FIRST_REQUEST_DEADLINE, GOODBYE_GRACE,
     HTTP_REQUEST_DEADLINE,
 };
-use indelible_tls::Port as Judge;
+use indelible_tls::Port as TlsPort;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -67,51 +67,45 @@ pub(super) async fn supervise<C>(
     C: GracefulConnection,
 {
     let mut session = pin!(session);
-    let mut trust = port.credentials.subscribe();
-    if !is_trusted(connection, port) {
-        return port.refused("distrusted");
+    let mut closed = pin!(connection.control.closed());
+    let mut distrusted = pin!(distrusted(connection, port));
+    let end = tokio::select! {
+        biased;
+        () = distrusted.as_mut() => End::Cut("distrusted"),
+        () = closed.as_mut() => End::Cut("closed"),
+        _ = session.as_mut() => return,
+        _ = stopped.wait_for(|stopped| *stopped) => End::Goodbye("stopping"),
+        end = end_at(connection, port.kind.patience()) => end,
+    };
+    match end {
+        End::Cut(why) => return port.refused(why),
+        End::Goodbye("stopping") => {}
+        End::Goodbye(why) => port.refused(why),
     }
-    let patience = port.kind.patience();
-    let mut leaving: Option<Instant> = None;
+    session.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = session.as_mut() => {}
+        () = distrusted => port.refused("distrusted"),
+        () = closed => port.refused("closed"),
+        () = tokio::time::sleep(GOODBYE_GRACE) => port.refused("goodbye"),
+    }
+}
+
+/// Completes when the connection has to end, and says how. Looks again before long: what is under
+/// way may end, and then idleness counts from there.
+async fn end_at(connection: &Connection, patience: Patience) -> End {
     loop {
-        let (at, end) = match leaving {
-            Some(until) => (Some(until), End::Cut("goodbye")),
-            None => next_end(connection, &patience),
-        };
-        let due = async {
-            match at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        let end = tokio::select! {
-            _ = session.as_mut() => return,
-            () = connection.control.closed() => End::Cut("closed"),
-            _ = stopped.wait_for(|stopped| *stopped), if leaving.is_none() => End::Goodbye("stopping"),
-            changed = trust.changed() => match changed.is_ok() && !is_trusted(connection, port) {
-                true => End::Cut("distrusted"),
-                false => continue,
-            },
-            () = due => match leaving.is_some() || has_come(connection, &patience, end) {
-                true => end,
-                false => continue,
-            },
-        };
-        match end {
-            End::Goodbye(why) => {
-                if why != "stopping" {
-                    port.refused(why);
-                }
-                session.as_mut().graceful_shutdown();
-                leaving = Some(Instant::now() + GOODBYE_GRACE);
-            }
-            End::Cut(why) => return port.refused(why),
+        let again = Instant::now() + FIRST_REQUEST_DEADLINE;
+        match next_end(connection, &patience) {
+            Some((at, end)) if at <= Instant::now() => return end,
+            Some((at, _)) => tokio::time::sleep_until(at.min(again)).await,
+            None => tokio::time::sleep_until(again).await,
         }
     }
 }
 
 /// When the connection has to end if nothing happens until then, and how.
-fn next_end(connection: &Connection, patience: &Patience) -> (Option<Instant>, End) {
+fn next_end(connection: &Connection, patience: &Patience) -> Option<(Instant, End)> {
     let activity = &connection.activity;
     let mut ends: Vec<(Instant, End)> = Vec::with_capacity(4);
     match activity.idle_since() {
@@ -138,28 +132,30 @@ fn next_end(connection: &Connection, patience: &Patience) -> (Option<Instant>, E
     if let (Some(limit), Some(since)) = (patience.request, activity.busy_since()) {
         ends.push((since + limit, End::Cut("slow")));
     }
-    // Looked at again before long: what is under way may end, and then idleness counts from there.
-    let again = (Instant::now() + FIRST_REQUEST_DEADLINE, End::Goodbye("idle"));
-    let (at, end) = ends.into_iter().min_by_key(|(at, _)| *at).unwrap_or(again);
-    if at <= again.0 { (Some(at), end) } else { (Some(again.0), again.1) }
+    ends.into_iter().min_by_key(|(at, _)| *at)
 }
 
-/// Whether what was waited for is still so.
-fn has_come(connection: &Connection, patience: &Patience, end: End) -> bool {
-    let (at, now) = next_end(connection, patience);
-    now == end && at.is_some_and(|at| at <= Instant::now())
+/// Completes when the connection's certificate does not count with what is trusted then.
+async fn distrusted(connection: &Connection, port: &Port) {
+    let mut trust = port.credentials.subscribe();
+    while is_trusted(connection, port) {
+        if trust.changed().await.is_err() {
+            // The port is gone, and so is what it trusts.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Whether a connection's certificate counts with what is trusted now.
 fn is_trusted(connection: &Connection, port: &Port) -> bool {
     let Some(current) = port.credentials.current() else { return true };
-    let judge = match port.kind {
-        PortKind::Raft => Judge::RaftIn,
-        _ => Judge::Client,
+    let tls_port = match port.kind {
+        PortKind::Raft => TlsPort::RaftIn,
+        _ => TlsPort::Client,
     };
     match &connection.security {
         Security::Tls { chain, .. } if !chain.is_empty() => {
-            current.material.still_trusts(judge, chain, unix_s()).is_ok()
+            current.material.still_trusts(tls_port, chain, unix_s()).is_ok()
         }
         _ => true,
     }
