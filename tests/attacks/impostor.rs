@@ -27,7 +27,8 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::stranger::{parse, provider};
+use super::any_server::provider;
+use super::stranger::parse;
 use crate::thief::{LAST_LOG_INDEX, prove};
 
 /// It answers for as long as this lives.

@@ -10,6 +10,7 @@
 //! speaks half of a protocol; the thief with a node's disk is `crate::thief`. [`load`] is the caller
 //! who must not notice. Every test asserts that its attack fails, and that [`group`] still works.
 
+mod any_server;
 mod callers;
 mod entries;
 mod files;

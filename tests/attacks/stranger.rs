@@ -11,22 +11,16 @@ use indelible_testkit::fail::within;
 use indelible_tls::exporter_of_client;
 use indelible_tls::issue::Issued;
 use indelible_tls::rustls::client::Resumption;
-use indelible_tls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use indelible_tls::rustls::crypto::{CryptoProvider, ring};
 use indelible_tls::rustls::pki_types::pem::PemObject;
-use indelible_tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use indelible_tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use indelible_tls::rustls::version::{TLS12, TLS13};
-use indelible_tls::rustls::{
-    ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, SignatureScheme,
-    SupportedProtocolVersion,
-};
+use indelible_tls::rustls::{ClientConfig, ProtocolVersion, SupportedProtocolVersion};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::{Response, Status};
 
+use super::any_server::{AnyServer, provider};
 use crate::harness::PATIENCE;
 use crate::thief::{Session, hello};
 
@@ -60,7 +54,7 @@ impl Stranger {
             .with_protocol_versions(versions)
             .unwrap()
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Credulous));
+            .with_custom_certificate_verifier(Arc::new(AnyServer));
         let mut config = match certificate {
             None => config.with_no_client_auth(),
             Some(issued) => {
@@ -139,48 +133,4 @@ pub fn parse(issued: &Issued) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'s
     let chain = CertificateDer::pem_slice_iter(issued.cert_pem.as_bytes());
     let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
     (chain.map(Result::unwrap).collect(), key)
-}
-
-/// The cryptography of both ends.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
-/// Believes every certificate: it is the other end that is tested.
-#[derive(Debug)]
-struct Credulous;
-
-impl ServerCertVerifier for Credulous {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }

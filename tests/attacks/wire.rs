@@ -12,12 +12,8 @@ use indelible_local::{LocalCluster, LocalNode};
 use indelible_testkit::fail::{environment, within};
 use indelible_tls::issue::{Authority, Issued, Leaf};
 use indelible_tls::pki_types::pem::PemObject;
-use indelible_tls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use indelible_tls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use indelible_tls::rustls::crypto::{CryptoProvider, ring};
-use indelible_tls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use indelible_tls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use indelible_tls::rustls::ClientConfig;
 use indelible_tls::{Name, Role};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -25,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::http::{HeaderMap, Method, Request};
 
+use super::any_server::{AnyServer, provider};
 use crate::harness::{PATIENCE, eventually};
 
 /// Protocol name of the client port and the raft port.
@@ -77,52 +74,12 @@ pub fn identity_of(node: &LocalNode) -> Issued {
     Issued { cert_pem: read("node.crt"), key_pem: read("node.key").into() }
 }
 
-/// Believes every server.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 fn config(who: Option<&Issued>, protocol: &str) -> Arc<ClientConfig> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider.clone())
+    let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+        .with_custom_certificate_verifier(Arc::new(AnyServer));
     let mut config = match who {
         None => config.with_no_client_auth(),
         Some(issued) => {
