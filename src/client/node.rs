@@ -55,7 +55,8 @@ impl NodeTask {
 
     /// Both connections and the node's first view: only then is it known who answers there.
     async fn connect(&self) -> Result<Listening, Trouble> {
-        let (control, said) = dial(&self.addr, &self.transport, self.connect_timeout).await?;
+        let (control, break_reason) =
+            dial(&self.addr, &self.transport, self.connect_timeout).await?;
         let (data, _) = dial(&self.addr, &self.transport, self.connect_timeout).await?;
         let (views, view) = match timeout(SILENCE_MAX, first_view(control)).await {
             Ok(Ok(first)) => first,
@@ -65,7 +66,7 @@ impl NodeTask {
             }
             Ok(Err(status)) => {
                 // Why the connection broke says more than what HTTP/2 makes of it.
-                return Err(match (Failure::from(status), said.reason()) {
+                return Err(match (Failure::from(status), break_reason.reason()) {
                     (Failure::Broken(_), Some(reason)) => reason.into(),
                     (failure, _) => failure.into(),
                 });

@@ -45,7 +45,7 @@ pub enum DialError {
 }
 
 /// An open connection.
-pub struct Dialed {
+pub struct DialedConnection {
     /// For generated clients.
     pub channel: OneConnection,
     /// What protects it.
@@ -58,7 +58,7 @@ pub async fn dial(
     addr: &str,
     credentials: &Credentials,
     window_bytes: u32,
-) -> Result<Dialed, DialError> {
+) -> Result<DialedConnection, DialError> {
     // Boxed: a TLS session is large, and this future is part of many.
     Box::pin(open(addr, credentials, window_bytes)).await
 }
@@ -67,7 +67,7 @@ async fn open(
     addr: &str,
     credentials: &Credentials,
     window_bytes: u32,
-) -> Result<Dialed, DialError> {
+) -> Result<DialedConnection, DialError> {
     let Some(current) = credentials.current() else { return clear(addr, window_bytes).await };
     let stream = tcp(addr).await?.into_std().map_err(DialError::Unreachable)?;
     // To cut the connection with: hyper lets open streams go on when its own end is dropped.
@@ -173,10 +173,10 @@ pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Err
     None
 }
 
-async fn clear(addr: &str, window_bytes: u32) -> Result<Dialed, DialError> {
+async fn clear(addr: &str, window_bytes: u32) -> Result<DialedConnection, DialError> {
     let stream = tcp(addr).await?;
     let channel = OneConnection::new(stream, window_bytes).await?;
-    Ok(Dialed { channel, security: Security::Clear })
+    Ok(DialedConnection { channel, security: Security::Clear })
 }
 
 async fn tcp(addr: &str) -> Result<TcpStream, DialError> {

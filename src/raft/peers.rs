@@ -272,14 +272,14 @@ impl Peers {
             let (theirs, ours) = (hello.segment_bytes, self.me.segment_bytes);
             return Err(Refusal::OtherSegmentSize { node: hello.from, theirs, ours });
         }
-        let said = Said {
+        let presented = PresentedIdentity {
             node: hello.from,
             key: &hello.public_key,
             boot: Boot(hello.boot),
             last_log_index: hello.last_log_index,
             proof: &hello.proof,
         };
-        self.check_identity(&said, &connection.security, connection.accepted).await?;
+        self.check_identity(&presented, &connection.security, connection.accepted).await?;
         if !connection.set_proven(Proven { node: hello.from, boot: hello.boot }) {
             return Err(Refusal::Malformed("the connection is another node's, or another boot's"));
         }
@@ -302,14 +302,14 @@ impl Peers {
         dialed: Instant,
     ) -> Result<(), Refusal> {
         let boot = Boot(welcome.boot);
-        let said = Said {
+        let presented = PresentedIdentity {
             node,
             key: &welcome.public_key,
             boot,
             last_log_index: welcome.last_log_index,
             proof: &welcome.proof,
         };
-        let checked = self.check_identity(&said, security, dialed).await;
+        let checked = self.check_identity(&presented, security, dialed).await;
         if let Err(refusal) = &checked
             && self.lock().refusing.insert(node, boot) != Some(boot)
         {
@@ -431,13 +431,15 @@ impl Peers {
     /// have said so: it goes on acknowledging on another connection.
     async fn check_identity(
         &self,
-        said: &Said<'_>,
+        presented: &PresentedIdentity<'_>,
         security: &Security,
         since: Instant,
     ) -> Result<(), Refusal> {
-        let Said { node, boot, last_log_index, .. } = *said;
-        let key: [u8; 32] =
-            said.key.try_into().map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
+        let PresentedIdentity { node, boot, last_log_index, .. } = *presented;
+        let key: [u8; 32] = presented
+            .key
+            .try_into()
+            .map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
         if boot.count() == 0 {
             return Err(Refusal::Malformed("boot counter is 0"));
         }
@@ -457,7 +459,7 @@ impl Peers {
             last_log_index,
             binding: security.binding(),
         };
-        if !claim.is_signed(&key, said.proof) {
+        if !claim.is_signed(&key, presented.proof) {
             return Err(Refusal::Unproven { node });
         }
         match self.expected_key(node) {
@@ -551,7 +553,7 @@ impl Peers {
 }
 
 /// What a peer says of itself.
-struct Said<'a> {
+struct PresentedIdentity<'a> {
     node: u64,
     key: &'a [u8],
     boot: Boot,

@@ -62,7 +62,7 @@ impl Authority {
 
     /// `router`, reached only by calls whose caller may make them.
     pub fn guard(self, router: Router) -> Router {
-        Router::new().fallback_service(Guarded { router, authority: self })
+        Router::new().fallback_service(GuardedRouter { router, authority: self })
     }
 
     /// Whether a caller may make a call.
@@ -94,12 +94,12 @@ impl Authority {
 }
 
 #[derive(Clone)]
-struct Guarded {
+struct GuardedRouter {
     router: Router,
     authority: Authority,
 }
 
-impl Service<Request<Body>> for Guarded {
+impl Service<Request<Body>> for GuardedRouter {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;

@@ -3,10 +3,10 @@
 //! [`Transport`] says what is spoken: TLS with the certificates of a [`Tls`], or clear text, which
 //! has to be asked for. [`channel`] makes one gRPC connection. Whose fault a failure is, and what a
 //! person can do about it, is in [`DialError`]; what a node says only after the handshake, such as
-//! that it refuses our certificate, is caught in `heard.rs`.
+//! that it refuses our certificate, is caught in `monitored.rs`.
 
 mod error;
-mod heard;
+mod monitored;
 mod tls;
 
 use std::future::Future;
@@ -28,9 +28,9 @@ use tonic::transport::{Channel, Endpoint, Uri};
 pub use error::DialError;
 pub use tls::{Identity, Tls, TlsError, TlsFiles, TlsPem};
 
-pub(crate) use heard::Said;
+pub(crate) use monitored::BreakReason;
 
-use heard::Heard;
+use monitored::MonitoredStream;
 
 /// HTTP/2 keepalive: how often, and how long the answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -63,13 +63,13 @@ pub(crate) async fn dial(
     addr: &str,
     transport: &Transport,
     limit: Duration,
-) -> Result<(Channel, Arc<Said>), DialError> {
-    let said = Arc::new(Said::default());
-    let connector = Connector { transport: transport.clone(), said: said.clone() };
+) -> Result<(Channel, Arc<BreakReason>), DialError> {
+    let break_reason = Arc::new(BreakReason::default());
+    let connector = Connector { transport: transport.clone(), break_reason: break_reason.clone() };
     match timeout(limit, endpoint(addr, transport)?.connect_with_connector(connector)).await {
         Err(_) => Err(DialError::TimedOut(limit)),
-        Ok(Err(error)) => Err(said.reason().unwrap_or_else(|| DialError::inside(&error))),
-        Ok(Ok(channel)) => Ok((channel, said)),
+        Ok(Err(error)) => Err(break_reason.reason().unwrap_or_else(|| DialError::inside(&error))),
+        Ok(Ok(channel)) => Ok((channel, break_reason)),
     }
 }
 
@@ -91,7 +91,7 @@ fn endpoint(addr: &str, transport: &Transport) -> Result<Endpoint, DialError> {
 /// Makes what HTTP/2 runs on, for tonic.
 struct Connector {
     transport: Transport,
-    said: Arc<Said>,
+    break_reason: Arc<BreakReason>,
 }
 
 /// TCP, or TLS over it.
@@ -99,7 +99,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-type Connected = TokioIo<Heard<Box<dyn Stream>>>;
+type Connected = TokioIo<MonitoredStream<Box<dyn Stream>>>;
 
 impl Service<Uri> for Connector {
     type Response = Connected;
@@ -111,11 +111,11 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (transport, said) = (self.transport.clone(), self.said.clone());
+        let (transport, break_reason) = (self.transport.clone(), self.break_reason.clone());
         Box::pin(async move {
-            said.begin();
-            let connected = connect(&uri, &transport, said.clone()).await;
-            connected.inspect_err(|error| said.note(error))
+            break_reason.begin();
+            let connected = connect(&uri, &transport, break_reason.clone()).await;
+            connected.inspect_err(|error| break_reason.note(error))
         })
     }
 }
@@ -123,7 +123,7 @@ impl Service<Uri> for Connector {
 async fn connect(
     uri: &Uri,
     transport: &Transport,
-    said: Arc<Said>,
+    break_reason: Arc<BreakReason>,
 ) -> Result<Connected, DialError> {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = uri.port_u16().ok_or_else(|| DialError::Address(format!("{uri}: no port")))?;
@@ -142,5 +142,5 @@ async fn connect(
             (Box::new(stream), Some(about))
         }
     };
-    Ok(TokioIo::new(Heard::new(stream, about, said)))
+    Ok(TokioIo::new(MonitoredStream::new(stream, about, break_reason)))
 }

@@ -17,9 +17,9 @@ use super::tls::About;
 /// Content type of a TLS alert, and the major version of every TLS.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
-/// What was heard on the newest connection of a channel.
+/// Why the newest connection of a channel broke, once that is known.
 #[derive(Debug, Default)]
-pub(crate) struct Said(Mutex<State>);
+pub(crate) struct BreakReason(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -27,7 +27,7 @@ struct State {
     reason: Option<DialError>,
 }
 
-impl Said {
+impl BreakReason {
     /// Why the connection broke, if that is known.
     pub(crate) fn reason(&self) -> Option<DialError> {
         self.state().reason.clone()
@@ -48,35 +48,39 @@ impl Said {
     }
 }
 
-/// A connection that is listened to.
-pub(super) struct Heard<S> {
+/// A connection whose reads are watched for an alert.
+pub(super) struct MonitoredStream<S> {
     io: S,
     /// With TLS: the certificates.
     about: Option<Arc<About>>,
     /// Nothing was read yet.
     is_silent: bool,
-    said: Arc<Said>,
+    break_reason: Arc<BreakReason>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Heard<S> {
-    pub(super) fn new(io: S, about: Option<Arc<About>>, said: Arc<Said>) -> Heard<S> {
-        Heard { io, about, is_silent: true, said }
+impl<S: AsyncRead + AsyncWrite + Unpin> MonitoredStream<S> {
+    pub(super) fn new(
+        io: S,
+        about: Option<Arc<About>>,
+        break_reason: Arc<BreakReason>,
+    ) -> MonitoredStream<S> {
+        MonitoredStream { io, about, is_silent: true, break_reason }
     }
 
     /// The first bytes in answer to clear text.
     fn on_first(&mut self, bytes: &[u8]) {
         self.is_silent = false;
         if self.about.is_none() && bytes.starts_with(&TLS_ALERT) {
-            self.said.note(&DialError::NodeSpeaksTls);
+            self.break_reason.note(&DialError::NodeSpeaksTls);
         }
     }
 
     fn on_error(&self, error: &io::Error) {
         let Some(about) = &self.about else { return };
         if let Some(reason) = DialError::in_tls(error, about) {
-            self.said.note(&reason);
+            self.break_reason.note(&reason);
         } else if self.is_silent {
-            self.said.note(&DialError::closed_at_once(error, about));
+            self.break_reason.note(&DialError::closed_at_once(error, about));
         }
     }
 
@@ -93,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Heard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Heard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -113,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Heard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -192,11 +196,11 @@ mod tests {
             certificate: "the client certificate".into(),
             validity: String::new(),
         };
-        let said = Arc::new(Said::default());
-        let mut heard = Heard::new(Gone, Some(Arc::new(about)), said.clone());
-        let error = heard.write_all(b"a request").await.expect_err("it is gone");
+        let break_reason = Arc::new(BreakReason::default());
+        let mut stream = MonitoredStream::new(Gone, Some(Arc::new(about)), break_reason.clone());
+        let error = stream.write_all(b"a request").await.expect_err("it is gone");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        let reason = said.reason().expect("it was heard").to_string();
+        let reason = break_reason.reason().expect("the reason is known").to_string();
         assert!(reason.contains("is revoked"), "{reason}");
     }
 }

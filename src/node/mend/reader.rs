@@ -23,7 +23,7 @@ pub(super) type Peers = Vec<(u64, String)>;
 
 /// Why a peer was of no use for an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum PeerFailure {
     /// It has answered, and does not have it; the next one of those asked for that it has.
     Lacks(Option<u64>),
     /// What it has does not follow from what is here.
@@ -34,20 +34,22 @@ pub(super) enum Said {
     Nothing(String),
 }
 
-impl std::fmt::Display for Said {
+impl std::fmt::Display for PeerFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Said::Lacks(_) => f.write_str("does not have it either"),
-            Said::Apart(why) | Said::Wrong(why) | Said::Nothing(why) => f.write_str(why),
+            PeerFailure::Lacks(_) => f.write_str("does not have it either"),
+            PeerFailure::Apart(why) | PeerFailure::Wrong(why) | PeerFailure::Nothing(why) => {
+                f.write_str(why)
+            }
         }
     }
 }
 
-impl From<AskError> for Said {
-    fn from(error: AskError) -> Said {
+impl From<AskError> for PeerFailure {
+    fn from(error: AskError) -> PeerFailure {
         match error {
-            AskError::Unreachable(why) => Said::Nothing(why),
-            AskError::Refused(why) => Said::Wrong(why),
+            AskError::Unreachable(why) => PeerFailure::Nothing(why),
+            AskError::Refused(why) => PeerFailure::Wrong(why),
         }
     }
 }
@@ -104,7 +106,11 @@ impl Reader {
     }
 
     /// Id and link of one entry of one peer.
-    pub(super) fn one(&self, node: u64, index: u64) -> Result<Option<(EntryId, Chain)>, Said> {
+    pub(super) fn one(
+        &self,
+        node: u64,
+        index: u64,
+    ) -> Result<Option<(EntryId, Chain)>, PeerFailure> {
         let addr = self.addr(node)?;
         self.runtime.block_on(async {
             let mut entries = self.asker.entries(addr, index, index + 1).await?;
@@ -113,7 +119,12 @@ impl Reader {
     }
 
     /// Some consecutive entries of one peer, from the first that is wanted.
-    pub(super) fn ask(&mut self, node: u64, want: &Want, to: u64) -> Result<Vec<Fetched>, Said> {
+    pub(super) fn ask(
+        &mut self,
+        node: u64,
+        want: &Want,
+        to: u64,
+    ) -> Result<Vec<Fetched>, PeerFailure> {
         let next = (want.from, to);
         let open = self.stream.take().filter(|open| (open.node, open.next) == (node, next));
         let entries = match open {
@@ -126,7 +137,7 @@ impl Reader {
         let (fetched, rest) = match self.take(entries, want) {
             Ok(taken) => taken,
             Err(said) => {
-                if matches!(said, Said::Nothing(_)) {
+                if matches!(said, PeerFailure::Nothing(_)) {
                     self.late.insert(node);
                 }
                 return Err(said);
@@ -137,9 +148,9 @@ impl Reader {
         Ok(fetched)
     }
 
-    fn addr(&self, node: u64) -> Result<&str, Said> {
+    fn addr(&self, node: u64) -> Result<&str, PeerFailure> {
         let peer = self.peers.iter().find(|(id, _)| *id == node);
-        peer.map(|(_, addr)| addr.as_str()).ok_or(Said::Nothing("it has no address".into()))
+        peer.map(|(_, addr)| addr.as_str()).ok_or(PeerFailure::Nothing("it has no address".into()))
     }
 
     /// A few MiB of consecutive entries from a stream, and the rest of it.
@@ -147,7 +158,7 @@ impl Reader {
         &self,
         mut entries: Entries,
         want: &Want,
-    ) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
+    ) -> Result<(Vec<Fetched>, Option<Entries>), PeerFailure> {
         let mut fetched: Vec<Fetched> = Vec::new();
         let mut bytes = 0;
         let until = Instant::now() + self.part_time;
@@ -155,7 +166,10 @@ impl Reader {
             let next = async { tokio::time::timeout_at(until, entries.next()).await };
             let Ok(next) = self.runtime.block_on(next) else {
                 // Not what came before either: an entry now and then would take for ever.
-                return Err(Said::Nothing(format!("has not given enough in {:?}", self.part_time)));
+                return Err(PeerFailure::Nothing(format!(
+                    "has not given enough in {:?}",
+                    self.part_time
+                )));
             };
             let (entry, link) = match next {
                 Some(Ok(next)) => next,
@@ -171,7 +185,7 @@ impl Reader {
                 let apart =
                     format!("has an entry {} that does not follow from ours", entry.id.index);
                 return if fetched.is_empty() {
-                    Err(Said::Apart(apart))
+                    Err(PeerFailure::Apart(apart))
                 } else {
                     ended(fetched, None)
                 };
@@ -186,6 +200,6 @@ impl Reader {
 fn ended(
     fetched: Vec<Fetched>,
     next: Option<u64>,
-) -> Result<(Vec<Fetched>, Option<Entries>), Said> {
-    if fetched.is_empty() { Err(Said::Lacks(next)) } else { Ok((fetched, None)) }
+) -> Result<(Vec<Fetched>, Option<Entries>), PeerFailure> {
+    if fetched.is_empty() { Err(PeerFailure::Lacks(next)) } else { Ok((fetched, None)) }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use indelible_core::{Chain, EntryKind};
 
 use super::decide::{self, End, Question};
-use super::reader::{Peers, Reader, Said};
+use super::reader::{PeerFailure, Peers, Reader};
 use crate::raft::membership;
 use crate::raft::mending::{Asker, Standing};
 use crate::raft::types::Membership;
@@ -175,7 +175,7 @@ impl Supplier {
                 self.pass(&entries);
                 Ok(Supply::Entries(entries))
             }
-            Err(said) if said.values().any(|said| matches!(said, Said::Nothing(_))) => {
+            Err(said) if said.values().any(|said| matches!(said, PeerFailure::Nothing(_))) => {
                 Err(NoSupply::NotYet(describe(want.from, &said)))
             }
             // What follows on our disk may be an end that was never committed.
@@ -212,9 +212,9 @@ impl Supplier {
         }
         let to = match self.reader.ask(anchor.node, want, anchor.next) {
             Ok(entries) => return self.give(entries, &anchor, Vec::new()),
-            Err(Said::Lacks(next)) => next.unwrap_or(anchor.next),
-            Err(Said::Apart(_)) if begins => return Ok(Supply::End),
-            Err(Said::Apart(_)) => return Err(self.do_not_lead(&anchor, &unproven)),
+            Err(PeerFailure::Lacks(next)) => next.unwrap_or(anchor.next),
+            Err(PeerFailure::Apart(_)) if begins => return Ok(Supply::End),
+            Err(PeerFailure::Apart(_)) => return Err(self.do_not_lead(&anchor, &unproven)),
             Err(said) => return Err(NoSupply::NotYet(format!("node {} {said}", anchor.node))),
         };
         let others =
@@ -228,8 +228,8 @@ impl Supplier {
             Err(_) if !unproven.is_empty() => Err(self.do_not_lead(&anchor, &unproven)),
             Err(mut said) => {
                 self.absolve();
-                said.insert(anchor.node, Said::Lacks(None));
-                Err(match said.values().any(|said| matches!(said, Said::Nothing(_))) {
+                said.insert(anchor.node, PeerFailure::Lacks(None));
+                Err(match said.values().any(|said| matches!(said, PeerFailure::Nothing(_))) {
                     true => NoSupply::NotYet(describe(want.from, &said)),
                     false => NoSupply::Lost(describe(want.from, &said)),
                 })
@@ -354,7 +354,7 @@ impl Supplier {
         want: &Want,
         to: u64,
         anchor: Option<&Anchor>,
-    ) -> Result<(u64, Vec<Fetched>), BTreeMap<u64, Said>> {
+    ) -> Result<(u64, Vec<Fetched>), BTreeMap<u64, PeerFailure>> {
         let mut said = BTreeMap::new();
         for node in self.reader.order(nodes, want, to) {
             let entries = self.reader.ask(node, want, to);
@@ -365,7 +365,7 @@ impl Supplier {
             match sound {
                 Ok(entries) => return Ok((node, entries)),
                 Err(why) => {
-                    if matches!(why, Said::Nothing(_)) {
+                    if matches!(why, PeerFailure::Nothing(_)) {
                         self.silent.push(node);
                     }
                     said.insert(node, why);
@@ -429,25 +429,27 @@ fn memberships(entries: &[Fetched]) -> impl Iterator<Item = (u64, Membership)> +
 }
 
 /// Whether entries can be in the anchor's log at all. Nothing of ours follows that would tell.
-fn check(entries: &[Fetched], anchor: &Anchor) -> Result<(), Said> {
+fn check(entries: &[Fetched], anchor: &Anchor) -> Result<(), PeerFailure> {
     for Fetched { entry, .. } in entries {
         let index = entry.id.index;
         if entry.id.term > anchor.term {
             let (term, node) = (entry.id.term, anchor.node);
-            return Err(Said::Wrong(format!(
+            return Err(PeerFailure::Wrong(format!(
                 "has entry {index} of term {term}, which the log of node {node} never saw"
             )));
         }
         if entry.kind == EntryKind::Membership
             && let Err(error) = membership::decode(&entry.head)
         {
-            return Err(Said::Wrong(format!("has a membership {index} that is none: {error}")));
+            return Err(PeerFailure::Wrong(format!(
+                "has a membership {index} that is none: {error}"
+            )));
         }
     }
     Ok(())
 }
 
-fn describe(index: u64, said: &BTreeMap<u64, Said>) -> String {
+fn describe(index: u64, said: &BTreeMap<u64, PeerFailure>) -> String {
     if said.is_empty() {
         return format!("entry {index}: there is no peer to ask");
     }

@@ -135,9 +135,9 @@ enum Round {
 
 /// What is said while waiting: once per change, and now and then.
 #[derive(Default)]
-struct Said(Option<(String, Instant)>);
+struct WaitLog(Option<(String, Instant)>);
 
-impl Said {
+impl WaitLog {
     fn say(&mut self, place: &Place, why: &str) {
         let news = self.0.as_ref().is_none_or(|(said, at)| said != why || at.elapsed() > SAY_AGAIN);
         if news {
@@ -204,7 +204,7 @@ impl Opening<'_> {
             Ok((Arc::new(source), Genesis::read(&dir)?))
         })
         .await?;
-        let mut said = Said::default();
+        let mut said = WaitLog::default();
         let mut supplier: Option<Supplier> = None;
         let mut mendings = 0;
         while mendings < self.patience.mendings {
@@ -433,7 +433,7 @@ impl Opening<'_> {
         let dir = self.dir.clone();
         let (log, _) =
             blocking(move || Log::open(&dir, options).map_err(StorageError::from)).await?;
-        let mut said = Said::default();
+        let mut said = WaitLog::default();
         let mut mended_any = false;
         for segment in log.sealed_segments() {
             loop {

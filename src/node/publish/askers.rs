@@ -61,12 +61,12 @@ pub(super) struct Answer {
     pub(super) node: u64,
     /// What it was asked.
     pub(super) target: Arc<Target>,
-    pub(super) said: Said,
+    pub(super) said: CosignOutcome,
 }
 
 /// What a node says to a checkpoint.
 #[derive(Debug)]
-pub(super) enum Said {
+pub(super) enum CosignOutcome {
     /// Its signature; not verified yet.
     Signed(NoteSignature),
     /// It has another root.
@@ -135,7 +135,7 @@ impl Asker {
             match self.ask(&next).await {
                 Ok(said) => {
                     // What is lost may be accepted in a moment.
-                    let is_final = !matches!(said, Said::RolledBack { .. });
+                    let is_final = !matches!(said, CosignOutcome::RolledBack { .. });
                     let number = next.number;
                     let is_over = next.begun.elapsed() > ROUND_MAX;
                     let answer = Answer { node: self.node, target: next, said };
@@ -164,7 +164,7 @@ impl Asker {
         }
     }
 
-    async fn ask(&self, target: &Target) -> Result<Said, CallError> {
+    async fn ask(&self, target: &Target) -> Result<CosignOutcome, CallError> {
         let wait_ms = u32::try_from(APPLY_WAIT.as_millis()).expect("half a second");
         let request = pb::CosignRequest { checkpoint: target.text.clone(), wait_ms };
         let answer = self.network.cosign(self.node, &self.peer, request, ANSWER).await?;
@@ -174,13 +174,15 @@ impl Asker {
         };
         if answer.rolled_back_from > 0 {
             let (size, accepted_unix_s) = (answer.rolled_back_from, answer.accepted_unix_s);
-            return Ok(Said::RolledBack { size, accepted_unix_s });
+            return Ok(CosignOutcome::RolledBack { size, accepted_unix_s });
         }
         if !answer.other_root.is_empty() {
             let root = Hash::from_slice(&answer.other_root);
-            return root.map(Said::OtherRoot).ok_or_else(|| malformed("a root of odd size"));
+            return root
+                .map(CosignOutcome::OtherRoot)
+                .ok_or_else(|| malformed("a root of odd size"));
         }
         let line = NoteSignature::parse_line(&answer.signature);
-        line.map(Said::Signed).map_err(|error| malformed(&error.to_string()))
+        line.map(CosignOutcome::Signed).map_err(|error| malformed(&error.to_string()))
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::askers::{Answer, Askers, Said, Target};
+use super::askers::{Answer, Askers, CosignOutcome, Target};
 use super::cosigner;
 use super::electorate::Electorates;
 use super::notebook;
@@ -241,7 +241,9 @@ impl Publisher {
             match cosigner.cosign(checkpoint).await {
                 Ok(line) => {
                     // The leadership may be over.
-                    let _ = answers.send(Answer { node, target, said: Said::Signed(line) }).await;
+                    let _ = answers
+                        .send(Answer { node, target, said: CosignOutcome::Signed(line) })
+                        .await;
                 }
                 Err(error) => tracing::warn!(%error, "the leader did not sign"),
             }
@@ -251,25 +253,25 @@ impl Publisher {
     pub(super) fn answered(&self, state: &mut State, answer: Answer) {
         let Answer { node, target, said } = answer;
         let number = target.number;
-        if matches!(said, Said::Signed(_)) {
+        if matches!(said, CosignOutcome::Signed(_)) {
             state.signed_at.insert(node, Instant::now());
         }
-        if let Said::RolledBack { size, accepted_unix_s } = said {
+        if let CosignOutcome::RolledBack { size, accepted_unix_s } = said {
             return self.refused(state, node, number, size, accepted_unix_s);
         }
         if let Some((round, _)) = state.current.as_mut().filter(|(r, _)| r.number == number) {
             match said {
-                Said::Signed(line) => {
+                CosignOutcome::Signed(line) => {
                     if let Err(error) = round.add(node, line) {
                         tracing::error!(node, %error, "a node's cosignature does not hold");
                     }
                 }
-                Said::OtherRoot(root) => {
+                CosignOutcome::OtherRoot(root) => {
                     round.add_other_root(node, root);
                     self.found_other_root(&mut state.found, node, &round.checkpoint, root);
                     self.check_majority_against(round);
                 }
-                Said::RolledBack { .. } => {}
+                CosignOutcome::RolledBack { .. } => {}
             }
             if round.has_majority()
                 && let Some((round, _)) = state.current.take()
@@ -282,7 +284,7 @@ impl Publisher {
             return self.answered_late(state, node, target.round(), said);
         };
         match said {
-            Said::Signed(line) => {
+            CosignOutcome::Signed(line) => {
                 if let Err(error) = round.add(node, line) {
                     tracing::error!(node, %error, "a node's cosignature does not hold");
                     return;
@@ -296,10 +298,10 @@ impl Publisher {
                     state.late_due.get_or_insert_with(|| Instant::now() + LATE);
                 }
             }
-            Said::OtherRoot(root) => {
+            CosignOutcome::OtherRoot(root) => {
                 self.found_other_root(&mut state.found, node, &round.checkpoint, root);
             }
-            Said::RolledBack { .. } => {}
+            CosignOutcome::RolledBack { .. } => {}
         }
     }
 
@@ -331,19 +333,19 @@ impl Publisher {
     }
 
     /// An answer to a round that is over: no note takes it any more, but what it says counts.
-    fn answered_late(&self, state: &mut State, node: u64, mut round: Round, said: Said) {
+    fn answered_late(&self, state: &mut State, node: u64, mut round: Round, said: CosignOutcome) {
         match said {
-            Said::Signed(line) => match round.add(node, line) {
+            CosignOutcome::Signed(line) => match round.add(node, line) {
                 Ok(()) => {
                     let alone = round.alone(node).expect("it was added");
                     self.shared.saw_signatures(&Arc::new(alone));
                 }
                 Err(error) => tracing::error!(node, %error, "a node's cosignature does not hold"),
             },
-            Said::OtherRoot(root) => {
+            CosignOutcome::OtherRoot(root) => {
                 self.found_other_root(&mut state.found, node, &round.checkpoint, root);
             }
-            Said::RolledBack { .. } => {}
+            CosignOutcome::RolledBack { .. } => {}
         }
     }
 

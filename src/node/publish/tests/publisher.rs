@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::group::{NOW, Node, ORIGIN, log_key, node_key};
 use crate::net::Credentials;
 use crate::node::leadership::Leadership;
-use crate::node::publish::askers::{Answer, Said, Target};
+use crate::node::publish::askers::{Answer, CosignOutcome, Target};
 use crate::node::publish::publisher::{FULL_EVERY, Publisher, State};
 use crate::node::publish::round::Round;
 use crate::node::publish::waiters::Waiters;
@@ -63,7 +63,7 @@ fn leading() -> (Publisher, [Round; 3], Trail) {
 }
 
 fn signed(node: u64, round: &Round) -> Answer {
-    let said = Said::Signed(node_key(node).cosign(&round.checkpoint, NOW));
+    let said = CosignOutcome::Signed(node_key(node).cosign(&round.checkpoint, NOW));
     Answer { node, target: Arc::new(Target::of(round)), said }
 }
 
@@ -83,7 +83,7 @@ async fn an_answer_to_a_round_that_is_over_counts() {
     let size = first.checkpoint.size;
     // One that does not hold, and one of a root that is not the leader's.
     let forged = Answer { node: 2, ..signed(3, &first) };
-    let said = Said::OtherRoot(Hash([4; 32]));
+    let said = CosignOutcome::OtherRoot(Hash([4; 32]));
     let differs = Answer { node: 3, target: Arc::new(Target::of(&first)), said };
     compose(&publisher, &mut state, first);
     compose(&publisher, &mut state, second);
@@ -127,7 +127,7 @@ async fn a_leader_refuses_appends_if_a_majority_knows_of_a_loss() {
     let (publisher, [first, second, third], _trail) = leading();
     let mut state = State::new();
     let lost = |node, round: &Round, accepted_unix_s| {
-        let said = Said::RolledBack { size: 500 + node, accepted_unix_s };
+        let said = CosignOutcome::RolledBack { size: 500 + node, accepted_unix_s };
         Answer { node, target: Arc::new(Target::of(round)), said }
     };
     publisher.shared.accepted.send_replace(Acceptance { unix_s: NOW, leaf: 0 });
