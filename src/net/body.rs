@@ -40,7 +40,7 @@ pub enum Allowance {
 }
 
 /// A request body within its allowance.
-pub struct Bounded<B> {
+pub struct LimitedBody<B> {
     inner: B,
     left: u64,
     bytes_max: u64,
@@ -58,9 +58,9 @@ enum Held {
     Refused,
 }
 
-impl<B> Bounded<B> {
+impl<B> LimitedBody<B> {
     /// Waits for nothing: a body that finds no room fails when it is read.
-    pub fn new(inner: B, allowance: Allowance) -> Bounded<B> {
+    pub fn new(inner: B, allowance: Allowance) -> LimitedBody<B> {
         let (bytes_max, held, deadline) = match allowance {
             Allowance::Stream(place) => (u64::MAX, Held::Free(place), None),
             Allowance::Whole { bytes_max, budget: Budget(budget) } => {
@@ -72,7 +72,7 @@ impl<B> Bounded<B> {
                 (bytes_max, held, Some(Box::pin(sleep(BODY_DEADLINE))))
             }
         };
-        Bounded { inner, left: bytes_max, bytes_max, held, deadline }
+        LimitedBody { inner, left: bytes_max, bytes_max, held, deadline }
     }
 
     /// Counts what has arrived.
@@ -101,7 +101,7 @@ impl<B> Bounded<B> {
     }
 }
 
-impl<B> Body for Bounded<B>
+impl<B> Body for LimitedBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -147,18 +147,18 @@ where
 }
 
 /// An answer's body, which ends the request when it is dropped.
-pub(super) struct Counted<B> {
+pub(super) struct TrackedBody<B> {
     inner: B,
     _active: Active,
 }
 
-impl<B> Counted<B> {
-    pub(super) fn new(inner: B, active: Active) -> Counted<B> {
-        Counted { inner, _active: active }
+impl<B> TrackedBody<B> {
+    pub(super) fn new(inner: B, active: Active) -> TrackedBody<B> {
+        TrackedBody { inner, _active: active }
     }
 }
 
-impl<B: Body + Unpin> Body for Counted<B> {
+impl<B: Body + Unpin> Body for TrackedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -26,7 +26,7 @@ use tonic::Status;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{BoxFuture, Service};
 
-use super::body::Bounded;
+use super::body::LimitedBody;
 use super::budgets::Budgets;
 use super::config::Mode;
 use super::connection::{Active, Connection, Control, Security};
@@ -361,11 +361,11 @@ impl Service<Request<hyper::body::Incoming>> for Requests {
             let refused = Status::resource_exhausted(what).into_http();
             return Box::pin(std::future::ready(Ok(refused)));
         };
-        let body = axum::body::Body::new(Bounded::new(body, allowance));
+        let body = axum::body::Body::new(LimitedBody::new(body, allowance));
         let answer = self.router.call(Request::from_parts(head, body));
         Box::pin(async move {
             let Ok(answer) = answer.await;
-            Ok(answer.map(|body| axum::body::Body::new(super::body::Counted::new(body, active))))
+            Ok(answer.map(|body| axum::body::Body::new(super::body::TrackedBody::new(body, active))))
         })
     }
 }
