@@ -26,7 +26,7 @@ use tonic::Status;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{BoxFuture, Service};
 
-use super::body::LimitedBody;
+use super::body::{LimitedBody, TrackedBody};
 use super::budgets::Budgets;
 use super::config::Mode;
 use super::connection::{Active, Connection, Control, Security};
@@ -365,7 +365,7 @@ impl Service<Request<hyper::body::Incoming>> for Requests {
         let answer = self.router.call(Request::from_parts(head, body));
         Box::pin(async move {
             let Ok(answer) = answer.await;
-            Ok(answer.map(|body| axum::body::Body::new(super::body::TrackedBody::new(body, active))))
+            Ok(answer.map(|body| axum::body::Body::new(TrackedBody::new(body, active))))
         })
     }
 }

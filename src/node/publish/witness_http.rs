@@ -120,6 +120,9 @@ fn request_body(old: u64, proof: &[Hash], note: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
     use indelible_core::{Checkpoint, KeyType, SignerKey};
 
     use super::*;
@@ -138,6 +141,38 @@ mod tests {
         assert_eq!(key.verifier().verify(&text, &line).unwrap().unix_s, Some(9));
         let nobody = witness.newest_line(&lines(&other), &text);
         assert_eq!(nobody, Err(NotWitnessed::NoSignature));
+    }
+
+    #[test]
+    fn a_redirect_is_an_answer_and_is_not_followed() {
+        let key = SignerKey::new("witness.example/w", KeyType::Cosigner, [7; 32]).unwrap();
+        let (asked, other) = ["127.0.0.1:0"; 2].map(|addr| TcpListener::bind(addr).unwrap()).into();
+        let url = format!("http://{}", asked.local_addr().unwrap());
+        let witness = Witness::new("w".into(), key.verifier().clone(), &url);
+        let location = format!("http://{}/add-checkpoint", other.local_addr().unwrap());
+        for status in [301, 302, 303, 307, 308] {
+            let answered = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut stream = asked.accept().unwrap().0;
+                    let mut request = Vec::new();
+                    while !request.ends_with(b"the note") {
+                        let mut bytes = [0; 1024];
+                        let count = stream.read(&mut bytes).unwrap();
+                        assert_ne!(count, 0, "half a request");
+                        request.extend_from_slice(&bytes[..count]);
+                    }
+                    let head = format!("HTTP/1.1 {status} Moved\r\nlocation: {location}\r\n");
+                    let rest = "connection: close\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all((head + rest).as_bytes()).unwrap();
+                });
+                witness.add_checkpoint(0, &[], "the note", "the note")
+            });
+            let refused = NotWitnessed::Refused { status, message: String::new() };
+            assert_eq!(answered, Err(refused));
+        }
+        other.set_nonblocking(true).unwrap();
+        let nobody = other.accept().map(drop).unwrap_err();
+        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock, "nobody came");
     }
 
     #[test]
