@@ -1,7 +1,10 @@
 //! A node that lost its disk, or got an older copy of it back, is refused under its old id.
 
+use std::path::Path;
+
+use indelible_client::v1::Role;
 use indelible_client::{Level, ProducerId};
-use indelible_local::{LocalCluster, Signal};
+use indelible_local::{LocalCluster, LocalNode, Signal};
 
 use crate::harness::{
     Trail, client, copy_folder, ended, eventually, indelible_at, leader, note, stop_and_compare,
@@ -13,6 +16,19 @@ async fn some_events(sdk: &indelible_client::Client, id: &[u8; 16], count: u64) 
     let producer = sdk.producer(ProducerId(*id), "w").open().await.unwrap();
     for number in 0..count {
         producer.append(indelible::cli::generate::event(number)).await.unwrap();
+    }
+}
+
+/// Deletes everything else of a node's disk.
+fn keep_only(dir: &Path, names: &[&str]) {
+    for name in std::fs::read_dir(dir).unwrap() {
+        let path = name.unwrap().path();
+        let keep = names.iter().any(|name| path.ends_with(name));
+        match (keep, path.is_dir()) {
+            (true, _) => {}
+            (false, true) => std::fs::remove_dir_all(path).unwrap(),
+            (false, false) => std::fs::remove_file(path).unwrap(),
+        }
     }
 }
 
@@ -39,15 +55,7 @@ async fn a_wiped_node_under_its_old_id_is_refused() {
     let node = cluster.node(wiped).unwrap();
     node.kill().unwrap();
     // Only what says who it is survives: everything it ever promised is gone.
-    for name in std::fs::read_dir(&node.data_dir).unwrap() {
-        let path = name.unwrap().path();
-        let keep = ["identity", "genesis", "tls"].iter().any(|name| path.ends_with(name));
-        match (keep, path.is_dir()) {
-            (true, _) => {}
-            (false, true) => std::fs::remove_dir_all(path).unwrap(),
-            (false, false) => std::fs::remove_file(path).unwrap(),
-        }
-    }
+    keep_only(&node.data_dir, &["identity", "genesis", "tls"]);
     node.start().unwrap();
     // Its peers hold checkpoints that it has signed.
     let node = cluster.node(wiped).unwrap();
@@ -60,6 +68,50 @@ async fn a_wiped_node_under_its_old_id_is_refused() {
     cluster.nodes.retain(|node| node.id != wiped);
     let trail = Trail::read_everywhere(&cluster, &sdk).await;
     assert_eq!(trail.events_by_producer().values().map(Vec::len).sum::<usize>(), 100);
+    stop_and_compare(&mut cluster);
+}
+
+/// F1: the last one that knew what a group had acknowledged has lost its disk, but for what says who
+/// it is. It was refused at its first start and a voter again at its second, with an empty log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f1_a_wiped_voter_votes_for_nobody_at_any_start() {
+    let mut cluster = three_nodes();
+    let sdk = client(&cluster).await;
+    some_events(&sdk, b"seen by all nods", 20).await;
+    let leads = leader(&cluster).await;
+    let (wiped, lags) = if leads == 1 { (2, 3) } else { (1, if leads == 2 { 3 } else { 2 }) };
+    cluster.node(lags).unwrap().kill().unwrap();
+    some_events(&sdk, b"not seen by one.", 200).await;
+    for id in [leads, wiped] {
+        cluster.node(id).unwrap().kill().unwrap();
+    }
+    let node = cluster.node(wiped).unwrap();
+    keep_only(&node.data_dir, &["identity", "log_key", "tls"]);
+    cluster.node(lags).unwrap().start().unwrap();
+    let addr = cluster.node(lags).unwrap().client_addr.clone();
+    let asked = |node: &LocalNode| node.log_text().matches("it votes for nobody").count();
+    for start in 1..=3 {
+        let before = asked(cluster.node(wiped).unwrap());
+        cluster.node(wiped).unwrap().start().unwrap();
+        let find = |id| cluster.nodes.iter().find(|node| node.id == id).unwrap();
+        let (node, other) = (find(wiped), find(lags));
+        // The other one refuses it, or asks it for its vote.
+        eventually("the wiped node counts for nothing", || async {
+            let refusal = format!("refuses a peer node={wiped}");
+            let refused = start == 1 && other.log_text().contains(&refusal);
+            let view = view(&addr).await?;
+            assert_ne!(view.role(), Role::Leader, "at start {start}: {view:?}");
+            (refused || asked(node) > before).then_some(())
+        })
+        .await;
+        cluster.node(wiped).unwrap().kill().unwrap();
+    }
+    // With the one that has it all, it is there again.
+    cluster.node(leads).unwrap().start().unwrap();
+    some_events(&sdk, b"after all that..", 20).await;
+    cluster.nodes.retain(|node| node.id != wiped);
+    let trail = Trail::read_everywhere(&cluster, &sdk).await;
+    assert_eq!(trail.events_by_producer().values().map(Vec::len).sum::<usize>(), 240);
     stop_and_compare(&mut cluster);
 }
 

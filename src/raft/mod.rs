@@ -28,6 +28,7 @@ mod suite;
 mod terms;
 pub mod types;
 pub mod verify;
+mod votes;
 mod wire;
 
 pub use config::RaftTimeouts;

@@ -23,7 +23,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::network::unix_ns;
 use super::peers::Peers;
 use super::types::{Entry, LogId, Raft, TypeConfig, entry_id, log_id};
-use super::{terms, verify, wire};
+use super::{terms, verify, votes, wire};
 use crate::net::Connection;
 use crate::storage::log::{Log, LogError};
 
@@ -467,7 +467,10 @@ impl pb::raft_server::Raft for RaftService {
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
         let request = self.vote_request(request).await?;
-        let response = self.raft.vote(request).await.map_err(unavailable)?;
+        let response = match votes::refusal(&self.raft, &self.peers) {
+            Some(refusal) => refusal,
+            None => self.raft.vote(request).await.map_err(unavailable)?,
+        };
         Ok(Response::new(wire::vote_response_to_pb(&response)))
     }
 
@@ -476,7 +479,10 @@ impl pb::raft_server::Raft for RaftService {
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteResponse>, Status> {
         let request = self.vote_request(request).await?;
-        let response = self.raft.pre_vote(request).await.map_err(unavailable)?;
+        let response = match votes::refusal(&self.raft, &self.peers) {
+            Some(refusal) => refusal,
+            None => self.raft.pre_vote(request).await.map_err(unavailable)?,
+        };
         Ok(Response::new(wire::vote_response_to_pb(&response)))
     }
 
