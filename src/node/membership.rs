@@ -2,6 +2,7 @@
 //! if this one dies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::raft::link::LinkError;
 use crate::raft::network::Network;
 use crate::raft::types::{Membership, Peer, Raft};
 use crate::storage::ledger::Ledger;
+use crate::storage::log::Log;
 
 /// How long a new node may take to copy the log, as far as one call waits for it. Calling again
 /// goes on waiting.
@@ -31,6 +33,13 @@ const PROVE: Duration = Duration::from_secs(5);
 const PROVE_AGAIN: Duration = Duration::from_millis(200);
 /// Between two looks of a leader for a change that is not finished.
 const FINISH_AGAIN: Duration = Duration::from_secs(1);
+/// What a new voter may lack of the log. With more, a majority that needs it stands still until it
+/// has the rest.
+const VOTER_LAG_ENTRIES_MAX: u64 = 64;
+/// In bytes.
+const VOTER_LAG_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Between the two looks that decide whether it lacks no more.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Entries that the next leader may lack when a hand-over begins: it has them before an election
 /// timeout has passed.
 const HAND_OVER_LAG_MAX: u64 = 64;
@@ -41,6 +50,7 @@ const TRANSFER: Duration = Duration::from_secs(10);
 pub struct MembershipChanges {
     raft: Raft,
     network: Network,
+    log: Log,
     ledger: Ledger,
     leadership: watch::Receiver<Leadership>,
     operations: Arc<Operations>,
@@ -53,6 +63,7 @@ impl MembershipChanges {
     pub fn new(
         raft: Raft,
         network: Network,
+        log: Log,
         ledger: Ledger,
         leadership: watch::Receiver<Leadership>,
         operations: Arc<Operations>,
@@ -60,6 +71,7 @@ impl MembershipChanges {
         MembershipChanges {
             raft,
             network,
+            log,
             ledger,
             leadership,
             operations,
@@ -107,8 +119,7 @@ impl MembershipChanges {
             self.raft.add_learner(id, peer, false).await.map_err(|error| self.failed(error))?;
         }
         drop(one);
-        let lag_max = self.raft.config().replication_lag_threshold;
-        self.wait_for_log(id, lag_max).await?;
+        self.wait_until_near(id).await?;
         let one = self.one_at_a_time()?;
         if self.membership().get_node(&id).is_none() {
             return Err(removed_meanwhile(id));
@@ -269,33 +280,59 @@ impl MembershipChanges {
         }
     }
 
-    /// Until a learner is close to the end of the log.
-    async fn wait_for_log(&self, id: u64, lag_max: u64) -> Result<(), Rejected> {
-        let mut metrics = self.raft.metrics();
-        let caught_up = async {
+    /// Until a learner lacks little enough of the log to be a voter, at two looks: by one alone it
+    /// might be near for a moment, with a disk that does not keep up.
+    async fn wait_until_near(&self, id: u64) -> Result<(), Rejected> {
+        let near_twice = async {
+            let (mut was_near, mut last) = (false, u64::MAX);
             loop {
-                {
-                    let metrics = metrics.borrow_watched();
-                    if metrics.membership_config.membership().get_node(&id).is_none() {
-                        return Err(removed_meanwhile(id));
-                    }
-                    let last = metrics.last_log_index.unwrap_or(0);
-                    let Some(replication) = &metrics.replication else { return Err(no_leader()) };
-                    let matched = replication.get(&id).and_then(|matched| matched.as_ref());
-                    if matched.is_some_and(|matched| matched.index + lag_max >= last) {
-                        return Ok(());
-                    }
+                let progress = self.progress(id)?;
+                // On a busy trail it is enough that it is not further behind than one look.
+                let appended = progress.last.saturating_sub(last);
+                let is_near = progress.lag() <= appended.max(VOTER_LAG_ENTRIES_MAX)
+                    && self.is_little(progress.missing()).await?;
+                if is_near && was_near {
+                    return Ok(());
                 }
-                if metrics.changed().await.is_err() {
-                    return Err(no_leader());
-                }
+                (was_near, last) = (is_near, progress.last);
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        tokio::time::timeout(CATCH_UP, caught_up).await.unwrap_or_else(|_| {
-            Err(refused(format!(
-                "node {id} has not caught up in {CATCH_UP:?}; hint: is it running? It stays a learner: call again"
-            )))
-        })
+        caught_up(id, near_twice).await
+    }
+
+    /// Whether these entries have no more bytes than a new voter may lack.
+    async fn is_little(&self, entries: Range<u64>) -> Result<bool, Rejected> {
+        let (log, count) = (self.log.clone(), entries.end.saturating_sub(entries.start));
+        let read = tokio::task::spawn_blocking(move || log.read(entries, VOTER_LAG_BYTES_MAX));
+        let read = read.await.map_err(|_| stopping())?;
+        let read = read.map_err(|error| refused(format!("the end of the log: {error}")))?;
+        Ok(read.len() as u64 == count)
+    }
+
+    /// Until a node lacks at most `lag_max` entries.
+    async fn wait_for_log(&self, id: u64, lag_max: u64) -> Result<(), Rejected> {
+        let mut metrics = self.raft.metrics();
+        let near = async {
+            while self.progress(id)?.lag() > lag_max {
+                metrics.changed().await.map_err(|_| no_leader())?;
+            }
+            Ok(())
+        };
+        caught_up(id, near).await
+    }
+
+    /// How far a node has got.
+    fn progress(&self, id: u64) -> Result<Progress, Rejected> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.membership_config.membership().get_node(&id).is_none() {
+            return Err(removed_meanwhile(id));
+        }
+        let replication = metrics.replication.as_ref().ok_or_else(no_leader)?;
+        let matched = replication.get(&id).and_then(|matched| matched.as_ref());
+        let last = metrics.last_log_index.unwrap_or(0);
+        Ok(Progress { matched: matched.map(|matched| matched.index), last })
     }
 
     /// Both steps of a change. openraft remembers the first in the log: a later leader finishes it.
@@ -316,7 +353,7 @@ impl MembershipChanges {
         match change.await {
             Ok(Ok(_)) => Ok(voters(&self.membership())),
             Ok(Err(error)) => Err(self.failed(error)),
-            Err(_) => Err(Rejected::new(Reason::Stopping, "the node is stopping")),
+            Err(_) => Err(stopping()),
         }
     }
 
@@ -350,11 +387,7 @@ impl MembershipChanges {
     async fn hand_over(&self, to: u64) -> Result<u64, Rejected> {
         let mut leadership = self.leadership.clone();
         self.wait_for_log(to, HAND_OVER_LAG_MAX).await?;
-        self.raft
-            .trigger()
-            .transfer_leader(to)
-            .await
-            .map_err(|_| Rejected::new(Reason::Stopping, "the node is stopping"))?;
+        self.raft.trigger().transfer_leader(to).await.map_err(|_| stopping())?;
         let other = leadership.wait_for(|now| matches!(now, Leadership::Follower(_)));
         match tokio::time::timeout(TRANSFER, other).await {
             Ok(Ok(now)) => match &*now {
@@ -379,9 +412,41 @@ impl MembershipChanges {
                 Rejected::new(Reason::CommitUnknown, message)
             }
             RaftError::APIError(error) => refused(error.to_string()),
-            RaftError::Fatal(_) => Rejected::new(Reason::Stopping, "the node is stopping"),
+            RaftError::Fatal(_) => stopping(),
         }
     }
+}
+
+/// How far a node has copied the log.
+struct Progress {
+    /// The last entry that it is known to have; none before its first answer.
+    matched: Option<u64>,
+    /// The leader's last one.
+    last: u64,
+}
+
+impl Progress {
+    /// Entries that it lacks.
+    fn lag(&self) -> u64 {
+        self.matched.map_or(u64::MAX, |matched| self.last.saturating_sub(matched))
+    }
+
+    /// Those entries, of a node that has answered.
+    fn missing(&self) -> Range<u64> {
+        self.matched.map_or(0, |matched| matched + 1)..self.last + 1
+    }
+}
+
+/// Ends a wait for a node that copies the log.
+async fn caught_up(
+    id: u64,
+    near: impl Future<Output = Result<(), Rejected>>,
+) -> Result<(), Rejected> {
+    tokio::time::timeout(CATCH_UP, near).await.unwrap_or_else(|_| {
+        Err(refused(format!(
+            "node {id} has not caught up in {CATCH_UP:?}; hint: is it running? It stays a learner: call again"
+        )))
+    })
 }
 
 fn voters(membership: &Membership) -> Vec<u64> {
@@ -402,6 +467,10 @@ fn refused(message: String) -> Rejected {
 
 fn removed_meanwhile(id: u64) -> Rejected {
     refused(format!("node {id} was removed while it copied the log"))
+}
+
+fn stopping() -> Rejected {
+    Rejected::new(Reason::Stopping, "the node is stopping")
 }
 
 fn no_leader() -> Rejected {

@@ -198,6 +198,7 @@ impl Node {
         let membership_changes = Arc::new(MembershipChanges::new(
             raft.clone(),
             network.clone(),
+            log.clone(),
             ledger.clone(),
             leadership.clone(),
             operations.clone(),

@@ -1,8 +1,11 @@
 //! Nodes that come and go: whose voice counts meanwhile.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use indelible::cli::generate::event_of_size;
 use indelible_client::Reason;
+use indelible_core::limits::REPLICATION_BYTES_MAX;
 use indelible_core::{Kind, ProducerId};
 use indelible_local::free_ports;
 use indelible_proto::raft as pb;
@@ -38,9 +41,17 @@ async fn newcomer(
     through: usize,
     raft: &str,
 ) -> (Relay, v1::AddNodeRequest) {
+    let cluster = &mut group.cluster;
+    let target = configure(cluster, id).raft_addr.clone();
+    let relay = Relay::start(target, through).await;
+    let request = start_behind(group, id, &relay, raft).await;
+    (relay, request)
+}
+
+/// Starts a node that is to be added, behind a relay, and returns what adds it.
+async fn start_behind(group: &mut Group, id: u64, relay: &Relay, raft: &str) -> v1::AddNodeRequest {
     let (endpoints, cluster) = (group.cluster.endpoints(), &mut group.cluster);
-    let node = configure(cluster, id);
-    let relay = Relay::start(node.raft_addr.clone(), through).await;
+    let node = cluster.node(id).unwrap();
     let text = std::fs::read_to_string(&node.config).unwrap();
     let at = format!("raft_addr = \"{}\"\n", node.raft_addr);
     let elsewhere =
@@ -60,15 +71,14 @@ async fn newcomer(
     let addr = node.client_addr.clone();
     eventually("the newcomer answers", || view(&addr)).await;
     let text = |name: &str| key[name].as_str().unwrap().to_owned();
-    let request = v1::AddNodeRequest {
+    v1::AddNodeRequest {
         id,
         client_addr: text("client_addr"),
         raft_addr: text("raft_addr"),
         http_addr: text("http_addr"),
         public_key: hex::decode(text("public_key")).unwrap().into(),
         reason: "a test".into(),
-    };
-    (relay, request)
+    }
 }
 
 async fn remove(group: &Group, leads: u64, id: u64) {
@@ -193,6 +203,41 @@ async fn a10_a_learner_does_not_campaign() {
     };
     eventually("one of the voters leads", voter_leads).await;
     group.cluster.node(next).unwrap().start().unwrap();
+    group.still_works().await;
+}
+
+/// A node that has a part of the log would hold up everybody who needs its acknowledgement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_a_part_of_the_log_is_no_voter() {
+    let mut group = Group::start_calm().await;
+    group.lead(1).await;
+    let producer = group.sdk.producer(ProducerId(rand::random()), "bulky").open().await.unwrap();
+    for number in 0..400 {
+        producer.append(event_of_size(number, 16 * 1024)).await.unwrap();
+    }
+    let target = configure(&mut group.cluster, 4).raft_addr.clone();
+    // One message of entries gets through, perhaps two, and much less than all of the log.
+    let relay = Relay::narrow(target, 5 * REPLICATION_BYTES_MAX / 2).await;
+    let request = start_behind(&mut group, 4, &relay, CALM).await;
+    let mut admin = group.admin(1).await;
+    let adding = tokio::spawn(async move { admin.add_node(request).await });
+    let leads = group.client_addr(1);
+    let added = || async { view(&leads).await?.nodes.into_iter().find(|node| node.id == 4) };
+    eventually("the leader knows that it has some entries", || async {
+        added().await.filter(|node| node.matched_index.is_some_and(|index| index > 0))
+    })
+    .await;
+    // The leader looks twice a second.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        group.append().await;
+        let node = eventually("a view", added).await;
+        assert!(!node.voter, "with entries up to {:?}", node.matched_index);
+    }
+    relay.open();
+    let added = within(PATIENCE, "it has the log", adding).await.unwrap().unwrap();
+    assert!(added.into_inner().voters.contains(&4));
+    follows(&group, 4, 1).await;
     group.still_works().await;
 }
 

@@ -1,6 +1,11 @@
-//! Something between the nodes and one of them, which lets only so many connections through.
+//! Something between the nodes and one of them, which lets only so many connections, or bytes,
+//! through.
 
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -38,6 +43,44 @@ impl Relay {
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
                         () = closed => {}
+                    }
+                });
+            }
+        });
+        Relay { addr, is_open, _tasks: tasks }
+    }
+
+    /// To `target`. So many bytes get there, of all connections together; then no more.
+    pub async fn narrow(target: String, bytes: usize) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let (is_open, opened) = watch::channel(false);
+        let budget = Arc::new(Semaphore::new(bytes));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let (target, budget, mut opened) =
+                    (target.clone(), budget.clone(), opened.clone());
+                connections.spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(target).await else { return };
+                    let ((mut from, mut back), (mut answers, mut to)) = (near.split(), far.split());
+                    let forward = async {
+                        let mut buffer = [0; 4096];
+                        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+                            tokio::select! {
+                                permit = budget.acquire_many(count as u32) => permit.unwrap().forget(),
+                                _ = opened.wait_for(|open| *open) => {}
+                            }
+                            if to.write_all(&buffer[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        () = forward => {}
+                        _ = copy(&mut answers, &mut back) => {}
                     }
                 });
             }
