@@ -25,6 +25,10 @@ use super::credentials::{Credentials, Current, unix_s};
 /// A silent connection is asked this often whether the other end is there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// How long the first round trip may take. Who was cut off is found again that soon: the system
+/// itself would repeat a lost packet after a second, then after two.
+const TCP_DEADLINE: Duration = Duration::from_millis(300);
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -80,12 +84,11 @@ async fn open(
         Err(error) if credentials.mode() == Mode::Accept && speaks_no_tls(&error) => {
             return clear(addr, window_bytes).await;
         }
+        // A peer that is only starting, or going, says nothing about certificates.
+        Err(error) if tls_error(&error).is_none() => return Err(DialError::Unreachable(error)),
         Err(error) => {
             credentials.shaken(addr, Some(error.to_string()));
-            return Err(match tls_error(&error) {
-                Some(_) => DialError::Tls(error.to_string()),
-                None => DialError::Unreachable(error),
-            });
+            return Err(DialError::Tls(error.to_string()));
         }
     };
     let tls = stream.get_ref().1;
@@ -180,7 +183,11 @@ async fn clear(addr: &str, window_bytes: u32) -> Result<DialedConnection, DialEr
 }
 
 async fn tcp(addr: &str) -> Result<TcpStream, DialError> {
-    let stream = TcpStream::connect(addr).await.map_err(DialError::Unreachable)?;
+    let connect = TcpStream::connect(addr);
+    let stream = tokio::time::timeout(TCP_DEADLINE, connect)
+        .await
+        .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+        .map_err(DialError::Unreachable)?;
     // Without it every small request waits 40 ms for the other end's delayed acknowledgement.
     stream.set_nodelay(true).map_err(DialError::Unreachable)?;
     Ok(stream)

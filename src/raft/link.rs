@@ -1,7 +1,7 @@
 //! One connection to one peer: made on demand, opened by the handshake, dropped on the first sign
 //! of trouble.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
@@ -12,12 +12,16 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
 use super::peers::Peers;
-use super::slot::Slot;
+use super::slot::SharedSlot;
 use crate::net::Credentials;
 use crate::net::dial::{DialError, OneConnection, dial, tls_error};
 
 /// HTTP/2 windows: several replication requests must fit, or the pipeline stalls on a round trip.
 pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+
+/// How long one attempt at a connection may take, whoever waits for it: TCP, TLS and the handshake
+/// are four round trips, and the peer writes to its disk.
+const DIAL: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -68,15 +72,16 @@ impl LinkError {
     }
 }
 
-/// A shared connection to one peer.
-pub struct Link {
+/// A shared connection to one peer. Cheap to clone.
+#[derive(Clone)]
+pub struct Link(Arc<Shared>);
+
+struct Shared {
     peers: Arc<Peers>,
     credentials: Credentials,
     node: u64,
     addr: String,
-    slot: Mutex<Slot<Connected>>,
-    /// Held by the one caller that makes a connection.
-    connecting: tokio::sync::Mutex<()>,
+    slot: SharedSlot<Connected>,
 }
 
 /// A connection on which both ends have proved who they are. It ends with the connection: the next
@@ -120,42 +125,31 @@ impl Open {
 impl Link {
     /// To `node` at `addr`; nothing is sent yet.
     pub fn new(peers: Arc<Peers>, credentials: Credentials, node: u64, addr: String) -> Self {
-        let (slot, connecting) = Default::default();
-        Link { peers, credentials, node, addr, slot, connecting }
+        Link(Arc::new(Shared { peers, credentials, node, addr, slot: SharedSlot::default() }))
     }
 
-    /// The open connection, or a new one within `timeout`. Shortly after a failed attempt, the same
-    /// error again.
+    /// The open connection, or a new one within `timeout`. An attempt that takes longer goes on
+    /// without this caller, for the next one.
     pub async fn open(&self, timeout: Duration) -> Result<Open, LinkError> {
-        let open = async {
-            if self.peers.is_removed(self.node) {
-                self.slot().clear();
-                return Err(self.refused("it was removed from the group".into()));
-            }
-            if let Some(known) = self.known() {
-                return known;
-            }
-            let _one = self.connecting.lock().await;
-            // Another caller may have made one meanwhile.
-            if let Some(known) = self.known() {
-                return known;
-            }
-            let attempt = self.connect().await;
-            let (serial, connected) = self.slot().set(attempt, Instant::now())?;
-            Ok(Open { serial, connected })
+        if self.0.peers.is_removed(self.0.node) {
+            self.0.slot.clear();
+            return Err(self.refused("it was removed from the group".into()));
+        }
+        let link = self.clone();
+        let dial = move || async move {
+            let attempt = tokio::time::timeout(DIAL, link.connect()).await;
+            let late = |_| Err(link.unreachable(format!("no connection in {DIAL:?}")));
+            attempt.unwrap_or_else(late)
         };
-        let late = |_| Err(self.unreachable(format!("no answer in {timeout:?}")));
-        tokio::time::timeout(timeout, open).await.unwrap_or_else(late)
-    }
-
-    fn known(&self) -> Option<Result<Open, LinkError>> {
-        let known = self.slot().get(Instant::now())?;
-        Some(known.map(|(serial, connected)| Open { serial, connected }))
+        match self.0.slot.open(timeout, dial).await {
+            Some(opened) => opened.map(|(serial, connected)| Open { serial, connected }),
+            None => Err(self.unreachable(format!("no answer in {timeout:?}"))),
+        }
     }
 
     /// Forgets the connection with this serial number: the next call makes a new one.
     pub fn close(&self, serial: u64) {
-        self.slot().forget(serial);
+        self.0.slot.forget(serial);
     }
 
     /// Forgets the connection with this serial number and says why, after a call on it failed.
@@ -164,18 +158,14 @@ impl Link {
         self.unreachable(format!("{:?}: {}", status.code(), status.message()))
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot<Connected>> {
-        self.slot.lock().expect("no code panics while it holds this lock")
-    }
-
     /// An error of this link.
     pub fn unreachable(&self, reason: String) -> LinkError {
-        LinkError::Unreachable { node: self.node, addr: self.addr.clone(), reason }
+        LinkError::Unreachable { node: self.0.node, addr: self.0.addr.clone(), reason }
     }
 
     async fn connect(&self) -> Result<Connected, LinkError> {
         let began = Instant::now();
-        let dialed = match dial(&self.addr, &self.credentials, STREAM_WINDOW_BYTES).await {
+        let dialed = match dial(&self.0.addr, &self.0.credentials, STREAM_WINDOW_BYTES).await {
             Ok(dialed) => dialed,
             Err(error @ DialError::Tls(_)) => return Err(self.no_tls(error.to_string())),
             Err(error) => return Err(self.unreachable(error.to_string())),
@@ -186,13 +176,16 @@ impl Link {
         let mut client = RaftClient::with_origin(channel, origin)
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
-        let hello = self.peers.hello(self.node, dialed.security.binding());
+        let hello = self.0.peers.hello(self.0.node, dialed.security.binding());
         let welcome = match client.handshake(hello).await {
             Ok(welcome) => welcome.into_inner(),
             Err(status) if status.code() == Code::PermissionDenied => {
-                let reason = status.message().to_owned();
-                if self.peers.set_refused_by(self.node, Some(reason.clone())) {
-                    tracing::error!(by = self.node, %reason, "a peer refuses this node");
+                let reason = readable(status.message());
+                // It proves nothing by that: its certificate has to name it at least.
+                let named = dialed.security.peer().map(|peer| peer.name.node_id());
+                let is_its_own = named.is_none_or(|named| named == Some(self.0.node));
+                if is_its_own && self.0.peers.set_refused_by(self.0.node, Some(reason.clone())) {
+                    tracing::error!(by = self.0.node, %reason, "a peer refuses this node");
                 }
                 return Err(self.refused(reason));
             }
@@ -200,16 +193,16 @@ impl Link {
             Err(status) => match tls_error(&status) {
                 Some(error) => {
                     let reason = format!("TLS: {error}");
-                    self.credentials.shaken(&self.addr, Some(reason.clone()));
+                    self.0.credentials.shaken(&self.0.addr, Some(reason.clone()));
                     return Err(self.no_tls(reason));
                 }
                 None => return Err(self.unreachable(status.message().to_owned())),
             },
         };
-        self.credentials.shaken(&self.addr, None);
-        self.peers.set_refused_by(self.node, None);
+        self.0.credentials.shaken(&self.0.addr, None);
+        self.0.peers.set_refused_by(self.0.node, None);
         if let Err(refusal) =
-            self.peers.check_welcome(self.node, &welcome, &dialed.security, began).await
+            self.0.peers.check_welcome(self.0.node, &welcome, &dialed.security, began).await
         {
             return Err(self.refused(refusal.to_string()));
         }
@@ -217,11 +210,18 @@ impl Link {
     }
 
     fn no_tls(&self, reason: String) -> LinkError {
-        LinkError::Tls { node: self.node, addr: self.addr.clone(), reason }
+        LinkError::Tls { node: self.0.node, addr: self.0.addr.clone(), reason }
     }
 
     /// The peer is not who it should be.
     pub fn refused(&self, reason: String) -> LinkError {
-        LinkError::Refused { node: self.node, addr: self.addr.clone(), reason }
+        LinkError::Refused { node: self.0.node, addr: self.0.addr.clone(), reason }
     }
+}
+
+/// What a peer says, for people: of bounded length, in one line.
+fn readable(text: &str) -> String {
+    /// Enough for every refusal of this program, in characters.
+    const LENGTH_MAX: usize = 500;
+    text.chars().filter(|char| !char.is_control()).take(LENGTH_MAX).collect()
 }

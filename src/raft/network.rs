@@ -1,7 +1,8 @@
 //! The calling side of the wire: openraft's requests to peers, pipelined, with deadlines.
 //!
 //! Each peer has two connections: replication on one, heartbeats and votes on the other, so that a
-//! heartbeat never waits behind megabytes. Backoff is openraft's, told by `Unreachable`.
+//! heartbeat never waits behind megabytes. The pause between two attempts at a
+//! connection is the link's: openraft's own backoff is for streams that it has.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;

@@ -1,7 +1,9 @@
 //! The connection of a link, and when the next attempt at one may be made.
 
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::link::LinkError;
@@ -15,11 +17,86 @@ const UNREACHABLE_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// and it takes an operator to end this.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// At most one connection, with a serial number of its own.
-pub(super) struct Slot<T> {
+/// At most one connection, which callers share, and at most one attempt to make it.
+pub(super) struct SharedSlot<T>(Arc<Inner<T>>);
+
+struct Inner<T> {
+    slot: Mutex<Slot<T>>,
+    /// Changes when an attempt ends.
+    ended: watch::Sender<()>,
+}
+
+impl<T> Default for SharedSlot<T> {
+    fn default() -> Self {
+        SharedSlot(Arc::new(Inner { slot: Mutex::default(), ended: watch::Sender::default() }))
+    }
+}
+
+impl<T> SharedSlot<T> {
+    fn slot(&self) -> MutexGuard<'_, Slot<T>> {
+        self.0.slot.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Forgets the connection with this number.
+    pub(super) fn forget(&self, serial: u64) {
+        self.slot().forget(serial);
+    }
+
+    /// Forgets any connection.
+    pub(super) fn clear(&self) {
+        self.slot().open = None;
+    }
+}
+
+impl<T: Clone + Send + 'static> SharedSlot<T> {
+    /// The connection and its serial number, as soon as there is one, or why the next attempt has
+    /// failed; within `timeout`. None: it has not ended by then, and there was none before.
+    ///
+    /// The attempt has a task of its own, after the pause that the one before has left: it does not
+    /// end with the caller, which may have less time than it takes, and however often callers come,
+    /// there are no more attempts.
+    pub(super) async fn open<F>(
+        &self,
+        timeout: Duration,
+        dial: impl FnOnce() -> F,
+    ) -> Option<Result<(u64, T), LinkError>>
+    where
+        F: Future<Output = Result<T, LinkError>> + Send + 'static,
+    {
+        let mut ended = self.0.ended.subscribe();
+        {
+            let mut slot = self.slot();
+            if let Some(open) = &slot.open {
+                return Some(Ok(open.clone()));
+            }
+            if let Some(from) = slot.begin(Instant::now()) {
+                let (inner, dial) = (self.0.clone(), dial());
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(from).await;
+                    let attempt = dial.await;
+                    SharedSlot(inner.clone()).slot().end(attempt, Instant::now());
+                    inner.ended.send_replace(());
+                });
+            }
+        }
+        // Ended or late, what counts is what is there now.
+        let _ = tokio::time::timeout(timeout, ended.changed()).await;
+        let slot = self.slot();
+        match (&slot.open, &slot.failure) {
+            (Some(open), _) => Some(Ok(open.clone())),
+            (None, Some(failure)) => Some(Err(failure.error.clone())),
+            (None, None) => None,
+        }
+    }
+}
+
+/// The state: what there is, and what may be done next.
+struct Slot<T> {
     /// Serial number of the next connection.
     next: u64,
     open: Option<(u64, T)>,
+    /// Whether an attempt is under way.
+    dialing: bool,
     /// The last attempt, if it failed.
     failure: Option<Failure>,
 }
@@ -32,32 +109,26 @@ struct Failure {
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
-        Slot { next: 1, open: None, failure: None }
+        Slot { next: 1, open: None, dialing: false, failure: None }
     }
 }
 
-impl<T: Clone> Slot<T> {
-    /// The connection, or the last error while no other attempt may be made. None: make one.
-    pub(super) fn get(&self, now: Instant) -> Option<Result<(u64, T), LinkError>> {
-        if let Some(open) = &self.open {
-            return Some(Ok(open.clone()));
+impl<T> Slot<T> {
+    /// From when on the next attempt may be made; none if one is under way. The caller makes it.
+    fn begin(&mut self, now: Instant) -> Option<Instant> {
+        match std::mem::replace(&mut self.dialing, true) {
+            true => None,
+            false => Some(self.failure.as_ref().map_or(now, |failure| failure.until.max(now))),
         }
-        let failure = self.failure.as_ref().filter(|failure| now < failure.until)?;
-        Some(Err(failure.error.clone()))
     }
 
     /// Takes what came of an attempt.
-    pub(super) fn set(
-        &mut self,
-        attempt: Result<T, LinkError>,
-        now: Instant,
-    ) -> Result<(u64, T), LinkError> {
+    fn end(&mut self, attempt: Result<T, LinkError>, now: Instant) {
+        self.dialing = false;
         match attempt {
             Ok(connection) => {
-                let open = (self.next, connection);
+                (self.open, self.failure) = (Some((self.next, connection)), None);
                 self.next += 1;
-                (self.open, self.failure) = (Some(open.clone()), None);
-                Ok(open)
             }
             Err(error) => {
                 let max = match &error {
@@ -66,26 +137,22 @@ impl<T: Clone> Slot<T> {
                 };
                 let before = self.failure.as_ref().map(|failure| failure.pause * 2);
                 let pause = before.unwrap_or(PAUSE_MIN).min(max);
-                let failure = Failure { error: error.clone(), pause, until: now + pause };
-                (self.open, self.failure) = (None, Some(failure));
-                Err(error)
+                (self.open, self.failure) =
+                    (None, Some(Failure { error, pause, until: now + pause }));
             }
         }
     }
 
     /// Forgets the connection with this number. A newer one stays: another caller has made it.
-    pub(super) fn forget(&mut self, serial: u64) {
+    fn forget(&mut self, serial: u64) {
         self.open.take_if(|(open, _)| *open == serial);
-    }
-
-    /// Forgets any connection.
-    pub(super) fn clear(&mut self) {
-        self.open = None;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     fn unreachable() -> LinkError {
@@ -96,19 +163,15 @@ mod tests {
         LinkError::Refused { node: 2, addr: "db2:7402".into(), reason: "other key".into() }
     }
 
-    /// How long the slot answers with an error after each of these attempts, in milliseconds.
-    fn pauses(slot: &mut Slot<()>, attempts: &[LinkError]) -> Vec<u128> {
+    /// How long each of these failed attempts keeps the next one waiting, in milliseconds.
+    fn pauses(slot: &mut Slot<&str>, attempts: &[LinkError]) -> Vec<u128> {
         let mut now = Instant::now();
         let mut pauses = Vec::new();
         for error in attempts {
-            assert!(slot.get(now).is_none(), "the next attempt may be made");
-            slot.set(Err(error.clone()), now).unwrap_err();
-            let until = slot.failure.as_ref().unwrap().until;
-            let last = slot.get(until - Duration::from_millis(1));
-            let same = last.expect("too early").expect_err("there is no connection");
-            assert_eq!(same.to_string(), error.to_string());
-            pauses.push((until - now).as_millis());
-            now = until;
+            now = slot.begin(now).expect("no attempt is under way");
+            assert!(slot.begin(now).is_none(), "one at a time");
+            slot.end(Err(error.clone()), now);
+            pauses.push((slot.failure.as_ref().unwrap().until - now).as_millis());
         }
         pauses
     }
@@ -125,10 +188,12 @@ mod tests {
         let attempts = vec![refused(); 7];
         assert_eq!(pauses(&mut slot, &attempts), [50, 100, 200, 400, 800, 1000, 1000]);
         let now = Instant::now() + Duration::from_secs(60);
-        let (serial, ()) = slot.set(Ok(()), now).unwrap();
-        slot.forget(serial);
-        assert!(slot.get(now).is_none(), "a lost connection is made again at once");
-        assert_eq!(pauses(&mut slot, &[refused()]), [50]);
+        assert_eq!(slot.begin(now), Some(now));
+        slot.end(Ok("a connection"), now);
+        slot.forget(1);
+        assert_eq!(slot.begin(now), Some(now), "a lost connection is made again at once");
+        slot.end(Err(refused()), now);
+        assert_eq!(slot.failure.unwrap().pause, PAUSE_MIN);
     }
 
     #[test]
@@ -139,16 +204,53 @@ mod tests {
         assert_eq!(pauses(&mut slot, &attempts).last(), Some(&100));
     }
 
-    #[test]
-    fn who_failed_on_an_older_connection_leaves_the_newer_one_alone() {
-        let mut slot = Slot::default();
-        let now = Instant::now();
-        let (old, _) = slot.set(Ok("old"), now).unwrap();
-        slot.forget(old);
-        let (new, _) = slot.set(Ok("new"), now).unwrap();
-        slot.forget(old);
-        assert_eq!(slot.get(now).unwrap().unwrap(), (new, "new"));
-        slot.forget(new);
-        assert!(slot.get(now).is_none());
+    #[tokio::test]
+    async fn who_failed_on_an_older_connection_leaves_the_newer_one_alone() {
+        let slot = SharedSlot::default();
+        let open = |name: &'static str| slot.open(Duration::from_secs(1), async move || Ok(name));
+        assert_eq!(open("old").await.unwrap().unwrap(), (1, "old"));
+        slot.forget(1);
+        assert_eq!(open("new").await.unwrap().unwrap(), (2, "new"));
+        slot.forget(1);
+        assert_eq!(open("another").await.unwrap().unwrap(), (2, "new"));
+    }
+
+    /// Replication asks again at once when it was told that there is no connection: openraft waits
+    /// only on a stream that it has.
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_all_the_time_dials_no_more_and_waits() {
+        let slot = SharedSlot::<()>::default();
+        let (dials, began) = (Arc::new(AtomicU32::new(0)), Instant::now());
+        let mut asked = 0;
+        while began.elapsed() < Duration::from_secs(10) {
+            let dials = dials.clone();
+            let dial = async move || {
+                dials.fetch_add(1, Ordering::Relaxed);
+                Err(unreachable())
+            };
+            slot.open(Duration::from_millis(75), dial).await.unwrap().unwrap_err();
+            asked += 1;
+        }
+        let dials = dials.load(Ordering::Relaxed);
+        assert!((99..=101).contains(&dials), "{dials} dials in 100 heartbeats");
+        assert!(asked <= 2 * dials + 1, "asked {asked} times for {dials} dials");
+    }
+
+    /// A round trip may take longer than a caller has.
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_outlives_its_callers() {
+        let slot = SharedSlot::default();
+        let slow = async || {
+            tokio::time::sleep(Duration::from_millis(310)).await;
+            Ok("slow")
+        };
+        let mut asked = 0;
+        let open = loop {
+            asked += 1;
+            if let Some(opened) = slot.open(Duration::from_millis(75), slow).await {
+                break opened;
+            }
+        };
+        assert_eq!((open.unwrap(), asked), ((1, "slow"), 5), "one attempt, five callers");
     }
 }

@@ -142,15 +142,20 @@ impl Asker {
     pub async fn entries(&self, addr: &str, from: u64, to: u64) -> Result<Entries, AskError> {
         let request =
             pb::EntriesRequest { trail_id: self.trail(), node_id: self.node_id, from, to };
-        let ask = async { Ok(self.connect(addr).await?.0.entries(request).await?.into_inner()) };
-        let parts = within(ANSWER, ask).await?;
-        let parts = futures_util::stream::try_unfold(parts, |mut parts| async move {
+        let ask = async {
+            let (mut client, _) = self.connect(addr).await?;
+            let parts = client.entries(request).await?.into_inner();
+            Ok((client, parts))
+        };
+        let opened = within(ANSWER, ask).await?;
+        // The client is kept: with the last one goes the look at the peer's certificate.
+        let parts = futures_util::stream::try_unfold(opened, |(client, mut parts)| async move {
             let next = async { parts.message().await.map_err(AskError::from) };
             let part = within(NEXT_PART, next).await?;
             if part.as_ref().is_some_and(|part| part.entries.is_empty()) {
                 return Err(AskError::Refused("a part without entries".into()));
             }
-            Ok(part.map(|part| (part, parts)))
+            Ok(part.map(|part| (part, (client, parts))))
         });
         let entries = parts.map_ok(|part| futures_util::stream::iter(decode(part))).try_flatten();
         let mut next = from;
