@@ -38,9 +38,11 @@ use crate::storage::{Storage, StorageError};
 
 /// Between two looks of a leader at its certificate.
 const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(1);
-/// Between two attempts of a leader whose certificate has expired to hand over. All certificates
-/// may have: leadership must not move around all the time.
+/// How long a node whose certificate has expired waits after it has handed over, before it does so
+/// again. All certificates may have: leadership must not move around all the time.
 const EXPIRED_HAND_OVER_AGAIN: Duration = Duration::from_secs(60);
+/// ... and after an attempt that found nobody.
+const EXPIRED_LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Between two attempts of a leader with a full disk to hand over.
 const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
 /// How long an orderly stop waits for another leader.
@@ -464,22 +466,32 @@ async fn hand_over_when_expired(
     credentials: Credentials,
     mut leadership: watch::Receiver<Leadership>,
 ) {
+    // Once for each certificate: it is looked at every few seconds.
+    let mut told = false;
     while leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await.is_ok() {
         if !credentials.is_expired() {
+            told = false;
             tokio::time::sleep(LOOK_AT_CERTIFICATE).await;
             continue;
         }
-        match changes.hand_over_to(|id| !peers.is_expired(id)).await {
+        changes.look_again_at(|id| peers.is_expired(id)).await;
+        let again = match changes.hand_over_to(|id| !peers.is_expired(id)).await {
             Ok(leader) => {
-                tracing::warn!(leader, "this node's certificate has expired: handed over")
+                tracing::warn!(leader, "this node's certificate has expired: handed over");
+                EXPIRED_HAND_OVER_AGAIN
             }
-            Err(error) => tracing::error!(
-                %error,
-                "this node's certificate has expired, and no other node takes over: new clients \
-                 cannot append; hint: `indelible cert renew`"
-            ),
-        }
-        tokio::time::sleep(EXPIRED_HAND_OVER_AGAIN).await;
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!(
+                        %error,
+                        "this node's certificate has expired, and no other node with a valid one \
+                         takes over: new clients cannot append; hint: `indelible cert renew`"
+                    );
+                }
+                EXPIRED_LOOK_AGAIN
+            }
+        };
+        tokio::time::sleep(again).await;
     }
 }
 

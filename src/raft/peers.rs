@@ -370,9 +370,16 @@ impl Peers {
         offsets[(offsets.len() - 1) / 2]
     }
 
-    /// Why a peer refuses this node, if one does.
+    /// Why peers refuse this node, if those that do leave it no majority: a single one may be
+    /// wrong, or lie.
     pub fn refused(&self) -> Option<String> {
-        self.lock().refused_by.values().next().cloned()
+        let voters: BTreeSet<u64> = self.known.borrow().membership.voter_ids().collect();
+        let state = self.lock();
+        let refusing = state.refused_by.keys().filter(|node| voters.contains(node)).count();
+        let is_majority_left = (voters.len() - refusing) * 2 > voters.len();
+        // A node that knows no voters yet is refused by whoever refuses it.
+        let why = state.refused_by.values().next().cloned();
+        why.filter(|_| voters.is_empty() || !is_majority_left)
     }
 
     /// Whether it is news that a peer is refused for this reason.

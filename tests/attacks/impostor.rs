@@ -49,6 +49,25 @@ impl Impostor {
         boot: u64,
         vote: pb::Vote,
     ) -> Impostor {
+        let answers = Arc::new(AtomicU64::new(0));
+        let liar = Liar { identity, boot, vote, answers: answers.clone(), refuses: None };
+        Impostor::serve(addr, certificate, liar).await
+    }
+
+    /// Listens at `addr` and refuses whoever introduces itself.
+    pub async fn refusing(
+        addr: &str,
+        certificate: &Issued,
+        identity: Identity,
+        reason: &'static str,
+    ) -> Impostor {
+        let (answers, vote) = Default::default();
+        let liar = Liar { identity, boot: 1 << 32, vote, answers, refuses: Some(reason) };
+        Impostor::serve(addr, certificate, liar).await
+    }
+
+    async fn serve(addr: &str, certificate: &Issued, node: Liar) -> Impostor {
+        let answers = node.answers.clone();
         let (chain, key) = parse(certificate);
         let config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -58,11 +77,9 @@ impl Impostor {
         config.alpn_protocols = vec![b"h2".to_vec()];
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        let answers = Arc::new(AtomicU64::new(0));
         let (send, accepted) = mpsc::channel(16);
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), send));
-        let node = Liar { identity, boot, vote, answers: answers.clone() };
         let server = Server::builder().add_service(RaftServer::new(node));
         tasks.spawn(async move {
             server.serve_with_incoming(ReceiverStream::new(accepted)).await.unwrap();
@@ -93,6 +110,7 @@ struct Liar {
     boot: u64,
     vote: pb::Vote,
     answers: Arc<AtomicU64>,
+    refuses: Option<&'static str>,
 }
 
 impl Liar {
@@ -112,6 +130,9 @@ impl Raft for Liar {
         &self,
         request: Request<pb::Hello>,
     ) -> Result<Response<pb::Welcome>, Status> {
+        if let Some(reason) = self.refuses {
+            return Err(Status::permission_denied(reason));
+        }
         let Binding(binding) = request.extensions().get::<Binding>().unwrap();
         let proof = prove(&self.identity, self.boot, request.get_ref().from, *binding);
         Ok(Response::new(pb::Welcome {

@@ -11,8 +11,10 @@ use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
 use super::group::Group;
+use super::impostor::Impostor;
 use super::stranger::Stranger;
-use crate::harness::{PATIENCE, eventually, view};
+use super::wire::identity_of;
+use crate::harness::{PATIENCE, client, eventually, leader, nodes_with, view};
 use crate::thief::{Session, hello};
 
 /// The message of a refused handshake.
@@ -281,4 +283,25 @@ async fn a28_tls_1_2_and_weak_suites_refused_on_raft() {
         assert_eq!(line.version, ProtocolVersion::TLSv1_3);
     }
     group.still_works().await;
+}
+
+/// With the TLS key of one node, at its address: who refuses proves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_refuses_everybody_makes_nobody_unready() {
+    let mut cluster = nodes_with(3, None, "");
+    client(&cluster).await;
+    let gone = if leader(&cluster).await == 1 { 2 } else { 1 };
+    let node = cluster.node(gone).unwrap();
+    node.kill().unwrap();
+    let (addr, certificate) = (node.raft_addr.clone(), identity_of(node));
+    let identity = Identity::read(&node.data_dir).unwrap();
+    let _impostor = Impostor::refusing(&addr, &certificate, identity, "says mallory").await;
+    for node in cluster.nodes.iter().filter(|node| node.id != gone) {
+        eventually("it is refused", || async {
+            node.log_text().contains("says mallory").then_some(())
+        })
+        .await;
+        let answer = crate::http::get(&node.probe_addr, "/readyz");
+        assert_eq!(answer.status, 200, "node {}", node.id);
+    }
 }

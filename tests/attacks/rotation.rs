@@ -173,6 +173,44 @@ async fn a_leader_whose_certificate_expires_hands_over() {
     load.finish(&cluster, &sdk).await;
 }
 
+/// All certificates have expired. A connection keeps the one that it was made with, so the leader
+/// asks for the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_leader_finds_the_node_that_was_renewed() {
+    let patient = "raft.election_timeout_min_ms = 3000\nraft.election_timeout_max_ms = 6000\n";
+    let mut cluster = nodes_with(3, None, &format!("tls.reload_s = 1\n{patient}"));
+    client(&cluster).await;
+    let leads = leader(&cluster).await;
+    let forge = Forge::of(&cluster);
+    for id in (1..=3).filter(|id| *id != leads).chain([leads]) {
+        let leaf = Leaf { not_after: Some(unix_s() + LEFT_S), ..forge.leaf(Role::Node(id)) };
+        let node = cluster.node(id).unwrap();
+        install(node, &forge.authority.issue(&leaf).unwrap());
+        shows(node).await;
+        if id != leads {
+            // The leader sees it on a new connection.
+            node.kill().unwrap();
+            node.start().unwrap();
+        }
+    }
+    let log_of = |cluster: &LocalCluster, what: &'static str| {
+        let node = cluster.nodes.iter().find(|node| node.id == leads).unwrap();
+        node.log_text().contains(what).then_some(())
+    };
+    eventually("the leader finds nobody", || async {
+        log_of(&cluster, "no other node with a valid one")
+    })
+    .await;
+    let renewed = if leads == 1 { 2 } else { 1 };
+    let (cert, _) = tls_files(cluster.node(renewed).unwrap());
+    renew(&cluster, &cert, &cluster.dir().join("ca")).await;
+    shows(cluster.node(renewed).unwrap()).await;
+    eventually("it hands over", || async { log_of(&cluster, "has expired: handed over") }).await;
+    let addr = cluster.node(renewed).unwrap().client_addr.clone();
+    let leading = || async { view(&addr).await.filter(|view| view.leader_id == renewed) };
+    eventually("the renewed node leads", leading).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a17_rotation_under_load_loses_nothing() {
     let cluster = nodes_with(3, Some(128 * 1024), "tls.reload_s = 1\n");
