@@ -26,6 +26,9 @@ pub const MEMBERS_MAX: usize = 16;
 pub const NAME_BYTES_MAX: usize = 256;
 /// Producers that a trail knows at most; past it `OpenProducer` is refused.
 pub const PRODUCERS_MAX: usize = 1_000_000;
+/// Of these, how many are kept for the nodes, which record with producers of their own what
+/// operators do.
+pub const PRODUCERS_OF_NODES: usize = 1_024;
 /// Append bytes that wait in a leader before it answers BUSY.
 pub const ADMISSION_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Batch entries that a leader has proposed and not yet applied.
@@ -56,6 +59,8 @@ pub const READ_STREAMS_MAX: usize = 256;
 pub const MENDING_BYTES_MAX: usize = 1024 * 1024;
 /// Mending streams that one node serves at once: a peer that is refused comes again.
 pub const MENDING_STREAMS_MAX: usize = 8;
+/// ... to one node. A node asks one peer for one stream at a time.
+pub const MENDING_STREAMS_OF_A_NODE_MAX: usize = 2;
 /// Segments in one answer about segments.
 pub const MENDING_SEGMENTS_MAX: usize = 4096;
 /// Damaged places that wait in a node to be mended; more are found again by the next scrub.

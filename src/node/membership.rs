@@ -174,6 +174,18 @@ impl MembershipChanges {
         self.hand_over(to).await
     }
 
+    /// Asks voters of this choice for their certificates once more: a connection keeps the one that
+    /// it was made with.
+    pub async fn look_again_at(&self, which: impl Fn(u64) -> bool) {
+        let membership = self.membership();
+        for (id, peer) in membership.nodes() {
+            if *id != *self.raft.node_id() && is_voter(&membership, *id) && which(*id) {
+                // Whoever does not answer keeps what it has shown.
+                let _ = self.network.prove(*id, peer, PROVE).await;
+            }
+        }
+    }
+
     /// Hands leadership over without a record: for a leader that cannot take any, or is about to
     /// stop. `accept` says to whom.
     pub async fn hand_over_to(&self, accept: impl Fn(u64) -> bool) -> Result<u64, Rejected> {
@@ -254,10 +266,20 @@ impl MembershipChanges {
             ("raft_addr", &peer.raft_addr),
             ("http_addr", &peer.http_addr),
         ];
-        for (name, address) in addresses {
-            check_address(address).map_err(|what| {
+        for (at, (name, address)) in addresses.iter().enumerate() {
+            let invalid = |what: String| {
                 Rejected::new(Reason::Invalid, format!("{name} {address:?}: {what}"))
-            })?;
+            };
+            check_address(address).map_err(|what| invalid(what.to_string()))?;
+            if let Some((other, _)) = addresses[..at].iter().find(|(_, known)| known == address) {
+                return Err(invalid(format!("that is its {other} too")));
+            }
+            let taken = membership.nodes().find(|(_, member)| {
+                [&member.client_addr, &member.raft_addr, &member.http_addr].contains(address)
+            });
+            if let Some((member, _)) = taken {
+                return Err(invalid(format!("node {member} has it")));
+            }
         }
         Ok(())
     }

@@ -166,6 +166,7 @@ impl Operations {
             public_key: Bytes::new(),
             principal: format!("node {}", self.node_id),
             authentication: "self".into(),
+            of_node: true,
         };
         let opened = self.batcher.open(open).await?;
         Ok((opened.epoch, opened.last_seq + 1))

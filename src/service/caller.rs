@@ -38,7 +38,9 @@ impl Caller {
             Security::Tls { peer: None, .. } => Rank::Stranger,
             Security::Tls { peer: Some(peer), .. } => match &peer.name.role {
                 Role::Admin(_) => Rank::Admin,
-                Role::Client(_) | Role::Node(_) => Rank::Client,
+                Role::Client(_) => Rank::Client,
+                // Nodes speak at each other's raft ports.
+                Role::Node(_) => Rank::Stranger,
             },
         };
         let principal = connection.security.peer().map(|peer| peer.name.principal());

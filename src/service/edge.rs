@@ -88,6 +88,7 @@ pub fn open(request: v1::OpenProducerRequest, caller: Caller) -> Result<Open, Re
         public_key: request.public_key,
         principal: caller.principal,
         authentication: caller.authentication,
+        of_node: false,
     })
 }
 

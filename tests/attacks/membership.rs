@@ -396,16 +396,30 @@ async fn add_node_tries_all_three_addresses() {
     let (_relay, right) = newcomer(&mut group, 4, usize::MAX, CALM).await;
     let nobody = format!("127.0.0.1:{}", free_ports(1).unwrap()[0]);
     let node_2 = group.client_addr(2);
-    for (client_addr, http_addr, why) in [
-        (&node_2, &right.http_addr, "client_addr: the certificate there is of node/2"),
-        (&nobody, &right.http_addr, "client_addr: Connection refused"),
-        (&right.http_addr, &right.http_addr, "client_addr: TLS"),
-        (&right.client_addr, &nobody, "http_addr: Connection refused"),
+    let (to_node_2, to_http) = (
+        Relay::start(node_2.clone(), usize::MAX).await,
+        Relay::start(right.http_addr.clone(), usize::MAX).await,
+    );
+    let taken = Reason::Invalid;
+    for (client_addr, http_addr, kind, why) in [
+        (
+            &to_node_2.addr,
+            &right.http_addr,
+            Reason::Membership,
+            "client_addr: the certificate there is of node/2",
+        ),
+        (&nobody, &right.http_addr, Reason::Membership, "client_addr: Connection refused"),
+        (&to_http.addr, &right.http_addr, Reason::Membership, "client_addr: TLS"),
+        (&right.client_addr, &nobody, Reason::Membership, "http_addr: Connection refused"),
+        (&node_2, &right.http_addr, taken, "node 2 has it"),
+        (&right.client_addr, &node_2, taken, "node 2 has it"),
+        (&right.client_addr, &right.client_addr, taken, "that is its client_addr too"),
+        (&right.raft_addr, &right.http_addr, taken, "that is its client_addr too"),
     ] {
         let (client_addr, http_addr) = (client_addr.clone(), http_addr.clone());
         let wrong = v1::AddNodeRequest { client_addr, http_addr, ..right.clone() };
         let refused = group.admin(1).await.add_node(wrong).await.unwrap_err();
-        assert_eq!(reason(&refused), Some(Reason::Membership), "{refused:?}");
+        assert_eq!(reason(&refused), Some(kind), "{refused:?}");
         assert!(refused.message().contains(why), "{why}: {refused:?}");
     }
     assert_eq!(group.recorded::<v1::Operation>(Kind::Operation).await.len(), before);

@@ -102,6 +102,8 @@ pub struct Open {
     pub principal: String,
     /// How; "none" if not at all.
     pub authentication: String,
+    /// Whether a node records with it what operators do.
+    pub of_node: bool,
 }
 
 /// An opened producer.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indelible_core::ProducerId;
-use indelible_core::limits::{PRODUCERS_MAX, PROPOSALS_IN_FLIGHT_MAX};
+use indelible_core::limits::{PRODUCERS_MAX, PRODUCERS_OF_NODES, PROPOSALS_IN_FLIGHT_MAX};
 use indelible_proto::reason::{Reason, Rejected, key};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::impls::ProgressResponder;
@@ -187,10 +187,14 @@ impl Run {
             unreachable!("place() sends only openings here");
         };
         let known = self.ledger.producer(&open.producer);
-        if known.is_none() && self.ledger.producers() >= PRODUCERS_MAX {
-            let message = format!("the trail knows {PRODUCERS_MAX} producers, which is the limit");
-            let rejected = Rejected::new(Reason::TooManyProducers, message)
-                .with(key::LIMIT, PRODUCERS_MAX as u64);
+        let max = match open.of_node {
+            true => PRODUCERS_MAX,
+            false => PRODUCERS_MAX - PRODUCERS_OF_NODES,
+        };
+        if known.is_none() && self.ledger.producers() >= max {
+            let message = format!("the trail knows {max} producers, which is the limit");
+            let rejected =
+                Rejected::new(Reason::TooManyProducers, message).with(key::LIMIT, max as u64);
             Request::Open { open, reply, permit }.reject(rejected);
             return None;
         }

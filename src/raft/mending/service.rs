@@ -1,13 +1,15 @@
 //! The answering side.
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use futures_util::Stream;
 use indelible_core::TrailId;
 use indelible_core::limits::{
-    MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX, RAFT_MESSAGE_BYTES_MAX,
+    MENDING_BYTES_MAX, MENDING_SEGMENTS_MAX, MENDING_STREAMS_MAX, MENDING_STREAMS_OF_A_NODE_MAX,
+    RAFT_MESSAGE_BYTES_MAX,
 };
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_server::MendingServer;
@@ -67,6 +69,8 @@ struct Inner {
     /// Who was removed from the group; not known before the log is open.
     peers: RwLock<Option<Arc<Peers>>>,
     streams: Arc<Semaphore>,
+    /// Streams of each node: one that does not read what it asked for keeps no other from mending.
+    of_nodes: Mutex<HashMap<u64, Arc<Semaphore>>>,
 }
 
 impl Mending {
@@ -80,6 +84,7 @@ impl Mending {
                 note: RwLock::new(None),
                 peers: RwLock::new(None),
                 streams: Arc::new(Semaphore::new(MENDING_STREAMS_MAX)),
+                of_nodes: Mutex::default(),
             }),
         }
     }
@@ -222,7 +227,27 @@ struct Reading {
     node_id: u64,
     next: u64,
     to: u64,
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
+}
+
+impl Inner {
+    /// Places for a stream of a node: one of its own, and one of all.
+    fn places(&self, node: u64) -> Result<[OwnedSemaphorePermit; 2], Status> {
+        let of_node = {
+            // NB: ids are of nodes with a certificate of this trail.
+            let mut of_nodes = self.of_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+            let places = || Arc::new(Semaphore::new(MENDING_STREAMS_OF_A_NODE_MAX));
+            of_nodes.entry(node).or_insert_with(places).clone()
+        };
+        let own = of_node.try_acquire_owned().map_err(|_| {
+            let max = MENDING_STREAMS_OF_A_NODE_MAX;
+            Status::resource_exhausted(format!("{max} mending streams of this node are open"))
+        })?;
+        let of_all = self.streams.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{MENDING_STREAMS_MAX} mending streams are open"))
+        })?;
+        Ok([own, of_all])
+    }
 }
 
 impl Reading {
@@ -277,16 +302,14 @@ impl pb::mending_server::Mending for Mending {
         if matches!(source, Source::Starting) {
             return Err(starting());
         }
-        let permit = self.inner.streams.clone().try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("{MENDING_STREAMS_MAX} mending streams are open"))
-        })?;
+        let permits = self.inner.places(request.node_id)?;
         let reading = Reading {
             source,
             mending: self.inner.clone(),
             node_id: request.node_id,
             next: request.from,
             to: request.to,
-            _permit: permit,
+            _permits: permits,
         };
         Ok(Response::new(Box::pin(futures_util::stream::unfold(reading, Reading::step))))
     }
