@@ -104,10 +104,11 @@ async fn s8_a_nodes_producer_is_refused_to_clients() {
     }
     let opened = group.recorded::<v1::ProducerOpened>(Kind::ProducerOpened).await;
     let certificates = &group.certificates;
-    for (who, certificate) in [
-        ("a client", certificates.client("billing")),
-        ("an administrator", certificates.admin("admin")),
-        ("node 2", certificates.node(2)),
+    for (who, certificate, why) in [
+        ("a client", certificates.client("billing"), Reason::Forbidden),
+        ("an administrator", certificates.admin("admin"), Reason::Forbidden),
+        // At the client port it is nobody: nodes speak at each other's raft ports.
+        ("node 2", certificates.node(2), Reason::Unauthenticated),
     ] {
         let channel = group.client(1, Some(&certificate)).await;
         for id in 1..=3 {
@@ -120,7 +121,7 @@ async fn s8_a_nodes_producer_is_refused_to_clients() {
                 ..Default::default()
             };
             let refused = audit(&channel).open_producer(open).await.unwrap_err();
-            assert_eq!(reason(&refused), Some(Reason::Forbidden), "{who}: {refused:?}");
+            assert_eq!(reason(&refused), Some(why), "{who}: {refused:?}");
             let append = v1::AppendRequest {
                 producer_id,
                 epoch: 1,
@@ -129,7 +130,7 @@ async fn s8_a_nodes_producer_is_refused_to_clients() {
                 ..Default::default()
             };
             let refused = audit(&channel).append(append).await.unwrap_err();
-            assert_eq!(reason(&refused), Some(Reason::Forbidden), "{who}: {refused:?}");
+            assert_eq!(reason(&refused), Some(why), "{who}: {refused:?}");
         }
     }
     let now = group.recorded::<v1::ProducerOpened>(Kind::ProducerOpened).await;

@@ -351,3 +351,21 @@ impl pb::mending_server::Mending for Mending {
         filled.await.map(Response::new).map_err(|error| Status::internal(error.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_does_not_read_takes_no_other_nodes_place() {
+        let mending = Mending::new(TrailId([7; 16]), 1).inner;
+        let stalled: Vec<_> = (0..MENDING_STREAMS_OF_A_NODE_MAX)
+            .map(|_| mending.places(2).expect("a place of its own"))
+            .collect();
+        let refused = mending.places(2).expect_err("one too many");
+        assert_eq!(refused.message(), "2 mending streams of this node are open");
+        let _other = mending.places(3).expect("another node has places of its own");
+        drop(stalled);
+        mending.places(2).expect("they are free again");
+    }
+}
