@@ -366,6 +366,6 @@ mod tests {
         assert_eq!(refused.message(), "2 mending streams of this node are open");
         let _other = mending.places(3).expect("another node has places of its own");
         drop(stalled);
-        mending.places(2).expect("they are free again");
+        drop(mending.places(2).expect("they are free again"));
     }
 }
