@@ -7,9 +7,9 @@ use crate::{Boot, Draw, Lineage};
 pub struct LogEnd {
     /// Number of entries.
     pub entries: u64,
-    /// Term of the last one; 0 if there is none.
+    /// Term of the last entry; 0 for an empty log.
     pub term: u64,
-    /// Leader of the last one; 0 if there is none.
+    /// Leader of the last entry; 0 for an empty log.
     pub leader: u64,
 }
 

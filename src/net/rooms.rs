@@ -143,7 +143,7 @@ impl State {
         }
     }
 
-    /// A connection is none of those any more that have shown no certificate.
+    /// A connection has shown a certificate, or has ended: it does not count as unknown any more.
     fn known(&mut self, serial: u64, address: IpAddr) {
         let Some(serials) = self.unknown.get_mut(&address) else { return };
         if serials.remove(&serial) {

@@ -180,7 +180,7 @@ impl MembershipChanges {
         let membership = self.membership();
         for (id, peer) in membership.nodes() {
             if *id != *self.raft.node_id() && is_voter(&membership, *id) && which(*id) {
-                // Whoever does not answer keeps what it has shown.
+                // Of a voter that does not answer, the certificate it has shown before counts.
                 let _ = self.network.prove(*id, peer, PROVE).await;
             }
         }

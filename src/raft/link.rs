@@ -19,8 +19,8 @@ use crate::net::dial::{DialError, OneConnection, dial, tls_error};
 /// HTTP/2 windows: several replication requests must fit, or the pipeline stalls on a round trip.
 pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
-/// How long one attempt at a connection may take, whoever waits for it: TCP, TLS and the handshake
-/// are four round trips, and the peer writes to its disk.
+/// How long one attempt at a connection may take, however little time its callers have: TCP, TLS
+/// and the handshake are four round trips, and the peer writes to its disk.
 const DIAL: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.

@@ -377,7 +377,7 @@ impl Peers {
         let state = self.lock();
         let refusing = state.refused_by.keys().filter(|node| voters.contains(node)).count();
         let is_majority_left = (voters.len() - refusing) * 2 > voters.len();
-        // A node that knows no voters yet is refused by whoever refuses it.
+        // As long as no voters are known, one refusal is enough.
         let why = state.refused_by.values().next().cloned();
         why.filter(|_| voters.is_empty() || !is_majority_left)
     }

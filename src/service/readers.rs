@@ -1,8 +1,8 @@
 //! Calls of the ledger, off the runtime's threads: they may wait for a disk.
 //!
 //! A read of one record takes a few microseconds, and to wake a thread for it takes longer. So a
-//! thread that is awake goes on with the calls that have come meanwhile, and another one is woken
-//! when many are waiting, or when one has waited for so long that a disk must be in the way.
+//! thread that has finished a call takes the next one from the queue. Another thread is woken when
+//! the queue is long, or when a call has waited so long that a disk must be slow.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
