@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use indelible_core::limits::{BODY_DEADLINE, BODY_OVERHEAD_BYTES};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -12,6 +12,9 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
 use super::connection::Active;
+
+/// What comes before a gRPC message: whether it is compressed, and its length, big-endian.
+const PREFIX_BYTES: usize = 5;
 
 /// Bytes that the unfinished request bodies of one port may hold together.
 #[derive(Debug, Clone)]
@@ -42,10 +45,37 @@ pub enum Allowance {
 /// A request body within its allowance.
 pub struct LimitedBody<B> {
     inner: B,
-    left: u64,
+    arrived: Arrived,
     bytes_max: u64,
     held: Held,
     deadline: Option<Pin<Box<Sleep>>>,
+}
+
+/// How much of a body has arrived, and how much it announces.
+#[derive(Default)]
+struct Arrived {
+    bytes: u64,
+    /// Its first bytes: those of a gRPC message say how long it is.
+    prefix: [u8; PREFIX_BYTES],
+}
+
+impl Arrived {
+    fn add(&mut self, data: &[u8]) {
+        let begun = usize::try_from(self.bytes).unwrap_or(usize::MAX);
+        if let Some(rest) = self.prefix.get_mut(begun..) {
+            let count = rest.len().min(data.len());
+            rest[..count].copy_from_slice(&data[..count]);
+        }
+        self.bytes += data.len() as u64;
+    }
+
+    /// What the body needs in memory: the decoder makes room for a message as soon as it knows its
+    /// length, whether or not the rest of it ever comes.
+    fn needs(&self) -> u64 {
+        let [_, length @ ..] = self.prefix;
+        let announced = PREFIX_BYTES as u64 + u64::from(u32::from_be_bytes(length));
+        self.bytes.max(announced)
+    }
 }
 
 /// Bytes of the budget that a body holds.
@@ -53,9 +83,33 @@ enum Held {
     /// It needs none, but its place among the streams.
     Free(#[expect(dead_code, reason = "given back when it is dropped")] OwnedSemaphorePermit),
     /// Some.
-    Some(Arc<Semaphore>, OwnedSemaphorePermit),
+    Some(Reserved),
     /// There were none left.
     Refused,
+}
+
+/// A part of a budget.
+struct Reserved {
+    budget: Arc<Semaphore>,
+    permit: OwnedSemaphorePermit,
+    /// Bytes of it that are for data.
+    for_data: u64,
+}
+
+impl Reserved {
+    /// A body of one byte costs a task and a buffer all the same.
+    fn overhead(budget: Arc<Semaphore>) -> Option<Reserved> {
+        let permit = budget.clone().try_acquire_many_owned(BODY_OVERHEAD_BYTES).ok()?;
+        Some(Reserved { budget, permit, for_data: 0 })
+    }
+
+    /// Makes it enough for so many bytes of data. None if the budget has no more.
+    fn grow(&mut self, bytes: u64) -> Option<()> {
+        let more = u32::try_from(bytes.saturating_sub(self.for_data)).ok()?;
+        self.permit.merge(self.budget.clone().try_acquire_many_owned(more).ok()?);
+        self.for_data += u64::from(more);
+        Some(())
+    }
 }
 
 impl<B> LimitedBody<B> {
@@ -64,40 +118,33 @@ impl<B> LimitedBody<B> {
         let (bytes_max, held, deadline) = match allowance {
             Allowance::Stream(place) => (u64::MAX, Held::Free(place), None),
             Allowance::Whole { bytes_max, budget: Budget(budget) } => {
-                // A body of one byte costs a task and a buffer all the same.
-                let held = match budget.clone().try_acquire_many_owned(BODY_OVERHEAD_BYTES) {
-                    Ok(permit) => Held::Some(budget, permit),
-                    Err(_) => Held::Refused,
-                };
+                let held = Reserved::overhead(budget).map_or(Held::Refused, Held::Some);
                 (bytes_max, held, Some(Box::pin(sleep(BODY_DEADLINE))))
             }
         };
-        LimitedBody { inner, left: bytes_max, bytes_max, held, deadline }
+        LimitedBody { inner, arrived: Arrived::default(), bytes_max, held, deadline }
     }
 
     /// Counts what has arrived.
-    fn take(&mut self, bytes: usize) -> Result<(), Status> {
+    fn take(&mut self, data: &[u8]) -> Result<(), Status> {
         let max = self.bytes_max;
-        self.left = self.left.checked_sub(bytes as u64).ok_or_else(|| {
-            Status::resource_exhausted(format!(
+        self.arrived.add(data);
+        if self.arrived.bytes > max {
+            return Err(Status::resource_exhausted(format!(
                 "a request of more than {max} bytes, the limit here"
-            ))
-        })?;
-        let refused = || {
+            )));
+        }
+        let has_room = match &mut self.held {
+            Held::Free(_) => true,
+            Held::Refused => false,
+            // What announces more than the limit is refused by its decoder.
+            Held::Some(reserved) => reserved.grow(self.arrived.needs().min(max)).is_some(),
+        };
+        has_room.then_some(()).ok_or_else(|| {
             Status::resource_exhausted(
                 "too many unfinished requests at this port; hint: send whole requests, try again",
             )
-        };
-        match &mut self.held {
-            Held::Free(_) => Ok(()),
-            Held::Refused => Err(refused()),
-            Held::Some(budget, held) => {
-                let bytes = u32::try_from(bytes).map_err(|_| refused())?;
-                let more = budget.clone().try_acquire_many_owned(bytes).map_err(|_| refused())?;
-                held.merge(more);
-                Ok(())
-            }
-        }
+        })
     }
 }
 
@@ -114,14 +161,14 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if matches!(self.held, Held::Refused)
-            && let Err(status) = self.take(0)
+            && let Err(status) = self.take(&[])
         {
             return Poll::Ready(Some(Err(status.into())));
         }
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, Buf::remaining);
-                Poll::Ready(Some(match self.take(bytes) {
+                let data = frame.data_ref().map_or(&[][..], |data| data.as_ref());
+                Poll::Ready(Some(match self.take(data) {
                     Ok(()) => Ok(frame),
                     Err(status) => Err(status.into()),
                 }))
