@@ -163,8 +163,9 @@ pub const HANDSHAKE_BYTES_MAX: usize = 4 * 1024;
 pub const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// What an unfinished request is taken to hold besides its bytes.
 pub const BODY_OVERHEAD_BYTES: u32 = 16 * 1024;
-/// Unfinished requests of a client port together, in bytes.
-pub const CLIENT_BODIES_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Unfinished requests of a client port together, in bytes. What refused ones need for a moment
+/// comes on top: about as much again with 100 connections (docs/performance.md).
+pub const CLIENT_BODIES_BYTES_MAX: usize = 160 * 1024 * 1024;
 /// Unfinished requests of callers without a certificate together, in bytes: they ask for health.
 pub const CLIENT_UNKNOWN_BODIES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Unfinished requests of a raft port together, before a node has proved to be there, in bytes.

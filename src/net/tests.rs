@@ -1,15 +1,20 @@
 //! How long connections stay, with real HTTP on them, in time that passes when all tasks wait.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 use h2::client::SendRequest;
+use http_body::Body as _;
 use indelible_core::limits::{
-    CLIENT_AGE_MAX, CLIENT_IDLE_MAX, CLIENT_UNKNOWN_AGE_MAX, FIRST_REQUEST_DEADLINE, GOODBYE_GRACE,
-    HANDSHAKE_DEADLINE, HTTP_REQUEST_DEADLINE,
+    BODY_OVERHEAD_BYTES, CLIENT_AGE_MAX, CLIENT_IDLE_MAX, CLIENT_UNKNOWN_AGE_MAX,
+    FIRST_REQUEST_DEADLINE, GOODBYE_GRACE, HANDSHAKE_DEADLINE, HTTP_REQUEST_DEADLINE,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Notify, watch};
@@ -17,6 +22,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tonic::codegen::http::Request;
 
+use super::body::{Allowance, Budget, LimitedBody};
 use super::connection::Security;
 use super::credentials::Credentials;
 use super::listen::{Port, PortKind, drive};
@@ -208,4 +214,45 @@ async fn the_http_port_has_less_patience() {
         assert!(why.is_empty(), "{kind:?}: {why:?}");
         assert!(is_about(age, HANDSHAKE_DEADLINE), "{kind:?}: {age:?}");
     }
+}
+
+/// A body that begins like this, and never ends.
+fn begun(
+    budget: &Budget,
+    bytes_max: u64,
+    parts: &[&'static [u8]],
+) -> LimitedBody<axum::body::Body> {
+    let parts: Vec<_> = parts.iter().map(|part| Ok::<_, Infallible>(*part)).collect();
+    let parts = futures_util::stream::iter(parts).chain(futures_util::stream::pending());
+    let allowance = Allowance::Whole { bytes_max, budget: budget.clone() };
+    LimitedBody::new(axum::body::Body::from_stream(parts), allowance)
+}
+
+/// The next part of a body; none if it is refused.
+async fn next_part(body: &mut LimitedBody<axum::body::Body>) -> Option<Bytes> {
+    let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await?;
+    frame.ok()?.into_data().ok()
+}
+
+#[tokio::test]
+async fn a_message_counts_as_long_as_it_says_to_be() {
+    const MESSAGE: u64 = 0x10_0000;
+    let needs = usize::try_from(5 + MESSAGE).unwrap() + BODY_OVERHEAD_BYTES as usize;
+    let budget = Budget::new(2 * needs);
+    // The length of a message arrives in two parts.
+    let parts: [&[u8]; 2] = [&[0, 0, 0x10], &[0, 0]];
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut body = begun(&budget, 2 * MESSAGE, &parts);
+        for part in parts {
+            assert_eq!(next_part(&mut body).await.as_deref(), Some(part));
+        }
+        held.push(body);
+    }
+    let mut third = begun(&budget, 2 * MESSAGE, &parts);
+    assert_eq!(next_part(&mut third).await, None, "the two hold all of the budget");
+    held.pop();
+    // What says to be longer than it may be is counted as that, and left to its decoder.
+    let mut huge = begun(&budget, MESSAGE, &[&[0, 0xff, 0xff, 0xff, 0xff]]);
+    assert!(next_part(&mut huge).await.is_some());
 }
