@@ -24,6 +24,7 @@ use crate::service::authority::{Authority, RPC_REFLECTION};
 use crate::service::metrics::Metrics;
 use crate::service::starting::{Late, http as starting_http};
 use crate::service::{AuditLogService, ClusterService, http};
+use crate::storage::StorageError;
 
 /// HTTP/2 window of a stream of the client port: a full request or response fits.
 const CLIENT_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
@@ -64,8 +65,13 @@ impl ServeError {
     /// With what the process ends (README, "Exit codes").
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServeError::Start(StartError::Damaged(_)) => 3,
-            ServeError::Start(StartError::Diverged(_)) | ServeError::Fatal(Fatal::Diverged(_)) => 4,
+            ServeError::Start(StartError::Damaged(_)) => 9,
+            ServeError::Start(StartError::Storage(StorageError::Open(error)))
+                if error.is_old_disk() =>
+            {
+                7
+            }
+            ServeError::Start(StartError::Diverged(_)) | ServeError::Fatal(Fatal::Diverged(_)) => 7,
             ServeError::Listen { .. }
             | ServeError::Fatal(Fatal::Failed(_))
             | ServeError::Start(_)

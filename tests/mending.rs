@@ -335,7 +335,7 @@ async fn damage_on_every_copy_is_refused() {
         // Waiting for it at once would close its standard input, which stops it.
         let ended = ended(node).await;
         let text = node.log_text();
-        assert_eq!(ended.code(), Some(3), "{text}");
+        assert_eq!(ended.code(), Some(9), "{text}");
         assert!(text.contains("segments/") && text.contains("does not have it either"), "{text}");
     }
 }

@@ -180,7 +180,7 @@ impl TwoFaced {
         })
         .await;
         let node = self.cluster.node(first).unwrap();
-        assert_eq!(ended(node).await.code(), Some(4), "{}", node.log_tail());
+        assert_eq!(ended(node).await.code(), Some(7), "{}", node.log_tail());
         let [own, other] = &self.faces;
         let (own, other) = if own.node == first { (own, other) } else { (other, own) };
         let name = format!("note-{}.txt", own.checkpoint().size);

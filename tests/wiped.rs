@@ -61,7 +61,7 @@ async fn a_wiped_node_under_its_old_id_is_refused() {
     let node = cluster.node(wiped).unwrap();
     let code = ended(node).await.code();
     let text = node.log_text();
-    assert_eq!(code, Some(4), "{text}");
+    assert_eq!(code, Some(7), "{text}");
     assert!(text.contains("wiped") && text.contains("never reused"), "{text}");
     assert!(node.data_dir.join("evidence").exists(), "what it had signed");
     some_events(&sdk, b"after the wipe!!", 50).await;
@@ -112,6 +112,43 @@ async fn f1_a_wiped_voter_votes_for_nobody_at_any_start() {
     cluster.nodes.retain(|node| node.id != wiped);
     let trail = Trail::read_everywhere(&cluster, &sdk).await;
     assert_eq!(trail.events_by_producer().values().map(Vec::len).sum::<usize>(), 240);
+    stop_and_compare(&mut cluster);
+}
+
+/// F2: `hard_state`, which has the vote, is put back as it was at an earlier start. It was refused at
+/// two starts and let in at the third.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f2_an_old_hard_state_is_refused_at_every_start() {
+    let mut cluster = three_nodes();
+    let sdk = client(&cluster).await;
+    some_events(&sdk, b"before the copy!", 20).await;
+    let leads = leader(&cluster).await;
+    let rolled_back = if leads == 1 { 2 } else { 1 };
+    let node = cluster.node(rolled_back).unwrap();
+    let (file, addr) = (node.data_dir.join("hard_state"), node.client_addr.clone());
+    let old = std::fs::read(&file).unwrap();
+    assert!(node.stop().unwrap().success());
+    node.start().unwrap();
+    eventually("it follows", || async { view(&addr).await.filter(|view| view.leader_id != 0) })
+        .await;
+    let node = cluster.node(rolled_back).unwrap();
+    node.kill().unwrap();
+    let newest = std::fs::read(&file).unwrap();
+    std::fs::write(&file, old).unwrap();
+    for start in 1..=3 {
+        let node = cluster.node(rolled_back).unwrap();
+        node.start().unwrap();
+        let code = ended(node).await.code();
+        let text = node.log_text();
+        assert_eq!(code, Some(7), "at start {start}: {text}");
+        assert!(text.contains("hard_state is of boot 1, lineage ends with boot 2"), "{text}");
+    }
+    some_events(&sdk, b"without that one", 20).await;
+    // Nothing was changed on that disk: with the file that belongs there it is a node again.
+    std::fs::write(&file, newest).unwrap();
+    cluster.node(rolled_back).unwrap().start().unwrap();
+    let trail = Trail::read_everywhere(&cluster, &sdk).await;
+    assert_eq!(trail.events_by_producer().values().map(Vec::len).sum::<usize>(), 40);
     stop_and_compare(&mut cluster);
 }
 
@@ -177,7 +214,7 @@ async fn a_hot_copy_of_a_disk_gives_itself_away() {
     node.start().unwrap();
     let code = ended(node).await.code();
     let text = node.log_text();
-    assert_eq!(code, Some(4), "{text}");
+    assert_eq!(code, Some(7), "{text}");
     assert!(text.contains("older copy") && text.contains("--all-rolled-back"), "{text}");
     // The others go on without it.
     some_events(&sdk, b"without the copy", 20).await;

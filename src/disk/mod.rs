@@ -31,7 +31,7 @@ pub use file::File;
 pub use lock::{DirLock, LOCK_FILE, LockError};
 pub use plain::{list, open_for_reading, read_bytes, read_text, write_text};
 pub use recorder::Recorder;
-pub use slots::{SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
+pub use slots::{SLOT_FILE_SIZE, SLOT_STRIDE, SlotFile, SlotKind, SlotsError};
 pub use space::free_bytes;
 pub use staged::{
     StagedFile, create_private_folder, make_private, read_secret, write_public_new,

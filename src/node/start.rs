@@ -372,7 +372,7 @@ fn serve_mending(
             led_term,
             committed: own.committed(),
             last: own.last(),
-            boot_count: own.boot_count(),
+            boot_count: own.boot().number,
             ..Standing::default()
         }
     };

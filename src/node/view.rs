@@ -31,7 +31,7 @@ impl Node {
             term: metrics.vote.leader_id.term,
             leader_id: metrics.current_leader.unwrap_or(0),
             quorum_ack_age_ms,
-            boot_count: self.log.boot_count(),
+            boot_count: self.log.boot().number,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             committed_index: metrics.cluster_committed.map_or(0, |id| id.index),
             applied_index: head.applied.saturating_sub(1),

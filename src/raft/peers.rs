@@ -15,6 +15,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use indelible_core::TrailId;
 use indelible_core::limits::MEMBERS_MAX;
+use indelible_lineage as lineage;
 use indelible_proto::raft as pb;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -161,18 +162,26 @@ pub struct Peers {
     state: Mutex<State>,
 }
 
-/// Which start of a node: the counter on its disk in the upper half, a random number in the lower.
-/// As one number it is remembered by peers.
+/// Which start of a node: its number in the upper half, the beginning of its hash in the lower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Boot(u64);
 
 impl Boot {
-    fn of(count: u64, random: u32) -> Boot {
-        Boot(count << 32 | u64::from(random))
+    fn of(boot: lineage::Boot) -> Boot {
+        let [a, b, c, d, ..] = boot.hash;
+        Boot(boot.number << 32 | u64::from(u32::from_le_bytes([a, b, c, d])))
     }
 
     fn count(self) -> u64 {
         self.0 >> 32
+    }
+
+    /// As it is stored: with as much of the hash as is known.
+    fn admitted(self) -> lineage::Admitted {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&(self.0 as u32).to_le_bytes());
+        let boot = lineage::Boot { number: self.count(), hash };
+        lineage::Admitted { boot, is_first_contact: false }
     }
 }
 
@@ -228,7 +237,7 @@ impl Peers {
         genesis: BTreeMap<u64, Peer>,
         known: watch::Receiver<Known>,
     ) -> Self {
-        let boot = Boot::of(log.boot_count(), rand::random());
+        let boot = Boot::of(log.boot());
         let (saving, writing_evidence, state) = Default::default();
         Peers { me, log, genesis, known, boot, saving, writing_evidence, state }
     }
@@ -323,7 +332,7 @@ impl Peers {
     pub fn sender(&self, connection: &Connection) -> Option<u64> {
         let Proven { node, boot } = connection.proven()?;
         let current = match self.expected_key(node) {
-            Expected::Key(_) => self.log.peer_boot(node) == Some(boot),
+            Expected::Key(_) => self.log.peer(node).is_some_and(|a| Boot::of(a.boot).0 == boot),
             Expected::Anything => true,
             Expected::Removed => false,
         };
@@ -484,7 +493,7 @@ impl Peers {
             return Err(Refusal::LostLog { node, theirs: last_log_index, known: acknowledged });
         }
         let _one = self.saving.lock().await;
-        let known = Boot(self.log.peer_boot(node).unwrap_or(0));
+        let known = Boot(self.log.peer(node).map_or(0, |admitted| Boot::of(admitted.boot).0));
         if boot != known && boot.count() <= known.count() {
             let (theirs, known) = (boot.count(), known.count());
             return Err(Refusal::OldDisk { node, theirs, known });
@@ -494,7 +503,7 @@ impl Peers {
             let done = Box::new(move |result| {
                 let _ = done.send(result);
             });
-            self.log.save_peer_boot(node, boot.0, done);
+            self.log.save_peer(node, boot.admitted(), done);
             let saved = saved.await.map_err(|error| Refusal::Storage(error.to_string()))?;
             saved.map_err(|error| Refusal::Storage(error.to_string()))?;
         }

@@ -22,6 +22,7 @@ use std::io;
 use futures_util::{Stream, TryStreamExt};
 use indelible_core::TrailId;
 use indelible_core::limits::SEGMENT_BYTES_MIN;
+use indelible_lineage::{Boot, Draw};
 use openraft::StorageError as RaftStorageError;
 use openraft::StoredMembership;
 use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
@@ -37,6 +38,7 @@ use super::state_machine::NoSnapshot;
 use super::types::{Entry, LogId, Payload, TypeConfig, entry_id, log_id};
 use crate::storage::ledger::Applied;
 use crate::storage::log::{Log, LogOptions, SyncPolicy};
+use crate::storage::start::NewBoot;
 
 /// Remembers only what openraft asks for.
 #[derive(Default)]
@@ -100,6 +102,7 @@ fn open(dir: &std::path::Path) -> LogStore {
         segment_bytes: SEGMENT_BYTES_MIN,
         trail_id: TrailId::default(),
         cache_bytes_max: 1 << 20,
+        boot: NewBoot { root: Boot::root(&[7; 16], 1, &[1; 32]), draw: Draw([1; 16]) },
         first_index_any: true,
         sync: SyncPolicy::Never,
     };

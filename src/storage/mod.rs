@@ -2,7 +2,8 @@
 //!
 //! [`log`] is the truth: entries in segments ([`segment`], [`frame`]), the vote ([`hard_state`]),
 //! how far all of it is durable ([`synced`]), what a start makes of it ([`recovery`]), and how
-//! damage is turned back into what was written ([`mend`]).
+//! damage is turned back into what was written ([`mend`]). [`lineage`] has the boots of this node;
+//! [`start`] refuses files of different ages by it.
 //! [`ledger`] is what follows from it and can be rebuilt: the [`tree`], the [`index`]. [`identity`]
 //! says whose disk it is, and [`check`] reads everything again. [`signed`] and [`notes`] remember
 //! what the node has vouched for.
@@ -14,6 +15,7 @@ pub mod hard_state;
 pub mod identity;
 pub mod index;
 pub mod ledger;
+pub mod lineage;
 pub mod log;
 pub mod log_key;
 pub mod mend;
@@ -22,10 +24,13 @@ pub mod recovery;
 pub mod rows;
 pub mod segment;
 pub mod signed;
+pub mod start;
 pub mod synced;
 pub mod tree;
 
 use std::path::Path;
+
+use indelible_lineage::Draw;
 
 use crate::disk::{Dir, DirLock, DiskError};
 use hard_state::HARD_STATE_FILE;
@@ -35,6 +40,7 @@ use log::{Log, LogOptions, Recovered, SyncPolicy};
 use notes::Notes;
 use recovery::{OpenError, SEGMENTS_DIR};
 use signed::SignedMarker;
+use start::NewBoot;
 use synced::SYNCED_FILE;
 
 /// All that a node has on its disk.
@@ -57,15 +63,10 @@ pub struct Storage {
 pub struct StorageOptions {
     /// Memory for entries that are durable already, in bytes.
     pub cache_bytes_max: usize,
+    /// What this start has drawn at random.
+    pub draw: Draw,
     /// Whether writes are made durable.
     pub sync: SyncPolicy,
-}
-
-impl Default for StorageOptions {
-    fn default() -> StorageOptions {
-        let cache_bytes_max = indelible_core::limits::LOG_CACHE_BYTES_MAX;
-        StorageOptions { cache_bytes_max, sync: SyncPolicy::Always }
-    }
 }
 
 /// Why a node cannot start on its disk.
@@ -121,6 +122,7 @@ impl Storage {
             segment_bytes: identity.segment_bytes,
             trail_id: identity.trail_id,
             cache_bytes_max: options.cache_bytes_max,
+            boot: NewBoot::of(&identity, options.draw),
             first_index_any: false,
             sync: options.sync,
         };

@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use indelible_core::Hash;
 
 use super::frame::u64_at;
-use crate::disk::{Dir, DiskError, SLOT_PAYLOAD_SIZE, SlotFile, SlotsError};
+use crate::disk::{Dir, DiskError, SlotFile, SlotKind, SlotsError};
 
 /// Name of the file.
 pub const SIGNED_FILE: &str = "signed";
-const MAGIC: [u8; 8] = *b"INDSIGND";
+/// How it is stored.
+pub(super) const SIGNED_SLOTS: SlotKind =
+    SlotKind { name: SIGNED_FILE, magic: *b"INDSIGND", slot_size: 512 };
 
 /// Why the marker cannot be used. Until it can, this node must not sign.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +65,7 @@ impl SignedMarker {
         if !dir.exists(SIGNED_FILE)? {
             return Err(SignedError::Missing { path: dir.path().join(SIGNED_FILE) });
         }
-        let (slots, payload) = SlotFile::open(&dir, SIGNED_FILE, MAGIC).map_err(slots_error)?;
+        let (slots, payload) = SlotFile::open(&dir, SIGNED_SLOTS).map_err(slots_error)?;
         Ok(SignedMarker { slots, last: decode(&payload) })
     }
 
@@ -76,13 +78,13 @@ impl SignedMarker {
     pub(super) fn create(dir: &Dir, last: Option<(u64, Hash)>) -> Result<SignedMarker, DiskError> {
         // Crash before the rename inside: there is no marker, or the damaged one, and the caller
         // finds out again.
-        let slots = SlotFile::create(dir, SIGNED_FILE, MAGIC, &encode(last))?;
+        let slots = SlotFile::create(dir, SIGNED_SLOTS, &encode(last))?;
         Ok(SignedMarker { slots, last })
     }
 
     /// Reads the marker of a node that is not running.
     pub fn read(dir: &Dir) -> Result<Option<(u64, Hash)>, SignedError> {
-        Ok(decode(&SlotFile::read(dir, SIGNED_FILE, MAGIC).map_err(slots_error)?))
+        Ok(decode(&SlotFile::read(dir, SIGNED_SLOTS).map_err(slots_error)?))
     }
 
     /// Size and root of the last checkpoint that was signed.
@@ -126,7 +128,7 @@ fn encode(last: Option<(u64, Hash)>) -> [u8; 40] {
     out
 }
 
-fn decode(bytes: &[u8; SLOT_PAYLOAD_SIZE]) -> Option<(u64, Hash)> {
+fn decode(bytes: &[u8]) -> Option<(u64, Hash)> {
     let size = u64_at(bytes, 0);
     (size > 0).then(|| (size, Hash::from_slice(&bytes[8..40]).expect("32 bytes")))
 }

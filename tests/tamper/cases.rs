@@ -67,7 +67,8 @@ const MENDED: &[Outcome] = &[Outcome::Mended];
 const REBUILT: &[Outcome] = &[Outcome::Rebuilt];
 const UNAFFECTED: &[Outcome] = &[Outcome::Unaffected];
 const REFUSED: &[Outcome] = &[Outcome::Refused(1)];
-const DIVERGED: &[Outcome] = &[Outcome::Refused(4), Outcome::Mended];
+const OLD_FILES: &[Outcome] = &[Outcome::Refused(7)];
+const DIVERGED: &[Outcome] = &[Outcome::Refused(7), Outcome::Mended];
 
 /// Flips one bit of the file at what `at` finds.
 fn flip(path: &Path, at: impl FnOnce(&[u8]) -> usize) {
@@ -251,9 +252,30 @@ fn states() -> Vec<Case> {
                 flip(&dir.join("hard_state"), |_| 24);
                 flip(&dir.join("hard_state"), |_| 4096 + 24);
             },
-            REFUSED,
+            OLD_FILES,
         ),
-        case("`hard_state`", "deleted", |dir, _| remove(&dir.join("hard_state")), REFUSED),
+        case("`hard_state`", "deleted", |dir, _| remove(&dir.join("hard_state")), OLD_FILES),
+        case(
+            "`lineage`",
+            "bit in one of its two copies",
+            |dir, _| flip(&dir.join("lineage"), |_| 70),
+            UNAFFECTED,
+        ),
+        case(
+            "`lineage`",
+            "one of its two copies deleted",
+            |dir, _| remove(&dir.join("lineage.copy")),
+            UNAFFECTED,
+        ),
+        case(
+            "`lineage`",
+            "both copies deleted",
+            |dir, _| {
+                remove(&dir.join("lineage"));
+                remove(&dir.join("lineage.copy"));
+            },
+            OLD_FILES,
+        ),
         case(
             "`synced`",
             "bit in both slots",

@@ -7,8 +7,10 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use indelible::storage::identity::Identity;
 use indelible::storage::log::{Log, LogOptions, SyncPolicy};
+use indelible::storage::start::NewBoot;
 use indelible_core::leaf::{LEAF_SIZE, commit};
 use indelible_core::{Entry, EntryKind, Salt};
+use indelible_lineage::Draw;
 
 /// Header of a batch before its leaves (docs/FORMAT.md, "Batch").
 const BATCH_HEADER: usize = 16;
@@ -22,6 +24,7 @@ pub fn rewrite(dir: &Path, copy: &Path) {
         segment_bytes: identity.segment_bytes,
         trail_id: identity.trail_id,
         cache_bytes_max: 64 << 20,
+        boot: NewBoot::of(&identity, Draw([1; 16])),
         first_index_any: false,
         sync: SyncPolicy::Always,
     };

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use indelible_lineage::Draw;
 use indelible_proto::raft::StandingResponse;
 use indelible_proto::v1;
 use tokio::sync::oneshot;
@@ -27,6 +28,7 @@ use crate::storage::log::{Log, LogError, LogOptions, SyncPolicy};
 use crate::storage::mend::{ClosedLog, MendError, Mended, SegmentSource, Survey};
 use crate::storage::notes::Notes;
 use crate::storage::recovery::{OpenError, SEGMENTS_DIR};
+use crate::storage::start::{NewBoot, root_of};
 use crate::storage::{Storage, StorageError, StorageOptions, segment};
 
 /// Something is said about it at least this often.
@@ -79,7 +81,7 @@ pub async fn open_whole(config: &NodeConfig, starting: &Starting) -> Result<Whol
 }
 
 /// A node whose log shows that a term had a leader never votes in a lower one: what was mended may
-/// be of a later term than its vote. Completes when that is durable.
+/// be of a later term than its vote, and than what `synced` says. Completes when that is durable.
 pub async fn raise_vote(log: &Log) -> Result<(), StartError> {
     let Some(last) = log.last() else { return Ok(()) };
     if log.vote().is_some_and(|vote| vote.term >= last.term) {
@@ -196,8 +198,15 @@ impl Opening<'_> {
     pub(super) async fn run(&self) -> Result<Storage, StartError> {
         let identity = self.starting.identity.clone();
         let (trail_id, segment_bytes) = (identity.trail_id, identity.segment_bytes);
-        self.serve_note().await;
         let mut closed = self.lock().await?;
+        let root = root_of(&identity);
+        // Before anything is said to anybody, or asked.
+        closed = blocking(move || -> Result<_, StorageError> {
+            closed.check_start(root)?;
+            Ok(closed)
+        })
+        .await?;
+        self.serve_note().await;
         let dir = self.dir.clone();
         let (source, genesis) = blocking(move || -> Result<_, StorageError> {
             let source = SegmentSource::open(&dir, trail_id, segment_bytes).map_err(disk)?;
@@ -285,10 +294,10 @@ impl Opening<'_> {
             let (end, hard) = (segments.end().map_err(disk)?, hard_state(&dir)?);
             let standing = Standing {
                 last: end.last,
-                tail_damaged: !end.certain,
+                tail_damaged: !end.certain || survey.lacks_end(),
                 committed: survey.marker.map_or(0, |marker| marker.committed),
                 term: hard.vote.map_or(0, |vote| vote.term),
-                boot_count: hard.boot_count,
+                boot_count: hard.boot_count(),
                 ..Standing::default()
             };
             Ok((closed, survey, standing))
@@ -316,7 +325,7 @@ impl Opening<'_> {
         let peers = members.others(self.starting.identity.node_id);
         // Of all that are known: a membership that is mended may name others than `peers`.
         let boots: BTreeMap<u64, u64> =
-            hard.peer_boots().map(|(id, boot)| (id, boot >> 32)).collect();
+            hard.peers().map(|(id, admitted)| (id, admitted.boot.number)).collect();
         let term = hard.vote.map_or(0, |vote| vote.term);
         let Members { voters, since: voters_since, .. } = members;
         let own = Own { term, committed, voters, voters_since, boots };
@@ -399,8 +408,11 @@ impl Opening<'_> {
     /// again.
     async fn open(&self, closed: ClosedLog) -> Result<Opened, StartError> {
         self.starting.does("opening the log");
-        let options =
-            StorageOptions { cache_bytes_max: self.cache_bytes_max, ..StorageOptions::default() };
+        let options = StorageOptions {
+            cache_bytes_max: self.cache_bytes_max,
+            draw: Draw(rand::random()),
+            sync: SyncPolicy::Always,
+        };
         let dir = self.dir.clone();
         let opened = tokio::task::spawn_blocking(move || {
             Storage::open_locked(&dir, &options, closed.unlock())
@@ -427,6 +439,7 @@ impl Opening<'_> {
             segment_bytes: identity.segment_bytes,
             trail_id: identity.trail_id,
             cache_bytes_max: self.cache_bytes_max,
+            boot: NewBoot::of(&identity, Draw(rand::random())),
             first_index_any: false,
             sync: SyncPolicy::Always,
         };

@@ -132,7 +132,7 @@ impl Opened {
         electorates.newest()?;
         let shared = Arc::new(Shared::new(data_dir.clone(), stop, finder));
         // Nobody has signed or kept anything yet; or the disk was wiped, which the peers know.
-        let is_new = log.last().is_none() && log.boot_count() <= 1;
+        let is_new = log.last().is_none() && log.boot().number <= 1;
         let keys = witnesses.iter().map(|(_, key, _)| key.clone()).collect();
         let notes = notebook::open_notes(&data_dir, is_new)?;
         let notebook =

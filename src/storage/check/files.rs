@@ -3,19 +3,16 @@
 use indelible_core::TrailId;
 
 use super::{Problem, Problems};
-use crate::disk::{Dir, DiskError};
-use crate::storage::hard_state::{HARD_STATE_FILE, HardStateFile};
+use crate::disk::{Dir, DiskError, SLOT_FILE_SIZE, SLOT_STRIDE, SlotKind};
+use crate::storage::hard_state::{HARD_STATE_FILE, HARD_STATE_SLOTS, HardStateFile};
 use crate::storage::identity::{GENESIS_FILE, Genesis, IDENTITY_FILE, Identity, IdentityError};
 use crate::storage::ledger::{DERIVED_DIR, sums};
+use crate::storage::lineage::LINEAGE_FILES;
 use crate::storage::notes::{self, NOTES_FILE};
-use crate::storage::signed::SIGNED_FILE;
-use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
-
-/// Layout of a slot file (docs/FORMAT.md, "Slot"): two slots, a page apart, zeros in
-/// between.
-const SLOTS_FILE_SIZE: usize = 8192;
-const SLOT_SIZE: usize = 512;
-const SLOT_STRIDE: usize = 4096;
+use crate::storage::recovery::OpenError;
+use crate::storage::signed::SIGNED_SLOTS;
+use crate::storage::start;
+use crate::storage::synced::{SYNCED_FILE, SYNCED_SLOTS, Synced, SyncedFile};
 
 /// What the rest of the check needs to know.
 #[derive(Debug)]
@@ -50,13 +47,16 @@ pub(super) fn check(data: &Dir, problems: &mut Problems) -> Result<Files, DiskEr
         if let Err(error) = HardStateFile::open(data) {
             problems.push(Problem::new(data.path().join(HARD_STATE_FILE), error));
         }
+        if let Some(identity) = &identity {
+            check_boots(data, identity, problems)?;
+        }
         match SyncedFile::read(data) {
             Ok(value) => synced = value,
             Err(error) => problems.push(Problem::new(data.path().join(SYNCED_FILE), error)),
         }
-        check_slots(data, HARD_STATE_FILE, problems)?;
-        check_slots(data, SYNCED_FILE, problems)?;
-        check_slots(data, SIGNED_FILE, problems)?;
+        check_slots(data, HARD_STATE_SLOTS, problems)?;
+        check_slots(data, SYNCED_SLOTS, problems)?;
+        check_slots(data, SIGNED_SLOTS, problems)?;
         check_notes(data, problems)?;
     }
     let closed = data.exists(&format!("{DERIVED_DIR}/{}", sums::SUMS_FILE))?;
@@ -80,6 +80,23 @@ fn check_genesis(
     Ok(())
 }
 
+/// The boots: files of one age, and two copies that are the same.
+fn check_boots(data: &Dir, identity: &Identity, problems: &mut Problems) -> Result<(), DiskError> {
+    let path = data.path().join(LINEAGE_FILES[0]);
+    match start::check(data, start::root_of(identity)) {
+        Ok(checked) if checked.is_whole() => {}
+        Ok(_) => {
+            let what = "it is not as the boots say, or its copy is not: a start makes it anew";
+            problems.push(Problem::new(path, what));
+        }
+        Err(OpenError::Disk(error)) => return Err(error),
+        // Said already.
+        Err(OpenError::NoHardState { .. }) => {}
+        Err(error) => problems.push(Problem::new(path, error)),
+    }
+    Ok(())
+}
+
 fn check_notes(data: &Dir, problems: &mut Problems) -> Result<(), DiskError> {
     let path = data.path().join(NOTES_FILE);
     match data.read_file(NOTES_FILE)? {
@@ -95,25 +112,25 @@ fn check_notes(data: &Dir, problems: &mut Problems) -> Result<(), DiskError> {
 
 /// Both slots must be whole, though one is enough for a start: the other is what would be missing
 /// next.
-fn check_slots(data: &Dir, name: &str, problems: &mut Problems) -> Result<(), DiskError> {
-    let path = data.path().join(name);
-    let Some(bytes) = data.read_file(name)? else {
+fn check_slots(data: &Dir, kind: SlotKind, problems: &mut Problems) -> Result<(), DiskError> {
+    let path = data.path().join(kind.name);
+    let Some(bytes) = data.read_file(kind.name)? else {
         problems.push(Problem::new(path, "it does not exist"));
         return Ok(());
     };
-    if bytes.len() != SLOTS_FILE_SIZE {
-        let what = format!("{} bytes, the format has {SLOTS_FILE_SIZE}", bytes.len());
+    if bytes.len() != SLOT_FILE_SIZE {
+        let what = format!("{} bytes, the format has {SLOT_FILE_SIZE}", bytes.len());
         problems.push(Problem::new(path, what));
         return Ok(());
     }
-    for start in (0..SLOTS_FILE_SIZE).step_by(SLOT_STRIDE) {
-        let (slot, rest) = bytes[start..start + SLOT_STRIDE].split_at(SLOT_SIZE);
-        let (covered, crc) = slot.split_at(SLOT_SIZE - 4);
+    for start in (0..SLOT_FILE_SIZE).step_by(SLOT_STRIDE) {
+        let (slot, rest) = bytes[start..start + SLOT_STRIDE].split_at(kind.slot_size);
+        let (covered, crc) = slot.split_at(kind.slot_size - 4);
         if crc != crc32c::crc32c(covered).to_le_bytes() {
             problems.push(Problem::new(&path, "the slot is damaged").at(start as u64));
         }
         if let Some(position) = rest.iter().position(|byte| *byte != 0) {
-            let offset = (start + SLOT_SIZE + position) as u64;
+            let offset = (start + kind.slot_size + position) as u64;
             problems
                 .push(Problem::new(&path, "bytes outside of the slots are not zero").at(offset));
         }

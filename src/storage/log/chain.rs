@@ -118,6 +118,7 @@ impl Chainer {
         let Append { entries, epoch, bytes, done } = append;
         let first = entries.first().map_or(0, |entry| entry.id.index);
         let range = first..first + entries.len() as u64;
+        let last = entries.last().map(|entry| entry.id);
         let mut placements = Vec::with_capacity(entries.len());
         let mut frames = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -131,7 +132,7 @@ impl Chainer {
         self.shared.chained.send_replace(state.chained);
         drop(state);
         self.shared.placed.notify_all();
-        Write { frames, range, epoch, bytes, done }
+        Write { frames, range, last, epoch, bytes, done }
     }
 
     /// Link, place and frame of the next entry.

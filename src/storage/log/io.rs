@@ -12,7 +12,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use indelible_core::Chain;
+use indelible_core::{Chain, EntryId};
+use indelible_lineage::Bound;
 
 use super::mend::{self, Patch};
 use super::state::{Kept, Shared};
@@ -21,7 +22,8 @@ use super::{Done, LogError};
 use crate::disk::DiskError;
 use crate::storage::frame::{FRAME_HEADER_SIZE, Location};
 use crate::storage::hard_state::{HardState, HardStateFile};
-use crate::storage::synced::{Synced, SyncedFile};
+use crate::storage::recovery;
+use crate::storage::synced::{Promise, Synced, SyncedFile};
 
 /// Frames that one group may have, in bytes, before it is made durable: keeps the first callback
 /// from waiting for the last.
@@ -41,6 +43,8 @@ pub(super) struct Write {
     pub(super) frames: Vec<Frame>,
     /// Their entries.
     pub(super) range: Range<u64>,
+    /// The last of them.
+    pub(super) last: Option<EntryId>,
     /// Truncations before the append.
     pub(super) epoch: u64,
     /// Memory of the entries, in bytes.
@@ -161,6 +165,8 @@ pub(super) struct Io {
     pub(super) marker: SyncedFile,
     /// What the marker says.
     pub(super) marked: Synced,
+    /// The last entry that is durable. NB: not the log's last entry, which may be on its way.
+    pub(super) last: Option<EntryId>,
     /// At most this long after something has become durable, the marker says so.
     pub(super) marker_interval: Duration,
     /// Since when the marker has been behind. The one clock in storage: it paces the marker and
@@ -219,7 +225,8 @@ impl Io {
             return self.marked;
         }
         let (next, end) = self.writer.durable();
-        Synced { next, end, committed: state.committed.min(next) }
+        let promise = self.marked.promise;
+        Synced { next, end, committed: state.committed.min(next), promise }
     }
 
     /// Begins or does one operation; true if it was the last.
@@ -241,19 +248,37 @@ impl Io {
     fn write(&mut self, mut write: Write) {
         let written = match self.failure() {
             Some(failure) => Err(failure),
-            None => write
-                .frames
-                .drain(..)
-                .try_for_each(|frame| {
-                    self.group_bytes += frame.head.len() + frame.body.len();
-                    self.writer.stage(frame)
-                })
-                .map_err(|error| self.shared.fail(error.into())),
+            None => self.stage(&mut write).map_err(|error| self.shared.fail(error.into())),
         };
         self.group.push(write);
         if written.is_err() {
             self.finish_group();
         }
+    }
+
+    fn stage(&mut self, write: &mut Write) -> Result<(), DiskError> {
+        self.name_promise()?;
+        write.frames.drain(..).try_for_each(|frame| {
+            self.group_bytes += frame.head.len() + frame.body.len();
+            self.writer.stage(frame)
+        })
+    }
+
+    /// Before the log is changed under a new promise, the marker names that. Once for each leader
+    /// that this node follows, or is.
+    fn name_promise(&mut self) -> Result<(), DiskError> {
+        let promise = self.promise();
+        if promise == self.marked.promise {
+            return Ok(());
+        }
+        // Crash before: no entry was taken under that promise. After: the next start promises it
+        // again, which is what the hard state says too.
+        self.mark(Synced { promise, ..self.marked })
+    }
+
+    /// The highest promise that the log was, or is about to be, changed under.
+    fn promise(&self) -> Promise {
+        self.hard_state.value().promise().max(self.marked.promise)
     }
 
     fn failure(&self) -> Option<Arc<LogError>> {
@@ -281,6 +306,9 @@ impl Io {
         state.evict(self.shared.options.cache_bytes_max);
         drop(state);
         self.shared.room.notify_all();
+        if outcome.is_ok() {
+            self.last = self.group.iter().rev().find_map(|write| write.last).or(self.last);
+        }
         for write in self.group.drain(..) {
             (write.done)(outcome.clone());
         }
@@ -347,6 +375,11 @@ impl Io {
     ) -> Result<(), Arc<LogError>> {
         // Crash before: the vote is as it was, and nobody has been told otherwise. After: it is
         // what the callback says.
+        let log_end = recovery::end_with(self.last);
+        let change = |state: &mut HardState| {
+            change(state);
+            state.bound.as_mut().expect("the start has written it").log_end = log_end;
+        };
         self.hard_state.update(change).map_err(|error| self.shared.fail(error.into()))?;
         self.shared.lock().hard_state = self.hard_state.value().clone();
         Ok(())
@@ -358,13 +391,31 @@ impl Io {
             let segment = kept.location.segment;
             (kept.id.index + 1, Location { segment, offset: kept.frame_end })
         });
-        if next < self.marked.next {
+        let last = kept.map(|kept| kept.id);
+        let bound = self.hard_state.value().bound.expect("the start has written it");
+        if bound.log_end.entries > next {
+            // Crash before: the old log is there, and nobody has been told otherwise. After: the
+            // log reaches the end that the hard state names, and goes on after it.
+            let log_end = recovery::end_with(last);
+            self.hard_state.update(|state| state.bound = Some(Bound { log_end, ..bound }))?;
+            self.shared.lock().hard_state = self.hard_state.value().clone();
+        }
+        let promise = self.promise();
+        if next < self.marked.next || promise != self.marked.promise {
             // Crash before: the old log is there, and nobody has been told otherwise. After: the
             // marker claims less than the disk has, which is true; entries past it are still whole
             // and are found again.
-            self.mark(Synced { next, end, committed: self.marked.committed.min(next) })?;
+            let (next, end) = if next < self.marked.next {
+                (next, end)
+            } else {
+                (self.marked.next, self.marked.end)
+            };
+            let committed = self.marked.committed.min(next);
+            self.mark(Synced { next, end, committed, promise })?;
         }
-        self.writer.truncate(next, end)
+        self.writer.truncate(next, end)?;
+        self.last = last;
+        Ok(())
     }
 
     fn mark(&mut self, synced: Synced) -> Result<(), DiskError> {

@@ -32,6 +32,7 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use indelible_core::{Chain, Entry, EntryId, TrailId};
+use indelible_lineage::{Admitted, Boot, Lineage};
 use tokio::sync::watch;
 
 pub use error::LogError;
@@ -44,6 +45,7 @@ pub use scrub::ScrubError;
 use crate::storage::frame::Location;
 use crate::storage::hard_state::{HardState, StoredVote};
 use crate::storage::recovery::OpenError;
+use crate::storage::start::NewBoot;
 use chain::Op;
 use io::Control;
 use open::Owner;
@@ -66,6 +68,8 @@ pub struct LogOptions {
     pub trail_id: TrailId,
     /// Memory for entries that are durable already, in bytes.
     pub cache_bytes_max: usize,
+    /// The boot that this start begins.
+    pub boot: NewBoot,
     /// Whether the first append may start anywhere: only for openraft's storage suite.
     pub first_index_any: bool,
     /// Whether writes are made durable.
@@ -176,19 +180,24 @@ impl Log {
         self.shared.lock().hard_state.vote
     }
 
-    /// How often this log has been opened, this time included.
-    pub fn boot_count(&self) -> u64 {
-        self.shared.lock().hard_state.boot_count
+    /// All boots of this node, this one included.
+    pub fn lineage(&self) -> &Lineage {
+        &self.shared.lineage
     }
 
-    /// The boot counter of a peer that was saved last.
-    pub fn peer_boot(&self, node_id: u64) -> Option<u64> {
-        self.shared.lock().hard_state.peer_boot(node_id)
+    /// This boot.
+    pub fn boot(&self) -> Boot {
+        self.lineage().newest()
     }
 
-    /// Makes a peer's boot counter durable, after everything that was handed over before it.
-    pub fn save_peer_boot(&self, node_id: u64, boot: u64, done: Done) {
-        self.change_hard_state(Box::new(move |state| state.set_peer_boot(node_id, boot)), done);
+    /// The newest boot of a peer that was admitted.
+    pub fn peer(&self, node_id: u64) -> Option<Admitted> {
+        self.shared.lock().hard_state.peer(node_id)
+    }
+
+    /// Makes the newest boot of a peer durable, after everything that was handed over before it.
+    pub fn save_peer(&self, node_id: u64, admitted: Admitted, done: Done) {
+        self.change_hard_state(Box::new(move |state| state.set_peer(node_id, admitted)), done);
     }
 
     fn change_hard_state(&self, change: Box<dyn FnOnce(&mut HardState) + Send>, done: Done) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use indelible_core::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use indelible_core::{EntryId, chain};
+use indelible_lineage::{Lineage, LogEnd, log_reaches};
 
 use super::chain::{Chainer, Op};
 use super::io::{Control, Io, IoOp};
@@ -16,10 +17,11 @@ use super::writer::{NEXT_FILE, Writer};
 use super::{Log, LogOptions, SyncPolicy};
 use crate::disk::{Dir, DirLock, DiskError, Recorder, SlotsError};
 use crate::storage::frame::Location;
-use crate::storage::hard_state::{HARD_STATE_FILE, HardStateFile, StoredVote};
+use crate::storage::hard_state::{HardState, HardStateFile, StoredVote};
 use crate::storage::mend::swap;
 use crate::storage::recovery::{self, Expected, Found, OpenError, SEGMENTS_DIR, Tear};
 use crate::storage::segment;
+use crate::storage::start::{self, Checked, NewBoot};
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
 
 /// How long the marker may be behind. What a crash in this time leaves is told from damage by its
@@ -104,50 +106,50 @@ impl Log {
             Some(recorder) => Dir::open_recorded(path, syncs, recorder)?,
             None => Dir::open(path, syncs)?,
         };
-        let (mut hard_state, marker, marked) = open_slots(&data)?;
+        let NewBoot { root, draw } = options.boot;
+        let checked = start::check(&data, root)?;
+        let (mut hard_state, marker, marked, checked) = open_slots(&data, checked)?;
         let segments = data.subdir(SEGMENTS_DIR)?;
         let mut found = recover(&segments, &options, &marked)?;
+        check_end(&segments, &found, hard_state.value())?;
 
         // From here on the disk is changed: the log is accepted.
         let torn = settle(&data, &segments, &mut found)?;
+        let last = recovery::leaders(&found.segments).last().copied();
+        let log_end = recovery::end_with(last);
         // Crash before: this start does not count. It has told nobody its number.
-        hard_state.update(|state| state.boot_count += 1)?;
+        let lineage = checked.begin(&data, &mut hard_state, draw, log_end, marked.promise)?;
         let recovered = Recovered {
-            last: recovery::leaders(&found.segments).last().copied(),
+            last,
             committed: marked.committed,
             vote: hard_state.value().vote,
-            boot_count: hard_state.value().boot_count,
+            boot_count: hard_state.value().boot_count(),
             segments: (found.segments.len(), found.scanned.len()),
             torn,
         };
-        let parts = Parts { data, segments, found, hard_state, marker, marked };
-        let log = start(options, parts, tuning.marker_interval, lock)?;
+        let parts = Parts { data, segments, found, hard_state, lineage, marker, marked };
+        let log = start_threads(options, parts, tuning.marker_interval, lock)?;
         Ok((log, recovered))
     }
 }
 
 /// Opens hard state and marker; makes them in a directory that has neither.
-fn open_slots(data: &Dir) -> Result<(HardStateFile, SyncedFile, Synced), OpenError> {
-    let no_hard_state = || OpenError::NoHardState { path: data.path().join(HARD_STATE_FILE) };
-    let has_log = data.exists(SYNCED_FILE)? || has_segments(data)?;
-    let hard_state = if data.exists(HARD_STATE_FILE)? {
-        HardStateFile::open(data).map_err(|error| match error {
-            SlotsError::Damaged { .. } => no_hard_state(),
-            SlotsError::Disk(error) => error.into(),
-        })?
-    } else if has_log {
-        return Err(no_hard_state());
-    } else {
+fn open_slots(
+    data: &Dir,
+    mut checked: Checked,
+) -> Result<(HardStateFile, SyncedFile, Synced, Checked), OpenError> {
+    let hard_state = match checked.hard_state.take() {
+        Some(file) => file,
         // Crash after: a hard state without a vote, and the marker is made next time. No vote is
         // saved before there is one, so that a hard state that goes missing later is missed.
-        HardStateFile::create(data)?
+        None => HardStateFile::create(data)?,
     };
-    let never_started = hard_state.value().boot_count == 0;
-    if !data.exists(SYNCED_FILE)? && never_started && !has_segments(data)? {
-        return Ok((hard_state, SyncedFile::create(data)?, Synced::EMPTY));
+    let never_started = hard_state.value().boot_count() == 0;
+    if !data.exists(SYNCED_FILE)? && never_started && !start::has_segments(data)? {
+        return Ok((hard_state, SyncedFile::create(data)?, Synced::EMPTY, checked));
     }
     let (marker, marked) = open_marker(data)?;
-    Ok((hard_state, marker, marked))
+    Ok((hard_state, marker, marked, checked))
 }
 
 fn open_marker(data: &Dir) -> Result<(SyncedFile, Synced), OpenError> {
@@ -160,12 +162,22 @@ fn open_marker(data: &Dir) -> Result<(SyncedFile, Synced), OpenError> {
     })
 }
 
-fn has_segments(data: &Dir) -> Result<bool, DiskError> {
-    if !data.exists(SEGMENTS_DIR)? {
-        return Ok(false);
+/// Whether the log has the end that the hard state names: it had it, durably.
+fn check_end(segments: &Dir, found: &Found, hard_state: &HardState) -> Result<(), OpenError> {
+    let Some(bound) = &hard_state.bound else { return Ok(()) };
+    let leaders = recovery::leaders(&found.segments);
+    let LogEnd { entries, .. } = bound.log_end;
+    if log_reaches(bound, recovery::log_end(&leaders, entries)) {
+        return Ok(());
     }
-    let names = data.subdir(SEGMENTS_DIR)?.list()?;
-    Ok(names.iter().any(|name| segment::parse_file_name(name).is_some()))
+    let (first, offset) = found.segments.last().map_or((0, 0), |(last, _)| (last.first, 0));
+    Err(OpenError::Corrupt {
+        file: segments.path().join(segment::file_name(first)),
+        offset,
+        first: leaders.last().map_or(0, |last| last.index + 1).min(entries.saturating_sub(1)),
+        last: entries.saturating_sub(1),
+        what: recovery::lacks_end(&bound.log_end),
+    })
 }
 
 fn recover(segments: &Dir, options: &LogOptions, marked: &Synced) -> Result<Found, OpenError> {
@@ -214,18 +226,19 @@ struct Parts {
     segments: Dir,
     found: Found,
     hard_state: HardStateFile,
+    lineage: Lineage,
     marker: SyncedFile,
     marked: Synced,
 }
 
 /// Starts the threads.
-fn start(
+fn start_threads(
     options: LogOptions,
     parts: Parts,
     marker_interval: Duration,
     lock: DirLock,
 ) -> Result<Log, OpenError> {
-    let Parts { data, segments, found, hard_state, marker, marked } = parts;
+    let Parts { data, segments, found, hard_state, lineage, marker, marked } = parts;
     let last = found.segments.last().map(|(summary, _)| summary);
     let (trail_id, segment_bytes) = (options.trail_id, options.segment_bytes);
     let writer = Writer::resume(segments.clone(), trail_id, segment_bytes, last)?;
@@ -242,9 +255,11 @@ fn start(
         to_chain,
         to_io.clone(),
     );
-    let shared = Arc::new(Shared::new(options, data, segments, state));
+    let last = state.last();
+    let shared = Arc::new(Shared::new(options, data, segments, lineage, state));
     let chainer = Chainer { shared: shared.clone(), queue: chain_queue, io: to_io, chain, end };
-    let io = new_io(&shared, io_queue, writer, hard_state, marker, marked, marker_interval);
+    let files = Markers { hard_state, marker, marked, last };
+    let io = new_io(&shared, io_queue, writer, files, marker_interval);
     let threads = Mutex::new(vec![
         spawn("log-chain", move || chainer.run())?,
         spawn("log-io", move || io.run())?,
@@ -253,15 +268,23 @@ fn start(
     Ok(Log { shared, owner: Arc::new(owner) })
 }
 
+/// What the IO thread writes besides segments.
+struct Markers {
+    hard_state: HardStateFile,
+    marker: SyncedFile,
+    marked: Synced,
+    /// The last entry that is durable.
+    last: Option<EntryId>,
+}
+
 fn new_io(
     shared: &Arc<Shared>,
     queue: Receiver<IoOp>,
     writer: Writer,
-    hard_state: HardStateFile,
-    marker: SyncedFile,
-    marked: Synced,
+    files: Markers,
     marker_interval: Duration,
 ) -> Io {
+    let Markers { hard_state, marker, marked, last } = files;
     Io {
         shared: shared.clone(),
         queue,
@@ -269,6 +292,7 @@ fn new_io(
         hard_state,
         marker,
         marked,
+        last,
         marker_interval,
         behind_since: None,
         group: Vec::new(),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use indelible_core::limits::IO_QUEUE_MAX;
 use indelible_core::{Chain, Entry, EntryId};
+use indelible_lineage::Lineage;
 use tokio::sync::watch;
 
 use super::chain::{Append, Op, Placement};
@@ -23,6 +24,8 @@ use crate::storage::segment::{self, Summary};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: LogOptions,
+    /// All boots of this node; the newest one is this one's.
+    pub(super) lineage: Lineage,
     /// The data directory.
     pub(super) data: Dir,
     /// Files for reading.
@@ -137,9 +140,16 @@ pub(super) struct State {
 }
 
 impl Shared {
-    pub(super) fn new(options: LogOptions, data: Dir, segments: Dir, state: State) -> Shared {
+    pub(super) fn new(
+        options: LogOptions,
+        data: Dir,
+        segments: Dir,
+        lineage: Lineage,
+        state: State,
+    ) -> Shared {
         Shared {
             options,
+            lineage,
             data,
             files: Files::new(segments),
             mending: Mutex::new(()),

@@ -45,6 +45,7 @@ use crate::disk::Recorder;
 use crate::disk::{Dir, DirLock, DiskError, LockError};
 use crate::storage::log::LogError;
 use crate::storage::recovery::OpenError;
+use crate::storage::start::{self, Boot};
 
 pub(in crate::storage) use own::{Found, Own};
 use swap::Kept;
@@ -280,6 +281,12 @@ impl ClosedLog {
         let lock = DirLock::acquire(path).expect("nobody has it");
         let data = Dir::open_recorded(path, false, recorder).expect("it exists");
         ClosedLog { data, common, lock }
+    }
+
+    /// Whether the files are of one age, as a start checks it before anything else. `root` is the
+    /// root of this node's lineage.
+    pub fn check_start(&self, root: Boot) -> Result<(), OpenError> {
+        start::check(&self.data, root).map(|_| ())
     }
 
     /// Gives the lock on: to [`super::Storage::open_locked`].

@@ -7,8 +7,12 @@ use super::survey::{Anchor, Files};
 use super::swap::{self, NewSegment};
 use super::walk::{After, Stopped, Walk};
 use super::{ClosedLog, Damage, DamageKind, Fetch, MendError, Mended, Own, Survey};
-use crate::disk::DiskError;
+use indelible_lineage::Bound;
+
+use crate::disk::{DiskError, SlotsError};
 use crate::storage::frame::{FrameFault, Location};
+use crate::storage::hard_state::HardStateFile;
+use crate::storage::recovery::{self, OpenError};
 use crate::storage::segment::{self, SegmentHeader};
 use crate::storage::synced::{Synced, SyncedFile};
 
@@ -85,7 +89,8 @@ impl ClosedLog {
             return Ok(mended);
         }
         let start = damage.start.ok_or_else(|| MendError::NotNow { file: damage.file.clone() })?;
-        let mut plan = Plan { doubted: None, open_from: u64::MAX, kept: None };
+        let open_from = if damage.kind == DamageKind::End { start.next } else { u64::MAX };
+        let mut plan = Plan { doubted: None, open_from, kept: None };
         loop {
             let attempt = Attempt { log: self, files: &files, survey, damage, plan };
             match attempt.run(start, fetch) {
@@ -133,7 +138,7 @@ impl ClosedLog {
             mended.keep(swap::remove(&self.data, &files.dir, *first)?);
         }
         let lost = survey.marker.is_none() && ends;
-        let lost = lost.then_some(Synced { next, end, committed: 0 });
+        let lost = lost.then_some(Synced { next, end, ..Synced::EMPTY });
         if let Some(marker) = outcome.marker.or(lost) {
             self.sync_all()?;
             // Crash before: there is no marker, or one that wants more entries, or has the last one
@@ -141,7 +146,29 @@ impl ClosedLog {
             self.write_marker(marker)?;
             mended.marker = true;
         }
+        if mended.end.is_some() {
+            // Crash before: the log lacks the end that the hard state names, and peers are asked
+            // again.
+            self.name_end()?;
+        }
         Ok(mended)
+    }
+
+    /// Has the hard state name the end that peers have settled, if the log does not reach the one
+    /// that it names.
+    fn name_end(&self) -> Result<(), MendError> {
+        let survey = self.survey()?;
+        let Some(DamageKind::End) = survey.damage.first().map(|damage| damage.kind) else {
+            return Ok(());
+        };
+        self.sync_all()?;
+        let mut file = HardStateFile::open(&self.data).map_err(|error| match error {
+            SlotsError::Damaged { path } => OpenError::NoHardState { path },
+            SlotsError::Disk(error) => error.into(),
+        })?;
+        let log_end = recovery::end_with(survey.last);
+        file.update(|state| state.bound = state.bound.map(|bound| Bound { log_end, ..bound }))?;
+        Ok(())
     }
 
     /// Makes the segments durable that nothing says are: all that are not sealed.
@@ -155,7 +182,8 @@ impl ClosedLog {
     }
 
     fn write_marker(&self, marker: Synced) -> Result<(), MendError> {
-        let marker = if marker.next == 0 { Synced::EMPTY } else { marker };
+        let empty = Synced { promise: marker.promise, ..Synced::EMPTY };
+        let marker = if marker.next == 0 { empty } else { marker };
         match SyncedFile::open(&self.data) {
             Ok((mut file, _)) => file.write(&marker)?,
             Err(_) => SyncedFile::create_as(&self.data, &marker)?,
@@ -178,7 +206,7 @@ impl Attempt<'_> {
     /// the old ones.
     fn run(&self, start: Anchor, fetch: &mut Fetch<'_>) -> Result<Outcome, Stop> {
         let mut walk = Walk::new(start.next, start.chain, fetch);
-        walk.doubting = self.plan.doubted.is_some();
+        walk.doubting = self.plan.doubted.is_some() || self.doubts_all();
         walk.open_from = self.plan.open_from;
         let sealed_until = self.files.sealed_until()?;
         let mut made: Vec<Made> = Vec::new();
@@ -239,7 +267,7 @@ impl Attempt<'_> {
         let (summary, stopped) = walk.segment(
             &mut own,
             common.segment_bytes,
-            self.plan.doubted == Some(first),
+            self.plan.doubted == Some(first) || self.doubts_all(),
             u64::MAX,
             &mut |own, summary, fault, of_peer| self.judge(own, summary, fault, of_peer),
             &mut |entry, header, location, of_peer| {
@@ -276,6 +304,16 @@ impl Attempt<'_> {
         self.survey.marker.map_or(0, |marker| marker.committed)
     }
 
+    /// Whether own frames count only as far as peers have the same.
+    fn doubts_all(&self) -> bool {
+        self.damage.kind == DamageKind::End
+    }
+
+    /// Whether a log that ends before this entry may be complete.
+    fn is_reached(&self, next: u64) -> bool {
+        !self.doubts_all() && self.survey.marker.is_some_and(|marker| next >= marker.next)
+    }
+
     /// Whether the marker has the entry before `end` end elsewhere.
     fn is_misplaced(&self, (next, end): (u64, Location)) -> bool {
         self.survey.marker.is_some_and(|marker| marker.next == next && marker.end != end)
@@ -296,15 +334,14 @@ impl Attempt<'_> {
         }
         // Where the end itself was damaged, what is left says nothing about what was above the
         // marker: peers know.
-        let reached = self.survey.marker.is_some_and(|marker| summary.next >= marker.next);
+        let reached = self.is_reached(summary.next);
         let ended = reached && !of_peer && own.ends(summary, fault)?;
         Ok(if ended { After::End } else { After::Hole(None) })
     }
 
     /// After a closed segment: whether nothing is there, and nothing is missing.
     fn at_end(&self, walk: &Walk<'_, '_>) -> Result<bool, DiskError> {
-        let reached = self.survey.marker.is_some_and(|marker| walk.index >= marker.next);
-        let reached = reached && walk.run.is_none();
+        let reached = self.is_reached(walk.index) && walk.run.is_none();
         let nothing = self.files.firsts.binary_search(&walk.index).is_err();
         Ok(reached && nothing && self.files.later(walk.index)?.is_none())
     }
@@ -319,8 +356,8 @@ impl Attempt<'_> {
             let damaged = self.survey.damage.iter().any(|damage| {
                 damage.file == name || damage.start.is_some_and(|start| start.next == walk.index)
             });
-            let marker = self.damage.kind == DamageKind::Marker;
-            return Ok(!damaged && !marker);
+            let is_end_open = matches!(self.damage.kind, DamageKind::Marker | DamageKind::End);
+            return Ok(!damaged && !is_end_open);
         }
         match walk.run {
             _ if walk.doubting => Ok(false),
@@ -347,6 +384,6 @@ impl Attempt<'_> {
         if next >= marker.next && !passed.misplaced {
             return Ok(None);
         }
-        Ok(Some(Synced { next, end, committed: marker.committed }))
+        Ok(Some(Synced { next, end, ..marker }))
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use indelible_core::{Chain, TrailId, chain};
+use indelible_core::{Chain, EntryId, TrailId, chain};
+use indelible_lineage::{Bound, log_reaches};
 
 use super::{ClosedLog, Common, Own};
 use crate::disk::{Dir, DiskError, SlotsError};
 use crate::storage::frame::Location;
-use crate::storage::hard_state::{HARD_STATE_FILE, HardStateFile};
+use crate::storage::hard_state::{HARD_STATE_FILE, HardState, HardStateFile};
 use crate::storage::recovery::{self, Expected, Judged, OpenError, SEGMENTS_DIR};
 use crate::storage::segment::{self, SegmentHeader};
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
@@ -76,6 +77,9 @@ pub enum DamageKind {
     Chain,
     /// The `synced` marker is missing or damaged, so that nothing says where the log ended.
     Marker,
+    /// Each segment is whole, but the log lacks the end that the hard state names: it is older, or
+    /// what followed was replaced. None of its entries counts that is not known to be committed.
+    End,
 }
 
 impl std::fmt::Display for Damage {
@@ -93,10 +97,19 @@ pub struct Survey {
     pub damage: Vec<Damage>,
     /// One past the last entry; none if the end is damaged.
     pub next: Option<u64>,
+    /// The last entry, if nothing before it is damaged.
+    pub last: Option<EntryId>,
     /// What the marker says; none if it cannot be read.
     pub marker: Option<Synced>,
     /// Segment files.
     pub segments: usize,
+}
+
+impl Survey {
+    /// Whether entries are missing at the end that this node has had.
+    pub fn lacks_end(&self) -> bool {
+        self.damage.iter().any(|damage| damage.kind == DamageKind::End)
+    }
 }
 
 /// Segment files, looked at only as far as is asked.
@@ -168,6 +181,10 @@ struct Surveyor<'a> {
     at: Option<Anchor>,
     /// Where it had come to before the last segment; none if there is none, or after damage.
     last: Option<Anchor>,
+    /// Where each whole segment starts, as long as there was no damage.
+    passed: Vec<Anchor>,
+    /// Last entry of each leader in them.
+    leaders: Vec<EntryId>,
 }
 
 impl ClosedLog {
@@ -175,8 +192,8 @@ impl ClosedLog {
     /// this reads all of the log, otherwise what a start reads. An error if mending cannot help.
     pub fn survey(&self) -> Result<Survey, OpenError> {
         let files = Files::list(&self.data, self.common)?;
-        let boots = self.boots(&files)?;
-        let marker = match (self.data.exists(SYNCED_FILE)?, boots) {
+        let hard_state = self.hard_state(&files)?;
+        let marker = match (self.data.exists(SYNCED_FILE)?, hard_state.boot_count()) {
             (false, 0) if files.firsts.is_empty() => Some(Synced::EMPTY),
             (false, _) => None,
             (true, _) => match SyncedFile::read(&self.data) {
@@ -192,11 +209,16 @@ impl ClosedLog {
             damage: Vec::new(),
             at: Some(Anchor::genesis(&self.common.trail_id)),
             last: None,
+            passed: Vec::new(),
+            leaders: Vec::new(),
         };
         for (position, first) in files.firsts.iter().enumerate() {
             surveyor.segment(*first, files.firsts.get(position + 1).copied())?;
         }
         surveyor.end();
+        if let Some(bound) = hard_state.bound.filter(|_| marker.is_some()) {
+            surveyor.check_end(&bound);
+        }
         let mut damage = surveyor.damage;
         let at = surveyor.at;
         if marker.is_none() {
@@ -211,19 +233,20 @@ impl ClosedLog {
                 start: surveyor.last.or(at),
             });
         }
-        Ok(Survey { damage, next: at.map(|at| at.next), marker, segments: files.firsts.len() })
+        let last = surveyor.leaders.last().copied();
+        let (next, segments) = (at.map(|at| at.next), files.firsts.len());
+        Ok(Survey { damage, next, last, marker, segments })
     }
 
-    /// How often the log was opened; an error if the hard state does not say so, which nothing can
-    /// mend.
-    fn boots(&self, files: &Files) -> Result<u64, OpenError> {
+    /// The hard state; an error if it cannot be read, which nothing can mend.
+    fn hard_state(&self, files: &Files) -> Result<HardState, OpenError> {
         let refuse = || OpenError::NoHardState { path: self.data.path().join(HARD_STATE_FILE) };
         if !self.data.exists(HARD_STATE_FILE)? {
             let has_log = !files.firsts.is_empty() || self.data.exists(SYNCED_FILE)?;
-            return if has_log { Err(refuse()) } else { Ok(0) };
+            return if has_log { Err(refuse()) } else { Ok(HardState::default()) };
         }
         match HardStateFile::open(&self.data) {
-            Ok(file) => Ok(file.value().boot_count),
+            Ok(file) => Ok(file.value().clone()),
             Err(SlotsError::Damaged { .. }) => Err(refuse()),
             Err(SlotsError::Disk(error)) => Err(error.into()),
         }
@@ -288,8 +311,10 @@ impl Surveyor<'_> {
         let (file, offset, from, what) = match judged {
             Ok(Judged { summary, .. }) => {
                 let end = Location { segment: first, offset: summary.frames_end };
-                self.last = self.at;
-                self.at = Some(Anchor { next: summary.next, chain: summary.chain_after, end });
+                let at = Anchor { next: summary.next, chain: summary.chain_after, end };
+                self.passed.extend(self.at);
+                (self.last, self.at) = (self.at, Some(at));
+                summary.leaders.iter().for_each(|id| segment::push_leader(&mut self.leaders, *id));
                 return Ok(());
             }
             Err(
@@ -345,5 +370,21 @@ impl Surveyor<'_> {
         let file = self.files.dir.path().join(segment::file_name(next));
         self.push(DamageKind::Missing, file, 0, (next, None), what, self.last.or(self.at));
         self.at = None;
+    }
+
+    /// Whether a log without damage has the end that the hard state names.
+    fn check_end(&mut self, bound: &Bound) {
+        let entries = bound.log_end.entries;
+        if !self.damage.is_empty() || log_reaches(bound, recovery::log_end(&self.leaders, entries))
+        {
+            return;
+        }
+        // Up to there nothing can differ from what others have.
+        let committed = self.marker.committed;
+        let start = self.passed.iter().rev().find(|at| at.next <= committed).copied().or(self.at);
+        let from = start.map_or(0, |start| start.next);
+        let file = self.files.dir.path().join(segment::file_name(from));
+        let what = recovery::lacks_end(&bound.log_end);
+        self.push(DamageKind::End, file, 0, (from, None), what, start);
     }
 }

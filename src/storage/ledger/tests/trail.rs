@@ -7,6 +7,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 use indelible_core::{Entry, EntryId, EntryKind, Hash, Kind, ProducerId, Salt, TrailId};
+use indelible_lineage::Draw;
 use indelible_proto::v1::ProducerOpened;
 pub(crate) use indelible_testkit::TestRecord;
 use indelible_testkit::trail;
@@ -16,6 +17,7 @@ use tempfile::TempDir;
 use crate::storage::identity::Identity;
 use crate::storage::ledger::{Applied, CommitPolicy, Ledger, LedgerError};
 use crate::storage::log::{Log, LogOptions, SyncPolicy};
+use crate::storage::start::NewBoot;
 
 pub(crate) const TRAIL: TrailId = TrailId([7; 16]);
 /// Small, so that a few entries fill some.
@@ -262,10 +264,12 @@ pub(crate) fn open_log(dir: &Path) -> Log {
 
 /// The log of a directory; none if it refuses.
 pub(crate) fn try_open_log(dir: &Path) -> Option<Log> {
+    let identity = Identity::read(dir).expect("there is an identity");
     let options = LogOptions {
-        segment_bytes: Identity::read(dir).expect("there is an identity").segment_bytes,
+        segment_bytes: identity.segment_bytes,
         trail_id: TRAIL,
         cache_bytes_max: 1024 * 1024,
+        boot: NewBoot::of(&identity, Draw([1; 16])),
         first_index_any: false,
         sync: SyncPolicy::Never,
     };

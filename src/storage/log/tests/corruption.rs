@@ -22,7 +22,7 @@ fn make(dir: &Path) -> (Vec<Entry>, StoredVote) {
 fn no_flipped_byte_is_served() {
     let original = temp_dir();
     let (entries, vote) = make(original.path());
-    let files = ["hard_state", "synced"].map(String::from).into_iter();
+    let files = ["hard_state", "synced", "lineage", "lineage.copy"].map(String::from).into_iter();
     let segments =
         read_segments(original.path()).into_iter().map(|(name, _)| format!("segments/{name}"));
     let (mut flips, mut refused, mut detected, mut harmless) = (0, 0, 0, 0);
@@ -74,7 +74,7 @@ fn no_flipped_byte_is_served() {
 
 /// Makes `to` what `from` is.
 fn copy(from: &Path, to: &Path) {
-    for name in ["hard_state", "synced"] {
+    for name in ["hard_state", "synced", "lineage", "lineage.copy"] {
         std::fs::copy(from.join(name), to.join(name)).unwrap();
     }
     let _ = std::fs::remove_dir_all(to.join("segments"));

@@ -67,7 +67,9 @@ impl goldenscript::Runner for Runner {
             "boot" => {
                 let node = args.lookup_parse("node")?.ok_or("node=")?;
                 let count = args.lookup_parse("count")?.ok_or("count=")?;
-                self.log().save_peer_boot(node, count, self.done(format!("boot of {node}")));
+                let boot = Boot { number: count, hash: [0; 32] };
+                let admitted = Admitted { boot, is_first_contact: false };
+                self.log().save_peer(node, admitted, self.done(format!("boot of {node}")));
             }
             "truncate" => {
                 let after = args.lookup("after").ok_or("after=")?.value.clone();
@@ -255,7 +257,13 @@ fn show_write(event: &Event, offset: u64, bytes: &[u8]) -> String {
         None if name == "synced" => {
             let field = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
             let (next, segment, end, committed) = (field(16), field(24), field(32), field(40));
-            format!("at {offset}: next {next} at {segment}.seg {end}, committed {committed}")
+            let promise = match (field(48), field(56)) {
+                (0, 0) => String::new(),
+                (term, leader) => format!(", promised term {term} of {leader}"),
+            };
+            format!(
+                "at {offset}: next {next} at {segment}.seg {end}, committed {committed}{promise}"
+            )
         }
         None => format!("at {offset}"),
     }

@@ -1,5 +1,6 @@
 //! Tests of the log: golden scripts, crashes at every point, damage to every byte, threads.
 
+mod boots;
 mod corruption;
 mod crash;
 mod golden;
@@ -29,7 +30,8 @@ fn appends_are_read_back_after_reopening() {
     check(&log, &entries);
     let vote = StoredVote { term: 3, node_id: 2, committed: true };
     wait(|done| log.save_vote(vote, done)).unwrap();
-    wait(|done| log.save_peer_boot(5, 17, done)).unwrap();
+    let admitted = Admitted { boot: Boot { number: 17, hash: [5; 32] }, is_first_contact: true };
+    wait(|done| log.save_peer(5, admitted, done)).unwrap();
     log.set_applied(200);
     log.set_committed(150);
     drop(log);
@@ -39,7 +41,8 @@ fn appends_are_read_back_after_reopening() {
     assert_eq!(recovered.vote, Some(vote));
     assert_eq!(recovered.boot_count, 2);
     assert_eq!(recovered.committed, 150);
-    assert_eq!(log.peer_boot(5), Some(17));
+    assert_eq!(log.peer(5), Some(admitted));
+    assert_eq!((log.boot().number, log.lineage().draws()), (2, &[Draw([1; 16]); 2][..]));
     check(&log, &entries);
     append(&log, vec![entry(200, 1, 10)]);
     assert_eq!(log.last().unwrap().index, 200);
@@ -283,7 +286,7 @@ fn a_log_without_its_hard_state_is_refused() {
             std::fs::remove_file(path).unwrap();
         }
         let error = Log::open(dir.path(), options()).unwrap_err();
-        assert!(matches!(error, OpenError::NoHardState { .. }), "{error}");
+        assert!(error.is_old_disk(), "{error}");
         assert!(error.to_string().contains("hint: "), "{error}");
     }
 }

@@ -6,12 +6,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bytes::Bytes;
 pub(super) use indelible_core::{Entry, EntryId, EntryKind, TrailId, chain};
+pub(super) use indelible_lineage::{Admitted, Boot, Draw};
 
 pub(super) use crate::disk::{Dir, Recorder};
 pub(super) use crate::storage::hard_state::StoredVote;
 pub(super) use crate::storage::log::io::Control;
 pub(super) use crate::storage::log::{Done, Log, LogError, LogOptions, SyncPolicy};
 pub(super) use crate::storage::recovery::OpenError;
+pub(super) use crate::storage::start::NewBoot;
 pub(super) use crate::storage::synced::SyncedFile;
 
 /// A directory that goes away; in memory where there is such a place, and it is large enough, since
@@ -29,6 +31,7 @@ pub(super) fn options() -> LogOptions {
         segment_bytes: 4096,
         trail_id: TrailId([7; 16]),
         cache_bytes_max: 8 * 1024,
+        boot: NewBoot { root: Boot::root(&[7; 16], 1, &[1; 32]), draw: Draw([1; 16]) },
         first_index_any: false,
         sync: SyncPolicy::Always,
     }

@@ -1,6 +1,7 @@
 //! Mending with plain directories as peers: every kind of damage, and every crash.
 
 mod crash;
+mod ends;
 mod holes;
 mod liars;
 mod marker;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use indelible_core::{Chain, Entry, EntryId, EntryKind, Salt, TrailId};
+use indelible_lineage::{Boot, Draw};
 use indelible_testkit::{TestRecord, trail};
 use tempfile::TempDir;
 
@@ -19,6 +20,7 @@ pub(super) use crate::storage::mend::{
 };
 use crate::storage::recovery::OpenError;
 use crate::storage::segment::{self, FRAMES_START, SegmentHeader};
+use crate::storage::start::NewBoot;
 
 pub(crate) const TRAIL: TrailId = TrailId([7; 16]);
 pub(crate) const SEGMENT_BYTES: u64 = 4096;
@@ -29,6 +31,7 @@ pub(crate) fn options() -> LogOptions {
         segment_bytes: SEGMENT_BYTES,
         trail_id: TRAIL,
         cache_bytes_max: 4 * 1024,
+        boot: NewBoot { root: Boot::root(&[7; 16], 1, &[1; 32]), draw: Draw([1; 16]) },
         first_index_any: false,
         sync: SyncPolicy::Never,
     }
@@ -95,7 +98,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to.join("segments"));
     let _ = std::fs::remove_dir_all(to.join("quarantine"));
     std::fs::create_dir(to.join("segments")).unwrap();
-    for name in ["hard_state", "synced"] {
+    for name in ["hard_state", "synced", "lineage", "lineage.copy"] {
         let _ = std::fs::remove_file(to.join(name));
         if from.join(name).exists() {
             std::fs::copy(from.join(name), to.join(name)).unwrap();
