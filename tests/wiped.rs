@@ -147,6 +147,8 @@ async fn f2_an_old_hard_state_is_refused_at_every_start() {
     // Nothing was changed on that disk: with the file that belongs there it is a node again.
     std::fs::write(&file, newest).unwrap();
     cluster.node(rolled_back).unwrap().start().unwrap();
+    eventually("it follows", || async { view(&addr).await.filter(|view| view.leader_id != 0) })
+        .await;
     let trail = Trail::read_everywhere(&cluster, &sdk).await;
     assert_eq!(trail.events_by_producer().values().map(Vec::len).sum::<usize>(), 40);
     stop_and_compare(&mut cluster);

@@ -17,7 +17,7 @@
 use std::path::{Path, PathBuf};
 
 use indelible_core::{Chain, EntryId, TrailId, chain};
-use indelible_lineage::{LogEnd, StartRefusal};
+use indelible_lineage::StartRefusal;
 
 use crate::disk::{Dir, DiskError, File, LockError, SlotsError};
 
@@ -120,23 +120,6 @@ pub enum OpenError {
         /// What differs.
         what: String,
     },
-}
-
-impl OpenError {
-    /// Whether it says that the disk, or a part of it, is older than this node: it must not start
-    /// on it, now or later.
-    pub fn is_old_disk(&self) -> bool {
-        match self {
-            OpenError::NoHardState { .. }
-            | OpenError::OldFiles(_)
-            | OpenError::TwoLineages { .. } => true,
-            OpenError::Locked(_)
-            | OpenError::Disk(_)
-            | OpenError::Corrupt { .. }
-            | OpenError::Ambiguous { .. }
-            | OpenError::Foreign { .. } => false,
-        }
-    }
 }
 
 impl From<LockError> for OpenError {
@@ -492,30 +475,6 @@ pub fn leaders(segments: &[(Summary, bool)]) -> Vec<EntryId> {
         summary.leaders.iter().for_each(|id| segment::push_leader(&mut leaders, *id));
     }
     leaders
-}
-
-/// The end of a log cut to so many entries; none if it has fewer. `leaders` has the last entry of
-/// every leader, in order.
-pub fn log_end(leaders: &[EntryId], entries: u64) -> Option<LogEnd> {
-    let Some(last) = entries.checked_sub(1) else { return Some(LogEnd::default()) };
-    let leader = leaders.iter().find(|leader| leader.index >= last)?;
-    Some(LogEnd { entries, term: leader.term, leader: leader.leader })
-}
-
-/// What is wrong with a log that lacks the end that the hard state names. For people.
-pub fn lacks_end(end: &LogEnd) -> String {
-    let LogEnd { entries, term, leader } = end;
-    format!(
-        "the log lacks entry {} of term {term} and leader {leader}, with which hard_state says that \
-         it ended: it is older than hard_state, or was replaced",
-        entries.saturating_sub(1)
-    )
-}
-
-/// Where a log with this last entry ends.
-pub fn end_with(last: Option<EntryId>) -> LogEnd {
-    let Some(EntryId { index, term, leader }) = last else { return LogEnd::default() };
-    LogEnd { entries: index + 1, term, leader }
 }
 
 /// Reads a file mostly front to back, through a buffer.

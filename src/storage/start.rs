@@ -1,6 +1,7 @@
 //! What a start does about the boots of its node: whether the files on the disk are of one age, and
 //! the boot that it begins (docs/adr/0011, rules 1 to 5). Nobody is asked.
 
+use indelible_core::EntryId;
 use indelible_lineage::{Bound, Draw, Found, Lineage, LogEnd, Start, check_start};
 
 use crate::disk::{Dir, SlotsError};
@@ -108,4 +109,45 @@ impl Checked {
         lineage.push(draw)?;
         Ok(lineage.into_lineage())
     }
+}
+
+impl OpenError {
+    /// Whether it says that the disk, or a part of it, is older than this node: it must not start
+    /// on it, now or later.
+    pub fn is_old_disk(&self) -> bool {
+        match self {
+            OpenError::NoHardState { .. }
+            | OpenError::OldFiles(_)
+            | OpenError::TwoLineages { .. } => true,
+            OpenError::Locked(_)
+            | OpenError::Disk(_)
+            | OpenError::Corrupt { .. }
+            | OpenError::Ambiguous { .. }
+            | OpenError::Foreign { .. } => false,
+        }
+    }
+}
+
+/// The end of a log cut to so many entries; none if it has fewer. `leaders` has the last entry of
+/// every leader, in order.
+pub fn log_end(leaders: &[EntryId], entries: u64) -> Option<LogEnd> {
+    let Some(last) = entries.checked_sub(1) else { return Some(LogEnd::default()) };
+    let leader = leaders.iter().find(|leader| leader.index >= last)?;
+    Some(LogEnd { entries, term: leader.term, leader: leader.leader })
+}
+
+/// What is wrong with a log that lacks the end that the hard state names. For people.
+pub fn lacks_end(end: &LogEnd) -> String {
+    let LogEnd { entries, term, leader } = end;
+    format!(
+        "the log lacks entry {} of term {term} and leader {leader}, with which hard_state says \
+         that it ended: it is older than hard_state, or was replaced",
+        entries.saturating_sub(1)
+    )
+}
+
+/// Where a log with this last entry ends.
+pub fn end_with(last: Option<EntryId>) -> LogEnd {
+    let Some(EntryId { index, term, leader }) = last else { return LogEnd::default() };
+    LogEnd { entries: index + 1, term, leader }
 }

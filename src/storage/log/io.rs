@@ -22,7 +22,7 @@ use super::{Done, LogError};
 use crate::disk::DiskError;
 use crate::storage::frame::{FRAME_HEADER_SIZE, Location};
 use crate::storage::hard_state::{HardState, HardStateFile};
-use crate::storage::recovery;
+use crate::storage::start;
 use crate::storage::synced::{Promise, Synced, SyncedFile};
 
 /// Frames that one group may have, in bytes, before it is made durable: keeps the first callback
@@ -375,7 +375,7 @@ impl Io {
     ) -> Result<(), Arc<LogError>> {
         // Crash before: the vote is as it was, and nobody has been told otherwise. After: it is
         // what the callback says.
-        let log_end = recovery::end_with(self.last);
+        let log_end = start::end_with(self.last);
         let change = |state: &mut HardState| {
             change(state);
             state.bound.as_mut().expect("the start has written it").log_end = log_end;
@@ -396,7 +396,7 @@ impl Io {
         if bound.log_end.entries > next {
             // Crash before: the old log is there, and nobody has been told otherwise. After: the
             // log reaches the end that the hard state names, and goes on after it.
-            let log_end = recovery::end_with(last);
+            let log_end = start::end_with(last);
             self.hard_state.update(|state| state.bound = Some(Bound { log_end, ..bound }))?;
             self.shared.lock().hard_state = self.hard_state.value().clone();
         }

@@ -116,7 +116,7 @@ impl Log {
         // From here on the disk is changed: the log is accepted.
         let torn = settle(&data, &segments, &mut found)?;
         let last = recovery::leaders(&found.segments).last().copied();
-        let log_end = recovery::end_with(last);
+        let log_end = start::end_with(last);
         // Crash before: this start does not count. It has told nobody its number.
         let lineage = checked.begin(&data, &mut hard_state, draw, log_end, marked.promise)?;
         let recovered = Recovered {
@@ -167,7 +167,7 @@ fn check_end(segments: &Dir, found: &Found, hard_state: &HardState) -> Result<()
     let Some(bound) = &hard_state.bound else { return Ok(()) };
     let leaders = recovery::leaders(&found.segments);
     let LogEnd { entries, .. } = bound.log_end;
-    if log_reaches(bound, recovery::log_end(&leaders, entries)) {
+    if log_reaches(bound, start::log_end(&leaders, entries)) {
         return Ok(());
     }
     let (first, offset) = found.segments.last().map_or((0, 0), |(last, _)| (last.first, 0));
@@ -176,7 +176,7 @@ fn check_end(segments: &Dir, found: &Found, hard_state: &HardState) -> Result<()
         offset,
         first: leaders.last().map_or(0, |last| last.index + 1).min(entries.saturating_sub(1)),
         last: entries.saturating_sub(1),
-        what: recovery::lacks_end(&bound.log_end),
+        what: start::lacks_end(&bound.log_end),
     })
 }
 

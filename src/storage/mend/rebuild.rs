@@ -12,8 +12,9 @@ use indelible_lineage::Bound;
 use crate::disk::{DiskError, SlotsError};
 use crate::storage::frame::{FrameFault, Location};
 use crate::storage::hard_state::HardStateFile;
-use crate::storage::recovery::{self, OpenError};
+use crate::storage::recovery::OpenError;
 use crate::storage::segment::{self, SegmentHeader};
+use crate::storage::start;
 use crate::storage::synced::{Synced, SyncedFile};
 
 /// How to read what is there. Each attempt that finds it wrong makes the next one more suspicious.
@@ -166,7 +167,7 @@ impl ClosedLog {
             SlotsError::Damaged { path } => OpenError::NoHardState { path },
             SlotsError::Disk(error) => error.into(),
         })?;
-        let log_end = recovery::end_with(survey.last);
+        let log_end = start::end_with(survey.last);
         file.update(|state| state.bound = state.bound.map(|bound| Bound { log_end, ..bound }))?;
         Ok(())
     }

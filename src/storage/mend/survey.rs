@@ -11,6 +11,7 @@ use crate::storage::frame::Location;
 use crate::storage::hard_state::{HARD_STATE_FILE, HardState, HardStateFile};
 use crate::storage::recovery::{self, Expected, Judged, OpenError, SEGMENTS_DIR};
 use crate::storage::segment::{self, SegmentHeader};
+use crate::storage::start;
 use crate::storage::synced::{SYNCED_FILE, Synced, SyncedFile};
 
 /// A damaged place.
@@ -375,8 +376,7 @@ impl Surveyor<'_> {
     /// Whether a log without damage has the end that the hard state names.
     fn check_end(&mut self, bound: &Bound) {
         let entries = bound.log_end.entries;
-        if !self.damage.is_empty() || log_reaches(bound, recovery::log_end(&self.leaders, entries))
-        {
+        if !self.damage.is_empty() || log_reaches(bound, start::log_end(&self.leaders, entries)) {
             return;
         }
         // Up to there nothing can differ from what others have.
@@ -384,7 +384,7 @@ impl Surveyor<'_> {
         let start = self.passed.iter().rev().find(|at| at.next <= committed).copied().or(self.at);
         let from = start.map_or(0, |start| start.next);
         let file = self.files.dir.path().join(segment::file_name(from));
-        let what = recovery::lacks_end(&bound.log_end);
+        let what = start::lacks_end(&bound.log_end);
         self.push(DamageKind::End, file, 0, (from, None), what, start);
     }
 }
