@@ -15,6 +15,7 @@ mod forgery;
 mod full_disk;
 mod harness;
 mod http;
+mod log_key;
 mod membership;
 mod mending;
 mod provable;

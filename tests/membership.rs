@@ -20,7 +20,7 @@ async fn voters(cluster: &LocalCluster) -> Vec<u64> {
 }
 
 /// Runs a command until it succeeds: the leader may be dying under it.
-async fn until_done(cluster: &LocalCluster, args: &[String]) {
+pub async fn until_done(cluster: &LocalCluster, args: &[String]) {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     eventually(&format!("{args:?} succeeds"), || async {
         let output = indelible(cluster, &args).await;
@@ -102,12 +102,12 @@ async fn three_to_four_to_three_with_the_leader_killed_at_each_step() {
 }
 
 /// A command that changes the group, with its reason.
-fn operation(args: &[&str]) -> Vec<String> {
+pub fn operation(args: &[&str]) -> Vec<String> {
     args.iter().chain(&["--reason", "a test"]).map(|arg| (*arg).to_owned()).collect()
 }
 
 /// Starts a node that is to be added, and returns the command that adds it.
-async fn joining(cluster: &mut LocalCluster, id: u64, node_key: &[&str]) -> Vec<String> {
+pub async fn joining(cluster: &mut LocalCluster, id: u64, node_key: &[&str]) -> Vec<String> {
     let endpoints = cluster.endpoints();
     let node = configure(cluster, id);
     let args = ["--json", "node-key", "--config", node.config.to_str().unwrap()];

@@ -1,7 +1,7 @@
 //! Changing the group: one node at a time, recorded before it is done, finished by the next leader
 //! if this one dies.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,12 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::time::Instant;
 
 use super::config::check_address;
+use super::hand_over::{HandOver, check_voter};
 use super::leadership::{Leadership, forward_rejection};
 use super::operations::{Operations, Why};
+use super::progress::{
+    Progress, caught_up, current_membership, refused, removed_meanwhile, stopping,
+};
 use crate::raft::TypeConfig;
 use crate::raft::link::LinkError;
 use crate::raft::network::Network;
@@ -24,9 +28,6 @@ use crate::raft::types::{Membership, Peer, Raft};
 use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
 
-/// How long a new node may take to copy the log, as far as one call waits for it. Calling again
-/// goes on waiting.
-const CATCH_UP: Duration = Duration::from_secs(60);
 /// How long a new node may take to prove who it is.
 const PROVE: Duration = Duration::from_secs(5);
 /// Between two attempts of that.
@@ -40,14 +41,10 @@ const VOTER_LAG_ENTRIES_MAX: u64 = 64;
 const VOTER_LAG_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Between the two looks that decide whether it lacks no more.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// Entries that the next leader may lack when a hand-over begins: it has them before an election
-/// timeout has passed.
-const HAND_OVER_LAG_MAX: u64 = 64;
-/// How long a hand-over may take before the caller is told that it did not happen.
-const TRANSFER: Duration = Duration::from_secs(10);
 
 /// Membership changes of this node while it leads.
 pub struct MembershipChanges {
+    hand_over: HandOver,
     raft: Raft,
     network: Network,
     log: Log,
@@ -61,6 +58,7 @@ pub struct MembershipChanges {
 impl MembershipChanges {
     /// Nothing happens before a call.
     pub fn new(
+        hand_over: HandOver,
         raft: Raft,
         network: Network,
         log: Log,
@@ -69,6 +67,7 @@ impl MembershipChanges {
         operations: Arc<Operations>,
     ) -> Self {
         MembershipChanges {
+            hand_over,
             raft,
             network,
             log,
@@ -86,7 +85,7 @@ impl MembershipChanges {
     /// at its address with its key. Other changes may be made while it copies the log.
     pub async fn add(&self, id: u64, peer: Peer, why: Why) -> Result<Vec<u64>, Rejected> {
         self.leader()?;
-        let membership = self.membership();
+        let membership = current_membership(&self.raft);
         if membership.get_node(&id).is_none() {
             self.check_new(&membership, id, &peer)?;
             self.wait_for_proof(id, &peer).await.map_err(|error| {
@@ -98,7 +97,7 @@ impl MembershipChanges {
         }
         let one = self.one_at_a_time()?;
         self.leader()?;
-        let membership = self.membership();
+        let membership = current_membership(&self.raft);
         match membership.get_node(&id) {
             Some(present) if *present != peer => {
                 return Err(refused(format!(
@@ -121,7 +120,7 @@ impl MembershipChanges {
         drop(one);
         self.wait_until_near(id).await?;
         let one = self.one_at_a_time()?;
-        if self.membership().get_node(&id).is_none() {
+        if current_membership(&self.raft).get_node(&id).is_none() {
             return Err(removed_meanwhile(id));
         }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), one).await
@@ -131,7 +130,7 @@ impl MembershipChanges {
     pub async fn remove(&self, id: u64, why: Why) -> Result<Vec<u64>, Rejected> {
         let one = self.one_at_a_time()?;
         self.leader()?;
-        let membership = self.membership();
+        let membership = current_membership(&self.raft);
         if membership.get_node(&id).is_none() {
             return match self.ledger.max_node_id() {
                 max if id <= max && id > 0 => Ok(voters(&membership)),
@@ -155,15 +154,21 @@ impl MembershipChanges {
         }
     }
 
-    /// Hands leadership to `to`, or to the follower with the most of the log if it is 0. Returns
-    /// the new leader.
+    /// Hands leadership to `to`, or if that is 0 to the voter that is the best leader after this
+    /// node. Returns the new leader.
     pub async fn transfer(&self, to: u64, why: Why) -> Result<u64, Rejected> {
         self.leader()?;
         let me = *self.raft.node_id();
         if to == me {
             return Ok(me);
         }
-        let to = self.target(to)?;
+        let to = match to {
+            0 => self.hand_over.next()?,
+            to => {
+                check_voter(&self.raft, to)?;
+                to
+            }
+        };
         match self.operations.record("transfer-leader", format!("to node {to}"), &why).await {
             // A leader that cannot take events must be able to go all the same.
             Err(rejected) if rejected.reason == Reason::ReadOnly => {
@@ -171,31 +176,12 @@ impl MembershipChanges {
             }
             recorded => drop(recorded?),
         }
-        self.hand_over(to).await
-    }
-
-    /// Asks voters of this choice for their certificates once more: a connection keeps the one that
-    /// it was made with.
-    pub async fn look_again_at(&self, which: impl Fn(u64) -> bool) {
-        let membership = self.membership();
-        for (id, peer) in membership.nodes() {
-            if *id != *self.raft.node_id() && is_voter(&membership, *id) && which(*id) {
-                // Of a voter that does not answer, the certificate it has shown before counts.
-                let _ = self.network.prove(*id, peer, PROVE).await;
-            }
-        }
-    }
-
-    /// Hands leadership over without a record: for a leader that cannot take any, or is about to
-    /// stop. `accept` says to whom.
-    pub async fn hand_over_to(&self, accept: impl Fn(u64) -> bool) -> Result<u64, Rejected> {
-        self.leader()?;
-        self.hand_over(self.furthest(accept)?).await
+        self.hand_over.to(to).await
     }
 
     /// The id that the next node gets.
     pub fn next_node_id(&self) -> u64 {
-        let membership = self.membership();
+        let membership = current_membership(&self.raft);
         let max = membership.nodes().map(|(id, _)| *id).max().unwrap_or(0);
         max.max(self.ledger.max_node_id()) + 1
     }
@@ -208,9 +194,9 @@ impl MembershipChanges {
             if leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await.is_err() {
                 return;
             }
-            if is_joint(&self.membership())
+            if is_joint(&current_membership(&self.raft))
                 && let Ok(one) = self.one_at_a_time()
-                && is_joint(&self.membership())
+                && is_joint(&current_membership(&self.raft))
             {
                 tracing::info!("finishing a membership change that was begun");
                 let finish = ChangeMembers::AddVoterIds(BTreeSet::new());
@@ -237,10 +223,6 @@ impl MembershipChanges {
             Leadership::Ready(_) => Ok(()),
             other => Err(other.rejection()),
         }
-    }
-
-    fn membership(&self) -> Membership {
-        self.raft.server_metrics().borrow_watched().membership_config.membership().clone()
     }
 
     fn check_new(&self, membership: &Membership, id: u64, peer: &Peer) -> Result<(), Rejected> {
@@ -308,7 +290,7 @@ impl MembershipChanges {
         let near_twice = async {
             let (mut was_near, mut last) = (false, u64::MAX);
             loop {
-                let progress = self.progress(id)?;
+                let progress = Progress::of(&self.raft, id)?;
                 // On a busy trail it is enough that it is not further behind than one look.
                 let appended = progress.last.saturating_sub(last);
                 let is_near = progress.lag() <= appended.max(VOTER_LAG_ENTRIES_MAX)
@@ -332,31 +314,6 @@ impl MembershipChanges {
         Ok(read.len() as u64 == count)
     }
 
-    /// Until a node lacks at most `lag_max` entries.
-    async fn wait_for_log(&self, id: u64, lag_max: u64) -> Result<(), Rejected> {
-        let mut metrics = self.raft.metrics();
-        let near = async {
-            while self.progress(id)?.lag() > lag_max {
-                metrics.changed().await.map_err(|_| no_leader())?;
-            }
-            Ok(())
-        };
-        caught_up(id, near).await
-    }
-
-    /// How far a node has got.
-    fn progress(&self, id: u64) -> Result<Progress, Rejected> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        if metrics.membership_config.membership().get_node(&id).is_none() {
-            return Err(removed_meanwhile(id));
-        }
-        let replication = metrics.replication.as_ref().ok_or_else(no_leader)?;
-        let matched = replication.get(&id).and_then(|matched| matched.as_ref());
-        let last = metrics.last_log_index.unwrap_or(0);
-        Ok(Progress { matched: matched.map(|matched| matched.index), last })
-    }
-
     /// Both steps of a change. openraft remembers the first in the log: a later leader finishes it.
     ///
     /// It goes on when the caller hangs up: a change that was begun is finished, with the guard
@@ -373,52 +330,9 @@ impl MembershipChanges {
             changed
         });
         match change.await {
-            Ok(Ok(_)) => Ok(voters(&self.membership())),
+            Ok(Ok(_)) => Ok(voters(&current_membership(&self.raft))),
             Ok(Err(error)) => Err(self.failed(error)),
             Err(_) => Err(stopping()),
-        }
-    }
-
-    fn target(&self, to: u64) -> Result<u64, Rejected> {
-        match to {
-            0 => self.furthest(|_| true),
-            to if is_voter(&self.membership(), to) => Ok(to),
-            to => Err(Rejected::new(Reason::NotFound, format!("node {to} is no voter"))),
-        }
-    }
-
-    /// The voter besides this node that has most of the log, of those that `accept` accepts.
-    fn furthest(&self, accept: impl Fn(u64) -> bool) -> Result<u64, Rejected> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let matched: BTreeMap<u64, Option<u64>> = metrics
-            .replication
-            .iter()
-            .flatten()
-            .map(|(id, matched)| (*id, matched.as_ref().map(|matched| matched.index)))
-            .collect();
-        voters(&self.membership())
-            .into_iter()
-            .filter(|id| id != self.raft.node_id() && accept(*id))
-            .max_by_key(|id| matched.get(id).copied().flatten())
-            .ok_or_else(|| refused("there is no other voter that could lead".into()))
-    }
-
-    /// A hand-over to a node that lags leaves the group without a leader for seconds: first wait
-    /// for it.
-    async fn hand_over(&self, to: u64) -> Result<u64, Rejected> {
-        let mut leadership = self.leadership.clone();
-        self.wait_for_log(to, HAND_OVER_LAG_MAX).await?;
-        self.raft.trigger().transfer_leader(to).await.map_err(|_| stopping())?;
-        let other = leadership.wait_for(|now| matches!(now, Leadership::Follower(_)));
-        match tokio::time::timeout(TRANSFER, other).await {
-            Ok(Ok(now)) => match &*now {
-                Leadership::Follower(leader) => Ok(leader.id),
-                _ => unreachable!("wait_for returns what it waited for"),
-            },
-            _ => Err(refused(format!(
-                "node {to} did not take over in {TRANSFER:?}; hint: try again"
-            ))),
         }
     }
 
@@ -439,38 +353,6 @@ impl MembershipChanges {
     }
 }
 
-/// How far a node has copied the log.
-struct Progress {
-    /// The last entry that it is known to have; none before its first answer.
-    matched: Option<u64>,
-    /// The leader's last one.
-    last: u64,
-}
-
-impl Progress {
-    /// Entries that it lacks.
-    fn lag(&self) -> u64 {
-        self.matched.map_or(u64::MAX, |matched| self.last.saturating_sub(matched))
-    }
-
-    /// Those entries, of a node that has answered.
-    fn missing(&self) -> Range<u64> {
-        self.matched.map_or(0, |matched| matched + 1)..self.last + 1
-    }
-}
-
-/// Ends a wait for a node that copies the log.
-async fn caught_up(
-    id: u64,
-    near: impl Future<Output = Result<(), Rejected>>,
-) -> Result<(), Rejected> {
-    tokio::time::timeout(CATCH_UP, near).await.unwrap_or_else(|_| {
-        Err(refused(format!(
-            "node {id} has not caught up in {CATCH_UP:?}; hint: is it running? It stays a learner: call again"
-        )))
-    })
-}
-
 fn voters(membership: &Membership) -> Vec<u64> {
     membership.voter_ids().collect::<BTreeSet<u64>>().into_iter().collect()
 }
@@ -481,20 +363,4 @@ fn is_voter(membership: &Membership, id: u64) -> bool {
 
 fn is_joint(membership: &Membership) -> bool {
     membership.get_joint_config().len() > 1
-}
-
-fn refused(message: String) -> Rejected {
-    Rejected::new(Reason::Membership, message)
-}
-
-fn removed_meanwhile(id: u64) -> Rejected {
-    refused(format!("node {id} was removed while it copied the log"))
-}
-
-fn stopping() -> Rejected {
-    Rejected::new(Reason::Stopping, "the node is stopping")
-}
-
-fn no_leader() -> Rejected {
-    Rejected::new(Reason::NoLeader, "this node leads no longer; hint: try again")
 }

@@ -3,9 +3,9 @@
 //! Reading order: [`config`] says what a node is told; [`start`] puts a [`Node`] together;
 //! [`leadership`] is what everything asks first; [`batcher`] is the way of an append into the log,
 //! [`reads`] what a read waits for, [`duplicates`] what a repeated append gets back; [`membership`]
-//! changes the group and [`view`] describes it; [`publish`] is how checkpoints
-//! come about. [`mend`] makes a damaged log whole, at start and while
-//! the node runs; [`scrub`] looks for damage, [`findings`] takes what was found into the trail, and
+//! changes the group, [`hand_over`] moves leadership, and [`view`] describes both; [`publish`] is
+//! how checkpoints come about. [`mend`] makes a damaged log whole, at start and while the node
+//! runs; [`scrub`] looks for damage, [`findings`] takes what was found into the trail, and
 //! [`fatal`] is what a node must not go on with.
 //!
 //! Invariant: nothing here decides whether an event is recorded. The batcher guesses, apply
@@ -17,10 +17,12 @@ pub mod config;
 pub mod duplicates;
 pub mod fatal;
 pub mod findings;
+pub mod hand_over;
 pub mod leadership;
 pub mod membership;
 pub mod mend;
 pub mod operations;
+mod progress;
 pub mod publish;
 pub mod reads;
 pub mod scrub;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::batcher::{self, Batcher};
 use super::fatal::{Fatal, Stop};
 use super::findings::{self, Findings};
+use super::hand_over::{self, HandOver};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
 use super::mend::{self, Numbers, Starting, Suspect, Suspects, Whole};
@@ -28,7 +29,7 @@ use crate::raft::mending::{Digests, Source, Standing};
 use crate::raft::network::Network;
 use crate::raft::peers::{Introduction, Known, Peers};
 use crate::raft::publication::PublicationService;
-use crate::raft::service::RaftService;
+use crate::raft::service::{OwnReport, RaftService};
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{Peer, Raft};
 use crate::storage::identity::Identity;
@@ -36,15 +37,6 @@ use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
 use crate::storage::{Storage, StorageError};
 
-/// Between two looks of a leader at its certificate.
-const LOOK_AT_CERTIFICATE: Duration = Duration::from_secs(1);
-/// How long a node whose certificate has expired waits after it has handed over, before it does so
-/// again. All certificates may have: leadership must not move around all the time.
-const EXPIRED_HAND_OVER_AGAIN: Duration = Duration::from_secs(60);
-/// ... and after an attempt that found nobody.
-const EXPIRED_LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// Between two attempts of a leader with a full disk to hand over.
-const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
 /// How long an orderly stop waits for another leader.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
@@ -93,6 +85,8 @@ pub struct Node {
     pub batcher: Batcher,
     /// What reads wait for.
     pub reads: Reads,
+    /// Giving leadership away.
+    hand_over: HandOver,
     /// Changing the group.
     pub membership_changes: Arc<MembershipChanges>,
     /// Its certificates, and what its ports have refused.
@@ -197,7 +191,17 @@ impl Node {
         );
         let operations =
             Arc::new(Operations::new(identity.node_id, &identity.public_key, batcher.clone()));
+        let hand_over = HandOver::new(hand_over::Options {
+            raft: raft.clone(),
+            network: network.clone(),
+            peers: peers.clone(),
+            leadership: leadership.clone(),
+            read_only: read_only.clone(),
+            credentials: credentials.clone(),
+            has_log_key: opened.has_log_key(),
+        });
         let membership_changes = Arc::new(MembershipChanges::new(
+            hand_over.clone(),
             raft.clone(),
             network.clone(),
             log.clone(),
@@ -243,17 +247,7 @@ impl Node {
             &mut tasks,
         )?;
         tasks.spawn(membership_changes.clone().finish_joint());
-        tasks.spawn(hand_over_when_full(
-            membership_changes.clone(),
-            peers.clone(),
-            read_only.clone(),
-        ));
-        tasks.spawn(hand_over_when_expired(
-            membership_changes.clone(),
-            peers.clone(),
-            credentials.clone(),
-            leadership.clone(),
-        ));
+        tasks.spawn(hand_over.clone().run());
         let node_producers = NodeProducers::new(known.clone(), peers.genesis());
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
         tasks.spawn(bootstrap::initialize(
@@ -271,6 +265,7 @@ impl Node {
             raft,
             batcher,
             reads,
+            hand_over,
             membership_changes,
             credentials,
             peers,
@@ -301,7 +296,10 @@ impl Node {
             self.raft.clone(),
             self.log.clone(),
             self.peers.clone(),
-            self.read_only.clone(),
+            OwnReport {
+                read_only: self.read_only.clone(),
+                log_key: self.publication.log_key().is_some(),
+            },
             self.draining(),
             timeout,
             findings::of_peers(self.operations.clone(), self.leadership.clone()),
@@ -326,9 +324,7 @@ impl Node {
     /// Gives leadership away, if this node has it and another one can take it: shorter than an
     /// election.
     pub async fn hand_over(&self) {
-        if let Ok(Ok(leader)) =
-            tokio::time::timeout(HAND_OVER, self.membership_changes.hand_over_to(|_| true)).await
-        {
+        if let Ok(Ok(leader)) = tokio::time::timeout(HAND_OVER, self.hand_over.to_next()).await {
             tracing::info!(leader, "handed over");
         }
     }
@@ -438,61 +434,6 @@ async fn mend_tree(
         Err(error) => tracing::error!(%error, "the scrub of the tree files did not end"),
     }
     false
-}
-
-/// A leader that cannot take events makes room for one that can. Not for one whose disk is full
-/// too: every hand-over is a record, and they would fill what is left. Followers with full disks
-/// refuse entries themselves.
-async fn hand_over_when_full(
-    changes: Arc<MembershipChanges>,
-    peers: Arc<Peers>,
-    mut read_only: watch::Receiver<bool>,
-) {
-    while read_only.wait_for(|short| *short).await.is_ok() {
-        match changes.hand_over_to(|id| !peers.is_read_only(id)).await {
-            Ok(leader) => tracing::info!(leader, "disk nearly full: handed over"),
-            Err(error) => tracing::debug!(%error, "disk nearly full, but no hand-over"),
-        }
-        // It may have failed, or this node may be elected again while its disk is still full.
-        tokio::time::sleep(HAND_OVER_AGAIN).await;
-    }
-}
-
-/// No client believes a leader whose certificate has expired: it makes room for one whose has not,
-/// as far as that has shown its own.
-async fn hand_over_when_expired(
-    changes: Arc<MembershipChanges>,
-    peers: Arc<Peers>,
-    credentials: Credentials,
-    mut leadership: watch::Receiver<Leadership>,
-) {
-    // Once for each certificate: it is looked at every few seconds.
-    let mut told = false;
-    while leadership.wait_for(|now| matches!(now, Leadership::Ready(_))).await.is_ok() {
-        if !credentials.is_expired() {
-            told = false;
-            tokio::time::sleep(LOOK_AT_CERTIFICATE).await;
-            continue;
-        }
-        changes.look_again_at(|id| peers.is_expired(id)).await;
-        let again = match changes.hand_over_to(|id| !peers.is_expired(id)).await {
-            Ok(leader) => {
-                tracing::warn!(leader, "this node's certificate has expired: handed over");
-                EXPIRED_HAND_OVER_AGAIN
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::error!(
-                        %error,
-                        "this node's certificate has expired, and no other node with a valid one \
-                         takes over: new clients cannot append; hint: `indelible cert renew`"
-                    );
-                }
-                EXPIRED_LOOK_AGAIN
-            }
-        };
-        tokio::time::sleep(again).await;
-    }
 }
 
 fn known_at_start(ledger: &Ledger) -> Known {

@@ -450,7 +450,7 @@ impl<'s> Answers<'s> {
         self.window.answered();
         let (peers, node) = (&self.client.network.peers, self.client.node);
         peers.observe_clock(node, answer.clock_unix_ns, unix_ns());
-        peers.observe_read_only(node, answer.read_only);
+        peers.observe_report(node, answer.read_only, answer.log_key);
         if let Some(pb::append_response::Result::HigherVote(vote)) = &answer.result {
             let Network { log, peers, .. } = &self.client.network;
             let stored = wire::stored_vote(vote);

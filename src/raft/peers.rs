@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::acknowledged::Acknowledged;
 use super::proof::Claim;
+use super::reports::{Report, Reports};
 use super::types::{Membership, Peer};
 use crate::net::connection::Proven;
 use crate::net::credentials::unix_s;
@@ -214,8 +215,8 @@ impl Known {
 struct State {
     /// Peer's clock minus ours in nanoseconds, as of its last answer.
     clock_offsets: HashMap<u64, i64>,
-    /// Peers whose disk was nearly full as of their last answer.
-    read_only: BTreeSet<u64>,
+    /// What peers said of themselves with their last answer.
+    reports: Reports,
     /// When the certificate of a member expires that it has shown last, in Unix seconds.
     certificate_ends: BTreeMap<u64, i64>,
     /// Peers that refuse this node, and why: for /readyz.
@@ -345,18 +346,14 @@ impl Peers {
         self.lock().clock_offsets.insert(node, offset);
     }
 
-    /// Notes whether a peer's disk is nearly full.
-    pub fn observe_read_only(&self, node: u64, read_only: bool) {
-        let mut state = self.lock();
-        match read_only {
-            true => state.read_only.insert(node),
-            false => state.read_only.remove(&node),
-        };
+    /// Notes an answer of a peer: whether its disk is nearly full, and whether it has the log key.
+    pub fn observe_report(&self, node: u64, read_only: bool, log_key: bool) {
+        self.lock().reports.note(node, read_only, log_key);
     }
 
-    /// Whether a peer's disk was nearly full when it last answered.
-    pub fn is_read_only(&self, node: u64) -> bool {
-        self.lock().read_only.contains(&node)
+    /// What a peer said of itself when it last answered this leader.
+    pub fn report(&self, node: u64) -> Option<Report> {
+        self.lock().reports.of(node)
     }
 
     /// Whether the certificate that a member has shown last has expired.

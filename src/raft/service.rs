@@ -34,15 +34,24 @@ const INLINE_BYTES_MAX: usize = 16 * 1024;
 pub type FindingSink =
     Arc<dyn Fn(u64, Bytes) -> BoxFuture<'static, Result<(), Status>> + Send + Sync>;
 
+/// What this node says of itself with each answer to its leader.
+#[derive(Clone)]
+pub struct OwnReport {
+    /// Whether the disk is nearly full: then entries are refused before openraft sees them, votes
+    /// and heartbeats go on.
+    pub read_only: watch::Receiver<bool>,
+    /// Whether this node has the log key: a leader without it looks for a voter that has.
+    pub log_key: bool,
+}
+
 /// Answers peers.
 #[derive(Clone)]
 pub struct RaftService {
     raft: Raft,
     log: Log,
     peers: Arc<Peers>,
-    /// Whether the disk is nearly full: then entries are refused before openraft sees them, votes
-    /// and heartbeats go on.
-    read_only: watch::Receiver<bool>,
+    /// What leaders are told of this node.
+    own: OwnReport,
     /// True once the node is on its way out: streams end, so that the port can close.
     draining: watch::Receiver<bool>,
     /// How long a read index may take.
@@ -57,12 +66,12 @@ impl RaftService {
         raft: Raft,
         log: Log,
         peers: Arc<Peers>,
-        read_only: watch::Receiver<bool>,
+        own: OwnReport,
         draining: watch::Receiver<bool>,
         read_index_timeout: Duration,
         findings: FindingSink,
     ) -> Self {
-        RaftService { raft, log, peers, read_only, draining, read_index_timeout, findings }
+        RaftService { raft, log, peers, own, draining, read_index_timeout, findings }
     }
 
     /// As a tonic service, with the raft port's limits.
@@ -113,7 +122,7 @@ impl RaftService {
         // A probe repeats what this node may have already: that takes no space.
         let next = self.log.next();
         let events = request.entries.iter().any(|entry| entry.kind == batch && entry.index >= next);
-        if events && *self.read_only.borrow() {
+        if events && *self.own.read_only.borrow() {
             return Err(Status::resource_exhausted("the disk of this node is nearly full"));
         }
         let prev_log_id = request.prev.map(wire::log_id_from_pb);
@@ -407,7 +416,8 @@ async fn answer(
     Ok(pb::AppendResponse {
         result: Some(wire::result_to_pb(&result)),
         clock_unix_ns: unix_ns(),
-        read_only: *service.read_only.borrow(),
+        read_only: *service.own.read_only.borrow(),
+        log_key: service.own.log_key,
     })
 }
 

@@ -15,7 +15,7 @@ mod callers;
 mod entries;
 mod files;
 mod flood;
-mod group;
+pub mod group;
 mod impostor;
 mod load;
 mod membership;

@@ -198,7 +198,7 @@ async fn an_expired_leader_finds_the_node_that_was_renewed() {
         node.log_text().contains(what).then_some(())
     };
     eventually("the leader finds nobody", || async {
-        log_of(&cluster, "no other node with a valid one")
+        log_of(&cluster, "no voter that answers is better")
     })
     .await;
     let renewed = if leads == 1 { 2 } else { 1 };
