@@ -2,10 +2,12 @@
 
 use indelible_local::LocalCluster;
 use indelible_proto::v1;
+use serde_json::Value;
 
 use crate::attacks::group::CALM;
+use crate::attacks::wire::metric;
 use crate::harness::{
-    client, eventually, indelible, leader, nodes_with, note, stop_and_compare, view,
+    client, eventually, indelible, leader, nodes_with, note, stdout, stop_and_compare, view,
 };
 use crate::membership::{joining, operation, until_done};
 
@@ -58,6 +60,60 @@ async fn f8_a_leader_without_the_log_key_makes_room_for_one_that_has_it() {
         note(&node.client_addr, size).await;
     }
     stop_and_compare(&mut cluster);
+}
+
+/// Whoever forgot the key is told so before it matters, and wherever one looks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_the_log_key_is_named_everywhere() {
+    let mut cluster = nodes_with(3, Some(128 * 1024), CALM);
+    client(&cluster).await;
+    add_keyless(&mut cluster).await;
+    let fourth = cluster.nodes.iter().find(|node| node.id == 4).unwrap();
+    let config = fourth.config.to_str().unwrap().to_owned();
+    let text = stdout(&indelible(&cluster, &["node-key", "--config", &config]).await);
+    let give = format!("indelible node-key --config {config} --log-key FILE");
+    assert!(text.contains("it has no log key") && text.contains(&give), "{text}");
+
+    let status = || async {
+        let output = indelible(&cluster, &["status"]).await;
+        let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+        warning.contains("warning: no log key on node 4:").then_some(())
+    };
+    eventually("the status names the node", status).await;
+    let json = stdout(&indelible(&cluster, &["--json", "status"]).await);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    for node in json["nodes"].as_array().unwrap() {
+        assert_eq!(node["log_key"], node["id"] != 4, "{node}");
+    }
+    let leads = leader(&cluster).await;
+    for node in &cluster.nodes {
+        assert_eq!(metric(node, "indelible_log_key").await, f64::from(u8::from(node.id != 4)));
+        let readiness = || async {
+            let addr = node.probe_addr.clone();
+            let get = tokio::task::spawn_blocking(move || crate::http::get(&addr, "/readyz"));
+            let body: Value = serde_json::from_str(&get.await.unwrap().text()).unwrap();
+            assert_eq!(body["log_key"], node.id != 4, "{body}");
+            // The leader is told by the others.
+            let known = body["log_key_nodes"].as_array().unwrap().len();
+            (known == if node.id == leads { 3 } else { usize::from(node.id != 4) }).then_some(())
+        };
+        eventually("what /readyz says", readiness).await;
+    }
+
+    // With the key, and started again, it is like the others.
+    let log_key = cluster.dir().join("node1/log_key");
+    let args = ["node-key", "--config", &config, "--log-key", log_key.to_str().unwrap()];
+    let text = stdout(&indelible(&cluster, &args).await);
+    assert!(!text.contains("no log key"), "{text}");
+    let fourth = cluster.node(4).unwrap();
+    assert!(fourth.stop().unwrap().success());
+    fourth.start().unwrap();
+    eventually("nobody is without the key", || async {
+        let output = indelible(&cluster, &["status"]).await;
+        let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success() && !warning.contains("no log key")).then_some(())
+    })
+    .await;
 }
 
 /// A command that names nobody finds a voter that has it.

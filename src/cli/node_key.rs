@@ -1,5 +1,6 @@
 //! `indelible node-key`: gives a new node its identity.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -28,7 +29,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// The log key of a node that has it (the file `log_key` in its data folder), to be copied.
-    /// Without it the new node cosigns checkpoints, but publishes none while it leads.
+    /// Without it the new node cosigns checkpoints, but publishes none while it leads. A person at
+    /// a terminal is asked for it.
     #[arg(long, value_name = "FILE")]
     log_key: Option<PathBuf>,
 }
@@ -36,7 +38,11 @@ pub(super) struct Args {
 /// Refuses to replace an identity.
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let config = NodeConfig::load(&args.config)?;
-    let log_key = args.log_key.as_deref().map(read_log_key).transpose()?;
+    let log_key = match args.log_key {
+        None => ask_for_log_key(global, &config)?,
+        named => named,
+    };
+    let log_key = log_key.as_deref().map(read_log_key).transpose()?;
     let identity = if config.data_dir.join("identity").exists() {
         Identity::read(&config.data_dir)?
     } else {
@@ -51,8 +57,24 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
     }
     let files = NodeFiles::of(&config);
     request_certificate(&identity, &config, &files)?;
-    report(global.json, &identity, &config, &files);
+    let has_log_key = log_key::read(&config.data_dir, &identity.origin)?.is_some();
+    report(global.json, &identity, &args.config, &config, &files, has_log_key);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks a person for the file of the log key, unless the node has the key; others are told what
+/// they get by the report. The key itself is never typed or shown.
+fn ask_for_log_key(global: &Global, config: &NodeConfig) -> anyhow::Result<Option<PathBuf>> {
+    let is_there = config.data_dir.join(log_key::LOG_KEY_FILE).exists();
+    let is_person = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if is_there || global.json || !is_person {
+        return Ok(None);
+    }
+    eprint!("file with the trail's log key (`log_key` of a node that has it; empty: none): ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("read the name of the file")?;
+    let answer = answer.trim();
+    Ok((!answer.is_empty()).then(|| answer.into()))
 }
 
 /// Makes the TLS key and the request for its certificate, unless the node has a key.
@@ -113,7 +135,14 @@ async fn make(client: &Client, config: &NodeConfig) -> anyhow::Result<Identity> 
     Ok(new_identity(view.next_node_id, trail_id, &view.origin, view.segment_bytes))
 }
 
-fn report(json: bool, identity: &Identity, config: &NodeConfig, files: &NodeFiles) {
+fn report(
+    json: bool,
+    identity: &Identity,
+    config_file: &Path,
+    config: &NodeConfig,
+    files: &NodeFiles,
+    has_log_key: bool,
+) {
     let key = hex::encode(identity.public_key);
     if json {
         println!(
@@ -126,6 +155,7 @@ fn report(json: bool, identity: &Identity, config: &NodeConfig, files: &NodeFile
                 "raft_addr": config.raft_addr,
                 "http_addr": config.http_addr,
                 "certificate_request": files.request.display().to_string(),
+                "log_key": has_log_key,
             })
         );
         return;
@@ -140,7 +170,18 @@ fn report(json: bool, identity: &Identity, config: &NodeConfig, files: &NodeFile
         println!("and the authority's ca.crt in {}", files.ca.display());
         println!();
     }
+    if !has_log_key {
+        println!(
+            "it has no log key: while it leads it publishes no checkpoints, and it hands leadership"
+        );
+        println!(
+            "over. Before it starts, give it a copy of the file `log_key` of a node that has it:"
+        );
+        println!("  indelible node-key --config {} --log-key FILE", config_file.display());
+        println!();
+    }
     println!("start it, then add it:");
+    println!("  indelible serve --config {}", config_file.display());
     println!(
         "  indelible add-node --id {} --client-addr {} --raft-addr {} --http-addr {} --public-key {key} --reason WHY",
         identity.node_id, config.client_addr, config.raft_addr, config.http_addr

@@ -1,6 +1,6 @@
 //! `indelible status`: the nodes, how far each is, and whether they agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -34,6 +34,16 @@ pub(super) async fn run(global: &Global, _args: Args) -> anyhow::Result<ExitCode
     for (tree_size, roots) in &status.forks {
         eprintln!("error: the nodes disagree: tree size {tree_size} has the roots {roots}");
         eprintln!("hint: stop writing, keep every data directory, and run `indelible check`");
+    }
+    let keyless = without_log_key(&nodes);
+    if !keyless.is_empty() {
+        eprintln!(
+            "warning: no log key on {}: a node without it publishes no checkpoints while it leads",
+            name_nodes(&keyless)
+        );
+        eprintln!(
+            "hint: `indelible node-key --config ITS_CONFIG --log-key FILE`, and start it again"
+        );
     }
     let sound =
         status.leader.is_some() && status.forks.is_empty() && status.rolled_back_from.is_none();
@@ -95,6 +105,7 @@ impl Status {
             "TREE SIZE",
             "ROOT",
             "CHECKPOINT",
+            "LOG KEY",
         ]);
         for node in nodes {
             let id = node.node_id.map_or_else(|| "?".to_owned(), |id| id.to_string());
@@ -112,6 +123,7 @@ impl Status {
                     view.tree_size.to_string(),
                     hex::encode(&view.root).chars().take(16).collect(),
                     self.checkpoint(view),
+                    if view.log_key.is_empty() { "no" } else { "yes" }.to_owned(),
                 ],
             });
         }
@@ -140,6 +152,7 @@ impl Status {
                     "checkpoint_unix_s": view.checkpoint_unix_s,
                     "rolled_back_from": (view.rolled_back_from != 0).then_some(view.rolled_back_from),
                     "mended": view.mended,
+                    "log_key": !view.log_key.is_empty(),
                     "boot_count": view.boot_count,
                     "version": view.version,
                 }),
@@ -173,6 +186,23 @@ impl Status {
     fn lag(&self, view: &ClusterView) -> u64 {
         self.applied_max - view.applied_index
     }
+}
+
+/// Members that are known to have no log key: by their own word, or by their leader's.
+fn without_log_key(nodes: &[NodeStatus]) -> Vec<u64> {
+    let views = || nodes.iter().filter_map(|node| node.view.as_ref().ok());
+    let members = views().flat_map(|view| &view.nodes);
+    let keyless = members.filter(|member| member.has_log_key == Some(false)).map(|node| node.id);
+    let has_it: BTreeSet<u64> =
+        views().filter(|view| !view.log_key.is_empty()).map(|view| view.node_id).collect();
+    let keyless: BTreeSet<u64> = keyless.filter(|id| !has_it.contains(id)).collect();
+    keyless.into_iter().collect()
+}
+
+/// "node 4", or "nodes 4, 5".
+pub(super) fn name_nodes(ids: &[u64]) -> String {
+    let list: Vec<String> = ids.iter().map(u64::to_string).collect();
+    format!("{} {}", if ids.len() == 1 { "node" } else { "nodes" }, list.join(", "))
 }
 
 /// Tree sizes with more than one root. There must never be one.
@@ -214,6 +244,8 @@ fn state(view: &ClusterView) -> &'static str {
 mod tests {
     use std::time::Duration;
 
+    use indelible_client::v1;
+
     use super::*;
 
     fn node(id: u64, term: u64, leader_id: u64, tree_size: u64, root: u8) -> NodeStatus {
@@ -246,6 +278,25 @@ mod tests {
         assert!(text.contains("unreachable") && text.contains("refused"), "{text}");
         assert!(text.contains("8, 7 s ago"), "{text}");
         assert_eq!(status.json(&nodes)["nodes"][1]["role"], "leader");
+    }
+
+    #[test]
+    fn members_without_the_log_key_are_named_whoever_says_so() {
+        let member = |id, has_log_key| v1::Node { id, has_log_key, ..Default::default() };
+        let mut leads = node(1, 3, 1, 7, 1);
+        let mut follows = node(2, 3, 1, 7, 1);
+        if let Ok(view) = &mut leads.view {
+            view.log_key = "a key".into();
+            // Node 2 was restarted with the key a moment ago; node 4 does not answer this client.
+            let (second, fourth) = (member(2, Some(false)), member(4, Some(false)));
+            view.nodes = vec![member(1, Some(true)), second, member(3, None), fourth];
+        }
+        if let Ok(view) = &mut follows.view {
+            view.log_key = "a key".into();
+        }
+        assert_eq!(without_log_key(&[leads, follows]), [4]);
+        assert_eq!(name_nodes(&[4]), "node 4");
+        assert_eq!(name_nodes(&[4, 5]), "nodes 4, 5");
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Node {
             applied_index: head.applied.saturating_sub(1),
             tree_size: head.tree_size,
             root: Bytes::copy_from_slice(&head.root.0),
-            nodes: nodes(&metrics),
+            nodes: self.nodes(&metrics),
             next_node_id: self.membership_changes.next_node_id(),
             segment_bytes: self.identity.segment_bytes,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -48,6 +48,37 @@ impl Node {
             rolled_back_from: self.publication.rolled_back().unwrap_or(0),
             log_key: self.publication.log_key().map(ToString::to_string).unwrap_or_default(),
         }
+    }
+
+    fn nodes(&self, metrics: &RaftMetrics<TypeConfig>) -> Vec<v1::Node> {
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        membership
+            .nodes()
+            .map(|(id, peer)| v1::Node {
+                id: *id,
+                client_addr: peer.client_addr.clone(),
+                raft_addr: peer.raft_addr.clone(),
+                http_addr: peer.http_addr.clone(),
+                public_key: Bytes::copy_from_slice(&peer.public_key),
+                voter: voters.contains(id),
+                matched_index: metrics
+                    .replication
+                    .as_ref()
+                    .and_then(|replication| replication.get(id))
+                    .and_then(|matched| matched.as_ref().map(|matched| matched.index)),
+                has_log_key: self.has_log_key(*id, metrics),
+            })
+            .collect()
+    }
+
+    /// Whether a node has the log key; none if this node does not know. Only a leader is told.
+    fn has_log_key(&self, id: u64, metrics: &RaftMetrics<TypeConfig>) -> Option<bool> {
+        if id == self.identity.node_id {
+            return Some(self.publication.log_key().is_some());
+        }
+        let report = self.peers.report(id).filter(|_| metrics.state.is_leader());
+        report.map(|report| report.log_key)
     }
 
     fn serving_state(&self, metrics: &RaftMetrics<TypeConfig>) -> v1::ServingState {
@@ -77,25 +108,4 @@ fn role(metrics: &RaftMetrics<TypeConfig>) -> v1::Role {
         ServerState::Candidate => v1::Role::Candidate,
         _ => v1::Role::Learner,
     }
-}
-
-fn nodes(metrics: &RaftMetrics<TypeConfig>) -> Vec<v1::Node> {
-    let membership = metrics.membership_config.membership();
-    let voters: Vec<u64> = membership.voter_ids().collect();
-    membership
-        .nodes()
-        .map(|(id, peer)| v1::Node {
-            id: *id,
-            client_addr: peer.client_addr.clone(),
-            raft_addr: peer.raft_addr.clone(),
-            http_addr: peer.http_addr.clone(),
-            public_key: Bytes::copy_from_slice(&peer.public_key),
-            voter: voters.contains(id),
-            matched_index: metrics
-                .replication
-                .as_ref()
-                .and_then(|replication| replication.get(id))
-                .and_then(|matched| matched.as_ref().map(|matched| matched.index)),
-        })
-        .collect()
 }

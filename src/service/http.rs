@@ -68,9 +68,16 @@ async fn readyz(State(shared): State<Shared>) -> Probe {
         "state": view.state().as_str_name().trim_start_matches("SERVING_STATE_").to_lowercase(),
         "leader": view.leader_id,
         "refused": refused,
+        "log_key": !view.log_key.is_empty(),
+        "log_key_nodes": nodes_with_log_key(&view),
         "rolled_back_from": (view.rolled_back_from != 0).then_some(view.rolled_back_from),
     });
     probe(ready, &body)
+}
+
+/// The nodes of which the answering one knows that they have the log key: on a leader, all that do.
+fn nodes_with_log_key(view: &v1::ClusterView) -> Vec<u64> {
+    view.nodes.iter().filter(|node| node.has_log_key()).map(|node| node.id).collect()
 }
 
 /// The node leads, and a majority has said so within its lease.

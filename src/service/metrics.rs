@@ -103,6 +103,7 @@ struct Gauges {
     cache_bytes: Level,
     waiting_bytes: Level,
     read_only: Level,
+    log_key: Level,
 }
 
 impl Default for Metrics {
@@ -157,6 +158,7 @@ impl Metrics {
             ("log_cache_bytes", "Entries in memory, in bytes", &gauges.cache_bytes),
             ("append_waiting_bytes", "Appends waiting, in bytes", &gauges.waiting_bytes),
             ("read_only", "1 if the disk is nearly full", &gauges.read_only),
+            ("log_key", "1 if this node has the log key", &gauges.log_key),
         ];
         for (name, help, level) in levels {
             registry.register(name, help, level.clone());
@@ -234,6 +236,7 @@ impl Metrics {
         gauges.cache_bytes.set(sizes.cache_bytes as u64);
         gauges.waiting_bytes.set(node.batcher.waiting_bytes() as u64);
         gauges.read_only.set(u64::from(*node.read_only.borrow()));
+        gauges.log_key.set(u64::from(!view.log_key.is_empty()));
         self.mending.look(node);
         self.checkpoints.read(&node.publication, view.tree_size);
         self.ports.read(&node.credentials);

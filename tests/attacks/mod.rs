@@ -27,4 +27,4 @@ mod relay;
 mod rotation;
 mod stranger;
 mod trust;
-mod wire;
+pub mod wire;
