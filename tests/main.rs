@@ -6,6 +6,7 @@
 #![expect(unreachable_pub, reason = "a test binary has no readers of its interface")]
 #![expect(clippy::unwrap_used, reason = "in a test, a panic is the answer")]
 
+mod add_node;
 mod attacks;
 mod auditing;
 mod bad_input;

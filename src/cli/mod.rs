@@ -32,6 +32,7 @@ mod serve;
 mod status;
 mod transfer_leader;
 mod verify;
+mod voters;
 
 use std::process::ExitCode;
 

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::Global;
-use super::add_node::print_voters;
 use super::connect::parse_reason;
+use super::voters::{confirm, print_voters, voters};
 
 /// Which node.
 #[derive(Debug, clap::Args)]
@@ -16,10 +16,17 @@ pub(super) struct Args {
     /// Why; kept in the trail
     #[arg(long, value_parser = parse_reason)]
     reason: String,
+    /// Do not ask whether an even number of voters is meant
+    #[arg(long)]
+    yes: bool,
 }
 
 pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode> {
     let client = global.connect().await?;
+    let mut left = voters(&client.status().await);
+    if left.remove(&args.id) {
+        confirm(global, left.len(), args.yes)?;
+    }
     let voters = client
         .remove_node(args.id, &args.reason)
         .await

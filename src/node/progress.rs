@@ -12,6 +12,9 @@ use crate::raft::types::{Membership, Raft};
 /// on waiting.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
+/// When a caller that has waited in vain may call again.
+const CALL_AGAIN: Duration = Duration::from_secs(1);
+
 /// How far a node has copied the log.
 pub(super) struct Progress {
     /// The last entry that it is known to have; none before its first answer.
@@ -63,9 +66,10 @@ pub(super) async fn caught_up(
     near: impl Future<Output = Result<(), Rejected>>,
 ) -> Result<(), Rejected> {
     tokio::time::timeout(CATCH_UP, near).await.unwrap_or_else(|_| {
-        Err(refused(format!(
+        let message = format!(
             "node {id} has not caught up in {CATCH_UP:?}; hint: is it running? It stays a learner: call again"
-        )))
+        );
+        Err(Rejected::new(Reason::Busy, message).retry_after(CALL_AGAIN))
     })
 }
 

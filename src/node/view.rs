@@ -46,6 +46,7 @@ impl Node {
             checkpoint_size: checkpoint.as_ref().map_or(0, |newest| newest.checkpoint.size),
             checkpoint_unix_s: checkpoint.as_ref().map_or(0, |newest| newest.unix_s),
             rolled_back_from: self.publication.rolled_back().unwrap_or(0),
+            log_bytes: self.log.sizes().bytes,
             log_key: self.publication.log_key().map(ToString::to_string).unwrap_or_default(),
         }
     }

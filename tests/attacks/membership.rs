@@ -49,7 +49,12 @@ async fn newcomer(
 }
 
 /// Starts a node that is to be added, behind a relay, and returns what adds it.
-async fn start_behind(group: &mut Group, id: u64, relay: &Relay, raft: &str) -> v1::AddNodeRequest {
+pub async fn start_behind(
+    group: &mut Group,
+    id: u64,
+    relay: &Relay,
+    raft: &str,
+) -> v1::AddNodeRequest {
     let (endpoints, cluster) = (group.cluster.endpoints(), &mut group.cluster);
     let node = cluster.node(id).unwrap();
     let text = std::fs::read_to_string(&node.config).unwrap();
