@@ -23,6 +23,8 @@ pub mod key {
     pub const EPOCH: &str = "epoch";
     /// With `ROLLED_BACK`: the tree size of the checkpoint that reaches past the trail.
     pub const CHECKPOINT_SIZE: &str = "checkpoint_size";
+    /// With `READ_ONLY`: 1 if it is because of the clocks.
+    pub const CLOCK: &str = "clock";
     /// The limit that was hit, in the unit that the message names.
     pub const LIMIT: &str = "limit";
     pub(super) const LEADER_ID: &str = "leader_id";
@@ -187,7 +189,7 @@ impl Rejected {
             term: number(key::TERM).unwrap_or(0),
         });
         let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
-        let metadata = [key::EXPECTED, key::EPOCH, key::CHECKPOINT_SIZE, key::LIMIT]
+        let metadata = [key::EXPECTED, key::EPOCH, key::CHECKPOINT_SIZE, key::LIMIT, key::CLOCK]
             .into_iter()
             .filter_map(|key| Some((key, number(key)?)))
             .collect();

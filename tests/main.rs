@@ -11,6 +11,7 @@ mod attacks;
 mod auditing;
 mod bad_input;
 mod chaos;
+mod clocks;
 mod commands;
 mod forgery;
 mod full_disk;

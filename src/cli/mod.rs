@@ -5,6 +5,7 @@
 //! asked something that makes no sense, with 3 if somebody is not to be believed or what was signed
 //! is gone, and with 4 if the event is recorded and the proof that was asked for is pending.
 
+mod accept_clock;
 mod accept_rollback;
 mod add_node;
 mod append;
@@ -88,6 +89,8 @@ enum Command {
     RemoveNode(remove_node::Args),
     /// After all disks were rolled back: go on without what came later, for good
     AcceptRollback(accept_rollback::Args),
+    /// After the nodes' clocks have jumped ahead: say that they are right
+    AcceptClock(accept_clock::Args),
     /// Run a node
     Serve(serve::Args),
     /// Make the files of a new cluster
@@ -141,6 +144,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<ExitCode>
         Command::Export(args) => Box::pin(export::run(global, args)).await,
         Command::Audit(args) => Box::pin(audit::run(global, args)).await,
         Command::AcceptRollback(args) => Box::pin(accept_rollback::run(global, args)).await,
+        Command::AcceptClock(args) => Box::pin(accept_clock::run(global, args)).await,
         Command::Status(args) => Box::pin(status::run(global, args)).await,
         Command::TransferLeader(args) => Box::pin(transfer_leader::run(global, args)).await,
         Command::AddNode(args) => Box::pin(add_node::run(global, args)).await,

@@ -31,6 +31,7 @@ pub(super) async fn run(global: &Global, _args: Args) -> anyhow::Result<ExitCode
         );
         eprintln!("hint: find out what was lost; `indelible accept-rollback` goes on without it");
     }
+    status.clocks(&nodes).iter().for_each(|line| eprintln!("{line}"));
     for (tree_size, roots) in &status.forks {
         eprintln!("error: the nodes disagree: tree size {tree_size} has the roots {roots}");
         eprintln!("hint: stop writing, keep every data directory, and run `indelible check`");
@@ -45,8 +46,10 @@ pub(super) async fn run(global: &Global, _args: Args) -> anyhow::Result<ExitCode
             "hint: `indelible node-key --config ITS_CONFIG --log-key FILE`, and start it again"
         );
     }
-    let sound =
-        status.leader.is_some() && status.forks.is_empty() && status.rolled_back_from.is_none();
+    let sound = status.leader.is_some()
+        && status.forks.is_empty()
+        && status.rolled_back_from.is_none()
+        && status.clocks(&nodes).is_empty();
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -151,6 +154,10 @@ impl Status {
                     "checkpoint_size": view.checkpoint_size,
                     "checkpoint_unix_s": view.checkpoint_unix_s,
                     "rolled_back_from": (view.rolled_back_from != 0).then_some(view.rolled_back_from),
+                    "clock_hold": (!view.clock_hold.is_empty()).then_some(&view.clock_hold),
+                    "clock_offset_ms": view.clock_offset_ms,
+                    "stamps_ahead_ms": view.stamps_ahead_ms,
+                    "checkpoint_clocks": view.checkpoint_clocks,
                     "mended": view.mended,
                     "log_key": !view.log_key.is_empty(),
                     "boot_count": view.boot_count,
@@ -166,6 +173,29 @@ impl Status {
             "agree": self.forks.is_empty(),
             "nodes": nodes,
         })
+    }
+
+    /// What is wrong with time, as the leader says.
+    fn clocks(&self, nodes: &[NodeStatus]) -> Vec<String> {
+        let mut views = nodes.iter().filter_map(|node| node.view.as_ref().ok());
+        let leader = views.find(|view| view.role() == Role::Leader && view.term == self.term);
+        let Some(view) = leader else { return Vec::new() };
+        let mut lines = Vec::new();
+        if !view.clock_hold.is_empty() {
+            lines.push(format!(
+                "error: appends are refused because of the clocks ({}); hint: compare the clocks of all nodes with \
+                 another source; if a majority is right, `indelible accept-clock`",
+                view.clock_hold
+            ));
+        }
+        if view.stamps_ahead_ms > 0 {
+            lines.push(format!(
+                "error: the newest stamp is {} ms ahead of the nodes' clocks: records get equal stamps until they have \
+                 come so far; hint: compare the clocks of all nodes with another source",
+                view.stamps_ahead_ms
+            ));
+        }
+        lines
     }
 
     /// Size and age of the newest checkpoint that a node holds.

@@ -1,8 +1,8 @@
 //! The group: who is in it, who leads it, and changing that.
 
 use indelible_proto::v1::{
-    AcceptRollbackRequest, AddNodeRequest, ClusterView, GetClusterRequest, Node, RemoveNodeRequest,
-    TransferLeadershipRequest,
+    AcceptClockRequest, AcceptRollbackRequest, AddNodeRequest, ClusterView, GetClusterRequest,
+    Node, RemoveNodeRequest, TransferLeadershipRequest,
 };
 use tokio::time::timeout;
 
@@ -144,6 +144,24 @@ impl Client {
         call_leader(self.table(), limit, limit, OnUnknown::Report, |link| {
             let request = AcceptRollbackRequest { reason: reason.to_owned() };
             async move { Ok(link.cluster().accept_rollback(request).await?.into_inner().index) }
+        })
+        .await
+    }
+
+    /// Accepts the time that the nodes' clocks say, however far ahead it is of what they said
+    /// before, so that appends are taken again. Recorded in the trail; returns the leaf index of
+    /// that record, and the time in Unix nanoseconds.
+    ///
+    /// # Errors
+    /// [`CallError::Unknown`] if the connection broke meanwhile: it may have been accepted.
+    pub async fn accept_clock(&self, reason: &str) -> Result<(u64, u64), CallError> {
+        let limit = self.options().request_timeout;
+        call_leader(self.table(), limit, limit, OnUnknown::Report, |link| {
+            let request = AcceptClockRequest { reason: reason.to_owned() };
+            async move {
+                let answer = link.cluster().accept_clock(request).await?.into_inner();
+                Ok((answer.index, answer.unix_ns))
+            }
         })
         .await
     }

@@ -41,6 +41,8 @@ pub struct LocalNode {
     /// What its processes wrote to stderr, one after the other.
     log: PathBuf,
     binary: PathBuf,
+    /// Environment variables that its processes get beyond the caller's own.
+    environment: Vec<(String, String)>,
     /// Its process, from `start` to `kill`, `stop` or `wait`.
     child: Option<Child>,
 }
@@ -60,8 +62,16 @@ impl LocalNode {
             config: dir.join(format!("node{id}.toml")),
             log: dir.join(format!("node{id}.log")),
             binary: binary.to_owned(),
+            environment: Vec::new(),
             child: None,
         })
+    }
+
+    /// Sets an environment variable for its next processes: a preloaded library that fakes its
+    /// clock is told so.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts its process.
@@ -77,6 +87,7 @@ impl LocalNode {
             .args(["serve", "--until-stdin-closes", "--config"])
             .arg(&self.config)
             .args(args)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)

@@ -7,9 +7,13 @@ use indelible_core::key::KeyError;
 use indelible_core::{KeyType, VerifierKey, limits};
 use serde::{Deserialize, Serialize};
 
+use super::clock::rules::Settings;
 use crate::net::TlsConfig;
 use crate::net::config::is_loopback;
 use crate::raft::RaftTimeouts;
+
+/// Less than this is what clocks differ by in everyday life, in seconds.
+const CLOCK_STEP_MAX_S_MIN: u64 = 10;
 
 /// A node's configuration file (TOML).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,9 @@ pub struct NodeConfig {
     /// Disk and memory.
     #[serde(default)]
     pub storage: StorageConfig,
+    /// What time may do.
+    #[serde(default)]
+    pub clock: ClockConfig,
     /// The public log.
     #[serde(default)]
     pub http: HttpConfig,
@@ -114,6 +121,31 @@ impl Default for StorageConfig {
             scrub_bytes_per_s: 20_000_000,
             scrub_every_s: 600,
         }
+    }
+}
+
+/// What time may do (docs/adr/0012).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClockConfig {
+    /// How far ahead of the time that was agreed on before the clocks of a majority may be, in
+    /// seconds, before a witness or an operator has to agree.
+    pub step_max_s: u64,
+    /// Whether appends stop when stamps have been ahead of the clocks for 10 minutes.
+    pub stop_when_pinned: bool,
+}
+
+impl Default for ClockConfig {
+    fn default() -> Self {
+        ClockConfig { step_max_s: 3600, stop_when_pinned: false }
+    }
+}
+
+impl ClockConfig {
+    /// As the rules take it.
+    pub fn settings(&self) -> Settings {
+        let step_max_ns = self.step_max_s.saturating_mul(1_000_000_000);
+        Settings { step_max_ns, stop_when_pinned: self.stop_when_pinned }
     }
 }
 
@@ -208,6 +240,12 @@ impl NodeConfig {
         self.witnesses()?;
         if self.witness_interval_ms == 0 {
             return Err("witness_interval_ms = 0, at least 1 is needed".into());
+        }
+        if self.clock.step_max_s < CLOCK_STEP_MAX_S_MIN {
+            let given = self.clock.step_max_s;
+            return Err(format!(
+                "clock.step_max_s = {given}, at least {CLOCK_STEP_MAX_S_MIN} are needed; hint: clocks differ by seconds"
+            ));
         }
         let cache = self.storage.log_cache_bytes;
         if cache < limits::LOG_CACHE_BYTES_MIN {

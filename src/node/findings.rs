@@ -54,6 +54,8 @@ pub mod what {
     pub const DAMAGE: &str = "damage";
     /// A node's trail is not the one that the majority has.
     pub const DIVERGENCE: &str = "divergence";
+    /// The nodes' clocks are not what the trail's stamps say.
+    pub const CLOCK: &str = "clock";
 }
 
 /// The findings of this node that are not in the trail yet. Cheap to clone.

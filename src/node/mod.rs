@@ -1,7 +1,7 @@
 //! One running node without its sockets: what the services call.
 //!
 //! Reading order: [`config`] says what a node is told; [`start`] puts a [`Node`] together;
-//! [`leadership`] is what everything asks first; [`batcher`] is the way of an append into the log,
+//! [`leadership`] is what everything asks first; [`clock`] says what time it is; [`batcher`] is the way of an append into the log,
 //! [`reads`] what a read waits for, [`duplicates`] what a repeated append gets back; [`membership`]
 //! changes the group, [`hand_over`] moves leadership, and [`view`] describes both; [`publish`] is
 //! how checkpoints come about. [`mend`] makes a damaged log whole, at start and while the node
@@ -13,6 +13,7 @@
 
 pub mod batcher;
 pub mod bootstrap;
+pub mod clock;
 pub mod config;
 pub mod duplicates;
 pub mod fatal;

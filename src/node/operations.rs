@@ -96,15 +96,31 @@ impl Operations {
         why: &Why,
         accepted_unix_s: u64,
     ) -> Result<u64, Rejected> {
-        let operation = v1::Operation {
+        let operation = v1::Operation { accepted_unix_s, ..self.operation(action, detail, why) };
+        self.write(Kind::Operation, operation.encode_to_vec().into()).await
+    }
+
+    /// As [`Self::record`], of an accepted time in Unix nanoseconds.
+    pub async fn record_clock(
+        &self,
+        action: &str,
+        detail: String,
+        why: &Why,
+        accepted_unix_ns: u64,
+    ) -> Result<u64, Rejected> {
+        let operation = v1::Operation { accepted_unix_ns, ..self.operation(action, detail, why) };
+        self.write(Kind::Operation, operation.encode_to_vec().into()).await
+    }
+
+    fn operation(&self, action: &str, detail: String, why: &Why) -> v1::Operation {
+        v1::Operation {
             action: action.into(),
             principal: why.principal.clone(),
             detail,
             reason: why.reason.clone(),
             node_id: self.node_id,
-            accepted_unix_s,
-        };
-        self.write(Kind::Operation, operation.encode_to_vec().into()).await
+            ..Default::default()
+        }
     }
 
     /// Records a finding, encoded. Returns when it is in the trail.

@@ -7,17 +7,19 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use indelible_core::ProducerId;
 use indelible_proto::raft::StandingResponse;
+use indelible_proto::reason::Rejected;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::batcher::{self, Batcher};
+use super::clock::{self, Clock};
 use super::fatal::{Fatal, Stop};
 use super::findings::{self, Findings};
 use super::hand_over::{self, HandOver};
 use super::leadership::{self, Leadership};
 use super::membership::MembershipChanges;
 use super::mend::{self, Numbers, Starting, Suspect, Suspects, Whole};
-use super::operations::{NodeProducers, Operations};
+use super::operations::{NodeProducers, Operations, Why};
 use super::publish::{self, OpenOptions, Opened, Publication};
 use super::reads::{ReadIndexer, Reads};
 use super::scrub::Scrub;
@@ -95,6 +97,8 @@ pub struct Node {
     pub peers: Arc<Peers>,
     /// Who leads.
     pub leadership: watch::Receiver<Leadership>,
+    /// What time it is, as a majority says.
+    pub clock: Arc<Clock>,
     /// Whether the disk is nearly full.
     pub read_only: watch::Receiver<bool>,
     /// What was found, on its way into the trail.
@@ -170,10 +174,12 @@ impl Node {
         let short = space::is_short(&config.data_dir, reserve, false);
         let (read_only_tx, read_only) = watch::channel(short);
         tasks.spawn(space::watch(config.data_dir.clone(), reserve, read_only_tx));
+        let clock =
+            Clock::new(identity.node_id, config.clock.settings(), known.clone(), ledger.clone());
         let batcher = Batcher::start(batcher::Options {
             raft: raft.clone(),
             ledger: ledger.clone(),
-            peers: peers.clone(),
+            clock: clock.clone(),
             leadership: leadership.clone(),
             read_only: read_only.clone(),
             lease,
@@ -215,6 +221,7 @@ impl Node {
             leadership: leadership.clone(),
             reads: reads.clone(),
             operations: operations.clone(),
+            clock: clock.clone(),
             witness_every: Duration::from_millis(config.witness_interval_ms),
         };
         let (publication, handlers) = opened.start(parts, &mut tasks)?;
@@ -227,6 +234,14 @@ impl Node {
                 network: network.clone(),
                 leadership: leadership.clone(),
                 known: known.clone(),
+            },
+        ));
+        tasks.spawn(clock::run(
+            clock.clone(),
+            clock::Options {
+                network: network.clone(),
+                leadership: leadership.clone(),
+                findings: findings.clone(),
             },
         ));
         let scrub = mend::online::start(
@@ -270,6 +285,7 @@ impl Node {
             credentials,
             peers,
             leadership,
+            clock,
             read_only,
             findings,
             mend_numbers: numbers,
@@ -292,6 +308,7 @@ impl Node {
     /// The service for the raft port.
     pub fn raft_service(&self) -> RaftService {
         let timeout = Duration::from_millis(self.config.raft.election_timeout_max_ms);
+        let clock = self.clock.clone();
         RaftService::new(
             self.raft.clone(),
             self.log.clone(),
@@ -303,7 +320,14 @@ impl Node {
             self.draining(),
             timeout,
             findings::of_peers(self.operations.clone(), self.leadership.clone()),
+            Arc::new(move || clock.answer()),
         )
+    }
+
+    /// Takes a time that was held back, because an operator says that it is right. Returns the leaf
+    /// of the record, and the time.
+    pub async fn accept_clock(&self, why: Why) -> Result<(u64, u64), Rejected> {
+        self.clock.accept(&self.operations, &self.leadership, &why).await
     }
 
     /// The service for the raft port that checkpoints travel by.

@@ -22,6 +22,7 @@ impl Node {
         let quorum_ack_age_ms =
             quorum_ack_age(&metrics).map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
         let checkpoint = self.publication.newest();
+        let clock = self.clock.view();
         v1::ClusterView {
             trail_id: Bytes::copy_from_slice(&self.identity.trail_id.0),
             origin: self.identity.origin.clone(),
@@ -47,6 +48,10 @@ impl Node {
             checkpoint_unix_s: checkpoint.as_ref().map_or(0, |newest| newest.unix_s),
             rolled_back_from: self.publication.rolled_back().unwrap_or(0),
             log_bytes: self.log.sizes().bytes,
+            clock_hold: clock.hold.map(|hold| hold.name().to_owned()).unwrap_or_default(),
+            clock_offset_ms: clock.offset_ns.map(|offset| offset / 1_000_000),
+            stamps_ahead_ms: clock.ahead_ns.unwrap_or(0) / 1_000_000,
+            checkpoint_clocks: checkpoint.as_ref().map_or(0, |newest| newest.clocks()),
             log_key: self.publication.log_key().map(ToString::to_string).unwrap_or_default(),
         }
     }
@@ -86,7 +91,8 @@ impl Node {
         if *self.draining().borrow() {
             return v1::ServingState::Draining;
         }
-        if *self.read_only.borrow() {
+        let is_held = metrics.state.is_leader() && self.clock.view().hold.is_some();
+        if *self.read_only.borrow() || is_held {
             return v1::ServingState::ReadOnly;
         }
         let committed = metrics.cluster_committed.map_or(0, |id| id.index + 1);

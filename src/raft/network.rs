@@ -449,7 +449,6 @@ impl<'s> Answers<'s> {
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
         self.window.answered();
         let (peers, node) = (&self.client.network.peers, self.client.node);
-        peers.observe_clock(node, answer.clock_unix_ns, unix_ns());
         peers.observe_report(node, answer.read_only, answer.log_key);
         if let Some(pb::append_response::Result::HigherVote(vote)) = &answer.result {
             let Network { log, peers, .. } = &self.client.network;

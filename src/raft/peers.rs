@@ -7,7 +7,7 @@
 //! of another trail gives itself away before it can vote or acknowledge anything. Nothing is
 //! remembered of a peer before its proof holds (docs/adr/0010).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -213,8 +213,6 @@ impl Known {
 
 #[derive(Default)]
 struct State {
-    /// Peer's clock minus ours in nanoseconds, as of its last answer.
-    clock_offsets: HashMap<u64, i64>,
     /// What peers said of themselves with their last answer.
     reports: Reports,
     /// When the certificate of a member expires that it has shown last, in Unix seconds.
@@ -340,12 +338,6 @@ impl Peers {
         current.then_some(node)
     }
 
-    /// Notes a peer's clock, as Unix time in nanoseconds.
-    pub fn observe_clock(&self, node: u64, theirs: u64, ours: u64) {
-        let offset = i64::try_from(i128::from(theirs) - i128::from(ours)).unwrap_or(0);
-        self.lock().clock_offsets.insert(node, offset);
-    }
-
     /// Notes an answer of a peer: whether its disk is nearly full, and whether it has the log key.
     pub fn observe_report(&self, node: u64, read_only: bool, log_key: bool) {
         self.lock().reports.note(node, read_only, log_key);
@@ -359,21 +351,6 @@ impl Peers {
     /// Whether the certificate that a member has shown last has expired.
     pub fn is_expired(&self, node: u64) -> bool {
         self.lock().certificate_ends.get(&node).is_some_and(|end| *end <= unix_s())
-    }
-
-    /// Median of the voters' clocks, this node's included, relative to this node's, in nanoseconds.
-    pub fn median_clock_offset(&self) -> i64 {
-        let voters: Vec<u64> = self.known.borrow().membership.voter_ids().collect();
-        let state = self.lock();
-        let mut offsets: Vec<i64> = state
-            .clock_offsets
-            .iter()
-            .filter(|(node, _)| voters.contains(node) && **node != self.me.node_id)
-            .map(|(_, offset)| *offset)
-            .collect();
-        offsets.push(0);
-        offsets.sort_unstable();
-        offsets[(offsets.len() - 1) / 2]
     }
 
     /// Why peers refuse this node, if those that do leave it no majority: a single one may be

@@ -20,7 +20,6 @@ use openraft::raft::{
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::network::unix_ns;
 use super::peers::Peers;
 use super::types::{Entry, LogId, Raft, TypeConfig, entry_id, log_id};
 use super::{terms, verify, votes, wire};
@@ -44,6 +43,9 @@ pub struct OwnReport {
     pub log_key: bool,
 }
 
+/// Says what time it is here.
+pub type ClockSource = Arc<dyn Fn() -> pb::ClockResponse + Send + Sync>;
+
 /// Answers peers.
 #[derive(Clone)]
 pub struct RaftService {
@@ -58,10 +60,13 @@ pub struct RaftService {
     read_index_timeout: Duration,
     /// Where findings of peers go.
     findings: FindingSink,
+    /// What peers are told of this node's clock.
+    clock: ClockSource,
 }
 
 impl RaftService {
     /// Serves `raft`, whose log is `log`.
+    #[expect(clippy::too_many_arguments, reason = "called once")]
     pub fn new(
         raft: Raft,
         log: Log,
@@ -70,8 +75,9 @@ impl RaftService {
         draining: watch::Receiver<bool>,
         read_index_timeout: Duration,
         findings: FindingSink,
+        clock: ClockSource,
     ) -> Self {
-        RaftService { raft, log, peers, own, draining, read_index_timeout, findings }
+        RaftService { raft, log, peers, own, draining, read_index_timeout, findings, clock }
     }
 
     /// As a tonic service, with the raft port's limits.
@@ -415,7 +421,6 @@ async fn answer(
     }
     Ok(pb::AppendResponse {
         result: Some(wire::result_to_pb(&result)),
-        clock_unix_ns: unix_ns(),
         read_only: *service.own.read_only.borrow(),
         log_key: service.own.log_key,
     })
@@ -521,6 +526,14 @@ impl pb::raft_server::Raft for RaftService {
             .await
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(pb::ReadIndexResponse { log_id: Some(wire::log_id_to_pb(&log_id)) }))
+    }
+
+    async fn clock(
+        &self,
+        request: Request<pb::ClockRequest>,
+    ) -> Result<Response<pb::ClockResponse>, Status> {
+        self.peer(&request)?;
+        Ok(Response::new((self.clock)()))
     }
 
     async fn record_finding(

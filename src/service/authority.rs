@@ -39,6 +39,7 @@ pub const CALLS: &[(&str, Rank)] = &[
     ("/indelible.v1.Cluster/RemoveNode", Rank::Admin),
     ("/indelible.v1.Cluster/TransferLeadership", Rank::Admin),
     ("/indelible.v1.Cluster/AcceptRollback", Rank::Admin),
+    ("/indelible.v1.Cluster/AcceptClock", Rank::Admin),
 ];
 
 /// Who may call what.

@@ -146,4 +146,13 @@ impl Cluster for ClusterService {
         let index = self.node.publication.accept_rollback(why).await?;
         Ok(Response::new(v1::AcceptRollbackResponse { index }))
     }
+    async fn accept_clock(
+        &self,
+        request: Request<v1::AcceptClockRequest>,
+    ) -> Result<Response<v1::AcceptClockResponse>, Status> {
+        let caller = Caller::of(&request);
+        let why = edge::why(request.into_inner().reason, caller)?;
+        let (index, unix_ns) = self.node.accept_clock(why).await?;
+        Ok(Response::new(v1::AcceptClockResponse { index, unix_ns }))
+    }
 }

@@ -57,7 +57,9 @@ async fn livez() -> Probe {
 }
 
 /// The node serves: it knows a leader, is not far behind, and nobody refuses it. Reads go on where
-/// `rolled_back_from` says that the group has lost a part of its trail, appends do not.
+/// `rolled_back_from` says that the group has lost a part of its trail, appends do not. `clock` says
+/// why a leader takes no events because of the clocks, `stamps_ahead_ms` by how much stamps are
+/// ahead of them.
 async fn readyz(State(shared): State<Shared>) -> Probe {
     let view = shared.node.view();
     let refused = shared.node.peers.refused();
@@ -70,6 +72,8 @@ async fn readyz(State(shared): State<Shared>) -> Probe {
         "refused": refused,
         "log_key": !view.log_key.is_empty(),
         "log_key_nodes": nodes_with_log_key(&view),
+        "clock": (!view.clock_hold.is_empty()).then_some(&view.clock_hold),
+        "stamps_ahead_ms": (view.stamps_ahead_ms != 0).then_some(view.stamps_ahead_ms),
         "rolled_back_from": (view.rolled_back_from != 0).then_some(view.rolled_back_from),
     });
     probe(ready, &body)

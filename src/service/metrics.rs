@@ -13,6 +13,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::checkpoint_metrics::CheckpointMetrics;
+use super::clock_metrics::ClockMetrics;
 use super::port_metrics::PortMetrics;
 use crate::node::Node;
 
@@ -31,6 +32,7 @@ pub struct Metrics {
     unproven: Counter,
     gauges: Gauges,
     checkpoints: CheckpointMetrics,
+    clock: ClockMetrics,
     mending: Mending,
     ports: PortMetrics,
 }
@@ -166,6 +168,7 @@ impl Metrics {
         let mending = Mending::default();
         mending.register(&mut registry);
         let checkpoints = CheckpointMetrics::register(&mut registry);
+        let clock = ClockMetrics::register(&mut registry);
         let ports = PortMetrics::register(&mut registry);
         Metrics {
             registry,
@@ -180,6 +183,7 @@ impl Metrics {
             gauges,
             mending,
             checkpoints,
+            clock,
             ports,
         }
     }
@@ -239,6 +243,7 @@ impl Metrics {
         gauges.log_key.set(u64::from(!view.log_key.is_empty()));
         self.mending.look(node);
         self.checkpoints.read(&node.publication, view.tree_size);
+        self.clock.read(&node.clock);
         self.ports.read(&node.credentials);
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");

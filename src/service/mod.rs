@@ -8,6 +8,7 @@ pub mod audit_log;
 pub mod authority;
 pub mod caller;
 mod checkpoint_metrics;
+mod clock_metrics;
 pub mod cluster;
 pub mod edge;
 pub mod http;

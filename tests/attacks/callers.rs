@@ -27,12 +27,14 @@ async fn changes(channel: &Channel, why: &str) -> Vec<(&'static str, Result<(), 
     };
     let remove = v1::RemoveNodeRequest { id: 3, reason: reason.clone() };
     let transfer = v1::TransferLeadershipRequest { to: 2, reason: reason.clone() };
-    let accept = v1::AcceptRollbackRequest { reason };
+    let accept = v1::AcceptRollbackRequest { reason: reason.clone() };
+    let accept_clock = v1::AcceptClockRequest { reason };
     vec![
         ("add", cluster.add_node(add).await.map(drop)),
         ("remove", cluster.remove_node(remove).await.map(drop)),
         ("transfer", cluster.transfer_leadership(transfer).await.map(drop)),
         ("accept", cluster.accept_rollback(accept).await.map(drop)),
+        ("accept-clock", cluster.accept_clock(accept_clock).await.map(drop)),
     ]
 }
 

@@ -190,6 +190,13 @@ impl Raft for Liar {
     ) -> Result<Response<pb::RecordFindingResponse>, Status> {
         Err(Status::unimplemented("an impostor"))
     }
+
+    async fn clock(
+        &self,
+        _: Request<pb::ClockRequest>,
+    ) -> Result<Response<pb::ClockResponse>, Status> {
+        Err(Status::unimplemented("an impostor"))
+    }
 }
 
 /// What a proof on a connection is bound to.

@@ -42,6 +42,7 @@ pub async fn every_call(session: &Session, node: u64) -> Vec<(&'static str, Resu
         ("transfer", raft.transfer_leader(transfer).await.map(drop)),
         ("read index", raft.read_index(pb::ReadIndexRequest {}).await.map(drop)),
         ("finding", raft.record_finding(pb::RecordFindingRequest::default()).await.map(drop)),
+        ("clock", raft.clock(pb::ClockRequest {}).await.map(drop)),
         ("cosign", publication.cosign(pb::CosignRequest::default()).await.map(drop)),
         ("publish", publication.publish(pb::PublishRequest::default()).await.map(drop)),
     ]

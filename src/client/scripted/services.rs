@@ -309,4 +309,10 @@ impl Cluster for Handle {
     ) -> Result<Response<indelible_proto::v1::AcceptRollbackResponse>, Status> {
         Err(Status::unimplemented("accept_rollback"))
     }
+    async fn accept_clock(
+        &self,
+        _request: Request<indelible_proto::v1::AcceptClockRequest>,
+    ) -> Result<Response<indelible_proto::v1::AcceptClockResponse>, Status> {
+        Err(Status::unimplemented("accept_clock"))
+    }
 }

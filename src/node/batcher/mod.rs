@@ -22,8 +22,8 @@ use indelible_core::{Kind, ProducerId};
 use indelible_proto::reason::{Reason, Rejected};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::clock::Clock;
 use super::leadership::Leadership;
-use crate::raft::peers::Peers;
 use crate::raft::types::Raft;
 use crate::storage::ledger::Ledger;
 
@@ -136,6 +136,16 @@ impl Request {
         }
     }
 
+    /// Whether a node records something of its own: that is taken while clients are refused.
+    fn is_of_node(&self) -> bool {
+        match self {
+            Request::Append { append, .. } => {
+                matches!(append.kind, Kind::Operation | Kind::Finding)
+            }
+            Request::Open { open, .. } => open.of_node,
+        }
+    }
+
     /// Answers with a refusal. The requester may have gone.
     fn reject(self, rejected: Rejected) {
         match self {
@@ -160,8 +170,8 @@ pub struct Options {
     pub raft: Raft,
     /// This node's ledger.
     pub ledger: Ledger,
-    /// For the median of the nodes' clocks.
-    pub peers: Arc<Peers>,
+    /// What entries are stamped by.
+    pub clock: Arc<Clock>,
     /// Who leads.
     pub leadership: watch::Receiver<Leadership>,
     /// Whether the disk is nearly full.

@@ -16,24 +16,26 @@ use super::assemble::Draft;
 use super::settle::{Settled, settle};
 use super::speculation::{Speculation, Verdict, gap};
 use super::{OPEN_BYTES_MAX, Options, REQUESTS_MAX, Request};
+use crate::node::clock::Clock;
+use crate::node::clock::rules::{Decision, Hold};
 use crate::node::duplicates;
 use crate::node::leadership::{Leadership, quorum_ack_age};
-use crate::raft::network::unix_ns;
-use crate::raft::peers::Peers;
 use crate::raft::types::{LeaderId, Raft};
 use crate::storage::ledger::Ledger;
 
 /// How long a request whose predecessors are missing waits for them: pipelined requests may
 /// overtake each other.
 const AHEAD_WAIT: Duration = Duration::from_millis(100);
-/// How far ahead of the median of the nodes' clocks a leader's stamp may run.
-const CLOCK_AHEAD_MAX_NS: u64 = 1_000_000_000;
+/// How long requests wait for fresh offsets of a majority's clocks, however often those are asked
+/// for: a clock that never stands still makes them stale at once.
+const ASKING_MAX: Duration = Duration::from_secs(1);
 
 /// The loop's state; it owns all of it.
 pub(super) struct Run {
     raft: Raft,
     ledger: Ledger,
-    peers: Arc<Peers>,
+    clock: Arc<Clock>,
+    clock_changes: watch::Receiver<u64>,
     leadership: watch::Receiver<Leadership>,
     requests: mpsc::Receiver<Request>,
     settled: mpsc::Sender<Settled>,
@@ -51,6 +53,8 @@ pub(super) struct Run {
     leader: Option<LeaderId>,
     /// The last stamp given out.
     last_stamp: u64,
+    /// Since when requests have waited for fresh offsets.
+    asking_since: Option<Instant>,
     /// How long a leader may believe that it leads after a majority has last answered it.
     lease: Duration,
 }
@@ -65,7 +69,8 @@ impl Run {
         Run {
             raft: options.raft,
             ledger: options.ledger,
-            peers: options.peers,
+            clock_changes: options.clock.changes(),
+            clock: options.clock,
             leadership: options.leadership,
             requests,
             settled,
@@ -77,6 +82,7 @@ impl Run {
             in_flight: 0,
             leader: None,
             last_stamp: 0,
+            asking_since: None,
             lease: options.lease,
         }
     }
@@ -91,6 +97,11 @@ impl Run {
                 Some(settled) = self.settlements.recv() => self.settle(settled),
                 changed = self.leadership.changed() => if changed.is_err() { return },
                 () = wait_until(ahead_until) => self.give_up_waiting(),
+                changed = self.clock_changes.changed(), if self.asking_since.is_some() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
                 count = self.requests.recv_many(&mut received, REQUESTS_MAX) => {
                     if count == 0 {
                         return;
@@ -115,6 +126,7 @@ impl Run {
                 all.for_each(|request| request.reject(rejection.clone()));
                 self.speculation.stall_all();
                 self.leader = None;
+                self.asking_since = None;
                 return;
             }
         };
@@ -123,7 +135,7 @@ impl Run {
             self.leader = Some(leader);
         }
         while self.in_flight < PROPOSALS_IN_FLIGHT_MAX && !self.queue.is_empty() {
-            let stamp = self.stamp();
+            let Some(stamp) = self.stamp() else { return };
             let mut draft = Draft::new(stamp);
             self.fill(&mut draft);
             if draft.is_empty() {
@@ -288,13 +300,40 @@ impl Run {
         Rejected::new(Reason::LeaseExpired, message).retry_after(Duration::from_millis(20))
     }
 
-    /// The stamp for the next entry: never below the last one in the log, and not far ahead of the
-    /// nodes' median clock.
-    fn stamp(&self) -> u64 {
-        let own = unix_ns();
-        let median = own.saturating_add_signed(self.peers.median_clock_offset());
-        let last = self.ledger.head().borrow().last_received.max(self.last_stamp);
-        last.max(own.min(median.saturating_add(CLOCK_AHEAD_MAX_NS)))
+    /// The stamp for the next entry: never below the last one in the log. None while a majority is
+    /// asked for its time; then this is called again.
+    fn stamp(&mut self) -> Option<u64> {
+        let hold = match self.clock.decide(self.last_stamp) {
+            Decision::Stamp(stamp) => {
+                self.asking_since = None;
+                return Some(stamp);
+            }
+            Decision::Ask => {
+                let since = *self.asking_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < ASKING_MAX {
+                    self.clock.ask();
+                    return None;
+                }
+                Hold::NoMajority
+            }
+            Decision::Refuse(hold) => hold,
+        };
+        self.asking_since = None;
+        self.refuse_clients(hold)
+    }
+
+    /// Refuses what clients have sent; what nodes record themselves is stamped with the time that
+    /// was agreed on last.
+    fn refuse_clients(&mut self, hold: Hold) -> Option<u64> {
+        let stamp = self.clock.stamp_of_nodes(self.last_stamp);
+        let is_taken = |request: &Request| request.is_of_node() && stamp.is_some();
+        let (taken, refused): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.queue).into_iter().partition(is_taken);
+        self.queue = taken;
+        for request in refused {
+            request.reject(hold.rejection());
+        }
+        stamp.filter(|_| !self.queue.is_empty())
     }
 }
 

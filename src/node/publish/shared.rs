@@ -45,6 +45,11 @@ impl From<Valid> for Published {
 }
 
 impl Published {
+    /// How many nodes' clocks its time is from.
+    pub fn clocks(&self) -> u32 {
+        u32::try_from(self.signed.len()).unwrap_or(u32::MAX)
+    }
+
     /// What makes one note newer than another.
     fn rank(&self) -> (u64, u64, usize, usize) {
         (self.checkpoint.size, self.unix_s, self.signed.len(), self.witnesses)

@@ -24,6 +24,7 @@ use super::spread::Spread;
 use super::standing::{Comparison, StandingProvider};
 use super::waiters::Waiters;
 use super::witness::{WitnessFigures, Witnesses};
+use crate::node::clock::Clock;
 use crate::node::fatal::{Fatal, Stop};
 use crate::node::leadership::Leadership;
 use crate::node::operations::Operations;
@@ -111,6 +112,8 @@ pub struct Parts {
     pub reads: Reads,
     /// For the record of an accepted rollback.
     pub operations: Arc<Operations>,
+    /// Told of the time of each witness's signature.
+    pub clock: Arc<Clock>,
     /// Between two turns of the witnesses.
     pub witness_every: Duration,
 }
@@ -243,7 +246,7 @@ impl Opened {
         tasks: &mut JoinSet<()>,
     ) -> std::io::Result<(Publication, Handlers)> {
         let marker = self.marker.expect("the comparison restores the marker");
-        let Parts { network, known, leadership, reads, operations, witness_every } = parts;
+        let Parts { network, known, leadership, reads, operations, clock, witness_every } = parts;
         let (notebook, shared, ledger) = (self.notebook, self.shared, self.ledger);
         let log_key = self.log_key.as_ref().map(|key| key.verifier().clone());
         let cosigner = Cosigner {
@@ -304,6 +307,7 @@ impl Opened {
                 notebook.clone(),
                 shared.clone(),
                 leadership,
+                clock,
                 &figures,
             );
             tasks.spawn(witnesses.run());

@@ -17,6 +17,7 @@ use super::cosigner::unix_s;
 use super::notebook;
 use super::shared::{Published, Shared};
 use super::witness_http::{NotWitnessed, Witness};
+use crate::node::clock::Clock;
 use crate::node::leadership::Leadership;
 use crate::node::reads::{Level, Reads};
 use crate::storage::ledger::Ledger;
@@ -62,6 +63,7 @@ pub(super) struct Witnesses {
     notebook: notebook::Handle,
     shared: Arc<Shared>,
     leadership: watch::Receiver<Leadership>,
+    clock: Arc<Clock>,
 }
 
 /// How a turn with one witness ended.
@@ -84,6 +86,7 @@ impl Witnesses {
         notebook: notebook::Handle,
         shared: Arc<Shared>,
         leadership: watch::Receiver<Leadership>,
+        clock: Arc<Clock>,
         figures: &[Arc<WitnessFigures>],
     ) -> Witnesses {
         let known = witnesses.into_iter().zip(figures).map(|((name, key, url), figures)| Known {
@@ -93,7 +96,7 @@ impl Witnesses {
             is_busy: false,
         });
         let known = known.collect();
-        Witnesses { known, every, ledger, reads, notebook, shared, leadership }
+        Witnesses { known, every, ledger, reads, notebook, shared, leadership, clock }
     }
 
     /// Until the node stops.
@@ -154,6 +157,9 @@ impl Witnesses {
             Ok(line) => {
                 known.figures.size.store(size, Ordering::Relaxed);
                 known.figures.signed_unix_s.store(unix_s(), Ordering::Relaxed);
+                if let Some(unix_s) = known.witness.signed_at(&shown.checkpoint, &line) {
+                    self.clock.witnessed(unix_s);
+                }
                 self.add(&shown, line, merged).await;
             }
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indelible_core::limits::{NOTE_BYTES_MAX, NOTE_SIGNATURES_MAX};
-use indelible_core::{Hash, NoteSignature, VerifierKey};
+use indelible_core::{Checkpoint, Hash, NoteSignature, VerifierKey};
 
 /// How long a witness may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -92,6 +92,11 @@ impl Witness {
         }
     }
 
+    /// When it has signed a checkpoint, in Unix seconds by its own clock.
+    pub(super) fn signed_at(&self, checkpoint: &Checkpoint, line: &NoteSignature) -> Option<u64> {
+        self.key.verify(&checkpoint.to_string(), line).ok()?.unix_s
+    }
+
     /// One line for its key, whatever it sends: many would leave no room in the note for others.
     fn newest_line(&self, answer: &str, text: &str) -> Result<NoteSignature, NotWitnessed> {
         let lines = answer.split_inclusive('\n').take(NOTE_SIGNATURES_MAX);
@@ -123,7 +128,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    use indelible_core::{Checkpoint, KeyType, SignerKey};
+    use indelible_core::{KeyType, SignerKey};
 
     use super::*;
 
