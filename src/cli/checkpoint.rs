@@ -56,7 +56,11 @@ fn in_words(checkpoint: &SignedCheckpoint) -> String {
     let size = checkpoint.checkpoint.size;
     match checkpoint.age() {
         Some(age) => {
-            format!("{size} records; signed {age:.0?} ago by {}", checkpoint.signers.join(", "))
+            // The log says no time.
+            let origin = &checkpoint.checkpoint.origin;
+            let clocks = checkpoint.signers.iter().filter(|name| *name != origin).count();
+            let (few, signers) = (output::few_clocks(clocks), checkpoint.signers.join(", "));
+            format!("{size} records; signed {age:.0?} ago{few} by {signers}")
         }
         None => format!("{size} records"),
     }

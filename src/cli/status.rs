@@ -203,11 +203,9 @@ impl Status {
         match view.checkpoint_unix_s {
             0 => "none".into(),
             signed => {
-                format!(
-                    "{}, {} s ago",
-                    view.checkpoint_size,
-                    self.now_unix_s.saturating_sub(signed)
-                )
+                let age = self.now_unix_s.saturating_sub(signed);
+                let few = output::few_clocks(view.checkpoint_clocks as usize);
+                format!("{}, {age} s ago{few}", view.checkpoint_size)
             }
         }
     }
@@ -289,6 +287,7 @@ mod tests {
             root: vec![root; 32].into(),
             checkpoint_size: tree_size - 1,
             checkpoint_unix_s: 1_000,
+            checkpoint_clocks: if id == 1 { 2 } else { 3 },
             ..Default::default()
         };
         NodeStatus { addr: format!("n{id}:1"), node_id: Some(id), view: Ok(view) }
@@ -306,7 +305,8 @@ mod tests {
         assert!(status.forks.is_empty());
         let text = status.table(&nodes).to_string();
         assert!(text.contains("unreachable") && text.contains("refused"), "{text}");
-        assert!(text.contains("8, 7 s ago"), "{text}");
+        assert!(text.contains("6, 7 s ago (by 2 clocks)"), "{text}");
+        assert!(text.contains("8, 7 s ago ") && !text.contains("by 3 clocks"), "{text}");
         assert_eq!(status.json(&nodes)["nodes"][1]["role"], "leader");
     }
 

@@ -17,6 +17,7 @@ type OfWitness<M> = Family<Vec<(&'static str, String)>, M>;
 pub(super) struct CheckpointMetrics {
     size: Level,
     age: Level,
+    clocks: Level,
     witnessed_size: Level,
     rolled_back_from: Level,
     rounds: Counter,
@@ -35,6 +36,7 @@ impl CheckpointMetrics {
         let all = CheckpointMetrics::default();
         let levels = [
             ("checkpoint_size", "Leaves that the newest checkpoint covers", &all.size),
+            ("checkpoint_clocks", "Clocks that the newest checkpoint's time is from", &all.clocks),
             (
                 "checkpoint_witnessed_size",
                 "As checkpoint_size, with a witness",
@@ -83,6 +85,7 @@ impl CheckpointMetrics {
         self.rolled_back_from.set(publication.rolled_back().unwrap_or(0));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // Before the first checkpoint: since ever, so that whoever watches it is told.
+        self.clocks.set(newest.as_deref().map_or(0, |newest| u64::from(newest.clocks())));
         self.age.set(now.saturating_sub(newest.map_or(0, |newest| newest.unix_s)));
         let counters = publication.counters();
         take(&self.rounds, &counters.composed);

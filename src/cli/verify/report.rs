@@ -193,7 +193,15 @@ impl Report {
             line("root", root.to_string());
         }
         if let Some(trusted) = &self.trusted {
-            line("signed", time(trusted).unwrap_or_else(|| "at a time that nobody says".into()));
+            let signers = trusted.signers.iter();
+            let clocks = signers.filter(|name| **name != trusted.checkpoint.origin).count();
+            line(
+                "signed",
+                time(trusted).map_or_else(
+                    || "at a time that nobody says".into(),
+                    |time| time + &output::few_clocks(clocks),
+                ),
+            );
             line("by", trusted.signers.join(", "));
         }
         if let Some(keys) = self.keys {

@@ -6,7 +6,8 @@
 //! its note is made durable the next round may begin: a proof costs one round trip, the followers'
 //! sync and the leader's, and a caller waits for at most one round more.
 //!
-//! Signatures that come after the majority's are added to the newest note a moment later. A node
+//! Signatures that come after the majority's are added to the newest note a moment later: for
+//! [`TAKE_LATE`] nothing takes its place but a note that somebody waits for. A node
 //! that is slower than the rounds would never be asked for the newest one: now and then the next
 //! round waits a little for those that answer at all.
 
@@ -40,6 +41,9 @@ const REFRESH: Duration = Duration::from_secs(10);
 pub(super) const ROUND_MAX: Duration = Duration::from_secs(2);
 /// How long the newest note waits for signatures that come after the majority's.
 const LATE: Duration = Duration::from_millis(10);
+/// How long after a majority's signatures others still get into the note, unless somebody waits for
+/// a newer one: its time is the median of few clocks otherwise.
+pub(super) const TAKE_LATE: Duration = Duration::from_millis(50);
 /// At least this often a note waits for the signatures of all that answer, however fast rounds
 /// follow each other.
 pub(super) const FULL_EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +78,7 @@ pub(super) struct State {
     /// The newest composed round, for signatures that come late.
     pub(super) done: Option<Round>,
     /// When those that have come are added.
-    late_due: Option<Instant>,
+    pub(super) late_due: Option<Instant>,
     /// When a note had every voter's signature.
     pub(super) full_at: Instant,
     /// Until when the next round waits for nodes that are slower than the rounds.
@@ -87,6 +91,8 @@ pub(super) struct State {
     pub(super) storing: JoinSet<()>,
     /// Size of the newest round, and when it began.
     begun: Option<(u64, Instant)>,
+    /// When a majority had signed the newest round that has one.
+    composed: Option<Instant>,
     complained: Option<Instant>,
     /// Nodes about which a finding was written in this leadership.
     found: Vec<u64>,
@@ -107,6 +113,7 @@ impl State {
             signed_at: HashMap::new(),
             storing: JoinSet::new(),
             begun: None,
+            composed: None,
             complained: None,
             found: Vec::new(),
             refusing: Vec::new(),
@@ -164,7 +171,7 @@ impl Publisher {
                 }
                 Some(answer) = answers.recv() => self.answered(&mut state, answer),
                 Some(_) = state.storing.join_next() => {}
-                () = self.due(state.begun), if may_begin => {
+                () = self.due(state.begun, state.composed), if may_begin => {
                     self.begin(&mut state, &mut askers, &sender);
                 }
                 () = until(state.late_due) => self.add_late(&mut state),
@@ -177,8 +184,10 @@ impl Publisher {
         }
     }
 
-    /// Until a round is due. The size of the newest one, and when it began, are given.
-    async fn due(&self, begun: Option<(u64, Instant)>) {
+    /// Until a round is due. The size of the newest one, when it began, and when a majority had last
+    /// signed, are given.
+    pub(super) async fn due(&self, begun: Option<(u64, Instant)>, composed: Option<Instant>) {
+        let late_until = composed.map(|composed| composed + TAKE_LATE + LATE);
         let mut head = self.ledger.head();
         let mut waiters = self.waiters.clone();
         let mut evidence = self.shared.evidence.subscribe();
@@ -192,7 +201,7 @@ impl Publisher {
                 None => Some(Instant::now()),
                 Some((covered, at)) if size > covered => {
                     let is_awaited = waiters.borrow_and_update().await_one_of(size, covered);
-                    Some(if is_awaited { at } else { at + PACE })
+                    Some(if is_awaited { at } else { (at + PACE).max(late_until.unwrap_or(at)) })
                 }
                 Some((_, at)) => Some(at + REFRESH),
             };
@@ -353,6 +362,7 @@ impl Publisher {
     fn compose(&self, state: &mut State, round: Round) {
         count(&self.shared.counters.composed);
         state.late_due = None;
+        state.composed = Some(Instant::now());
         self.store(state, &round);
         if state.is_patient(&round) {
             state.patient_until = Some(Instant::now() + SLOW_MAX);
@@ -361,7 +371,7 @@ impl Publisher {
     }
 
     /// Signatures that came after the majority's go into the newest note.
-    fn add_late(&self, state: &mut State) {
+    pub(super) fn add_late(&self, state: &mut State) {
         state.late_due = None;
         if let Some(round) = state.done.take() {
             self.store(state, &round);

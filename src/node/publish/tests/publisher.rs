@@ -10,7 +10,7 @@ use super::group::{NOW, Node, ORIGIN, log_key, node_key};
 use crate::net::Credentials;
 use crate::node::leadership::Leadership;
 use crate::node::publish::askers::{Answer, CosignOutcome, Target};
-use crate::node::publish::publisher::{FULL_EVERY, Publisher, State};
+use crate::node::publish::publisher::{FULL_EVERY, Publisher, State, TAKE_LATE};
 use crate::node::publish::round::Round;
 use crate::node::publish::waiters::Waiters;
 use crate::node::publish::{cosigner, notebook};
@@ -143,4 +143,28 @@ async fn a_leader_refuses_appends_if_a_majority_knows_of_a_loss() {
     said.into_iter().for_each(|said| publisher.answered(&mut state, said));
     while state.storing.join_next().await.is_some() {}
     assert_eq!(publisher.shared.rolled_back(), Some(502));
+}
+
+/// The third signature comes at the last moment: it has to be in the stored note.
+#[tokio::test]
+async fn a_note_that_nobody_replaces_takes_what_comes_within_50_ms() {
+    let (mut publisher, [first, ..], _trail) = leading();
+    let waiters = Waiters::new();
+    publisher.waiters = waiters.subscribe();
+    tokio::time::pause();
+    let (late, covered) = (signed(3, &first), first.checkpoint.size);
+    let mut state = State::new();
+    compose(&publisher, &mut state, first);
+    let composed = Instant::now();
+    let due = publisher.due(Some((covered, composed)), Some(composed));
+    assert!(tokio::time::timeout(TAKE_LATE, due).await.is_err(), "the next round would replace it");
+    publisher.answered(&mut state, late);
+    // What the loop does when it is time, before it begins the next round.
+    publisher.due(Some((covered, composed)), Some(composed)).await;
+    assert!(state.late_due.is_some_and(|due| due <= Instant::now()));
+    publisher.add_late(&mut state);
+    tokio::time::resume();
+    while state.storing.join_next().await.is_some() {}
+    let newest = publisher.shared.newest.borrow().clone().unwrap();
+    assert_eq!(newest.signed.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
 }
