@@ -270,3 +270,21 @@ async fn all_clocks_ten_years_ahead_and_back_leave_no_trace() {
         judge(&producer, wrong).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_clock_is_wrong_makes_room_for_a_right_one() {
+    let mut cluster = three_nodes();
+    let clocks = Clocks::fake(&mut cluster);
+    let sdk = client(&cluster).await;
+    let producer = sdk.producer(ProducerId(*b"makes room soon!"), "c").open().await.unwrap();
+    append(&producer, 5).await;
+    let wrong = leader(&cluster).await;
+    clocks.set(wrong, "+30");
+    eventually("another leader", || async { (leader(&cluster).await != wrong).then_some(()) })
+        .await;
+    append(&producer, 5).await;
+    clocks.set(wrong, RIGHT);
+    judge(&producer, "another one leads").await;
+    let told = cluster.node(wrong).unwrap().log_text();
+    assert!(told.contains("this node's clock is wrong: handed over"), "{told}");
+}

@@ -203,6 +203,7 @@ impl Node {
             peers: peers.clone(),
             leadership: leadership.clone(),
             read_only: read_only.clone(),
+            clock: clock.clone(),
             credentials: credentials.clone(),
             has_log_key: opened.has_log_key(),
         });

@@ -15,13 +15,16 @@ pub(super) enum Reason {
     DiskFull,
     /// It can publish no checkpoints.
     LogKeyMissing,
+    /// Its clock differs from what a majority's say: its signatures have a wrong time.
+    ClockWrong,
     /// New clients do not believe it.
     CertificateExpired,
 }
 
 impl Reason {
     /// All, most important first.
-    const ALL: [Reason; 3] = [Reason::DiskFull, Reason::LogKeyMissing, Reason::CertificateExpired];
+    const ALL: [Reason; 4] =
+        [Reason::DiskFull, Reason::LogKeyMissing, Reason::ClockWrong, Reason::CertificateExpired];
 
     /// What follows as long as the node leads all the same, and what to do.
     pub(super) fn consequence(self) -> &'static str {
@@ -31,6 +34,9 @@ impl Reason {
                 "no checkpoints are published; hint: `indelible node-key --log-key FILE`, and start \
                  the node again"
             }
+            Reason::ClockWrong => {
+                "stamps follow the others' clocks; hint: set this machine's clock right"
+            }
             Reason::CertificateExpired => "new clients cannot append; hint: `indelible cert renew`",
         }
     }
@@ -39,7 +45,7 @@ impl Reason {
     fn stops_appends(self) -> bool {
         match self {
             Reason::DiskFull | Reason::CertificateExpired => true,
-            Reason::LogKeyMissing => false,
+            Reason::LogKeyMissing | Reason::ClockWrong => false,
         }
     }
 }
@@ -49,6 +55,7 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Reason::DiskFull => "this node's disk is nearly full",
             Reason::LogKeyMissing => "this node has no log key",
+            Reason::ClockWrong => "this node's clock is wrong",
             Reason::CertificateExpired => "this node's certificate has expired",
         })
     }
@@ -185,8 +192,8 @@ mod tests {
 
     #[test]
     fn nobody_makes_room_for_an_equal_or_a_worse_one() {
-        let all: Vec<Problems> =
-            (0..8).map(|bits| Problems([bits & 1 > 0, bits & 2 > 0, bits & 4 > 0])).collect();
+        let each = |bits: u8| Problems([0, 1, 2, 3].map(|place| bits >> place & 1 > 0));
+        let all: Vec<Problems> = (0..16).map(each).collect();
         for mine in &all {
             assert_eq!(mine.reason_to_prefer(*mine), None);
             for theirs in &all {

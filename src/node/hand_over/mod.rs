@@ -14,6 +14,7 @@ use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::leadership::Leadership;
 use super::progress::{current_membership, refused, stopping, wait_for_log};
 use crate::net::Credentials;
@@ -56,6 +57,8 @@ pub struct Options {
     pub leadership: watch::Receiver<Leadership>,
     /// Whether this node's disk is nearly full.
     pub read_only: watch::Receiver<bool>,
+    /// What time it is.
+    pub clock: Arc<Clock>,
     /// This node's certificate.
     pub credentials: Credentials,
     /// Whether this node has the log key.
@@ -182,6 +185,7 @@ impl HandOver {
         Problems::of(|reason| match reason {
             Reason::DiskFull => *self.0.read_only.borrow(),
             Reason::LogKeyMissing => !self.0.has_log_key,
+            Reason::ClockWrong => self.0.clock.is_bad(*self.0.raft.node_id()) == Some(true),
             Reason::CertificateExpired => self.0.credentials.is_expired(),
         })
     }
@@ -201,6 +205,8 @@ impl HandOver {
                     Reason::DiskFull => report.is_some_and(|report| report.read_only),
                     // Of a voter that has told nothing nobody knows that it has the key.
                     Reason::LogKeyMissing => report.is_none_or(|report| !report.log_key),
+                    // Nor that its clock is right.
+                    Reason::ClockWrong => self.0.clock.is_bad(id) != Some(false),
                     Reason::CertificateExpired => self.0.peers.is_expired(id),
                 });
                 let matched = matched.map(|matched| matched.index);
