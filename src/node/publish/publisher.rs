@@ -184,8 +184,8 @@ impl Publisher {
         }
     }
 
-    /// Until a round is due. The size of the newest one, when it began, and when a majority had last
-    /// signed, are given.
+    /// Until a round is due. The size of the newest one, when it began, and when a majority had
+    /// last signed, are given.
     pub(super) async fn due(&self, begun: Option<(u64, Instant)>, composed: Option<Instant>) {
         let late_until = composed.map(|composed| composed + TAKE_LATE + LATE);
         let mut head = self.ledger.head();
