@@ -72,6 +72,7 @@ impl ServeError {
                 7
             }
             ServeError::Start(StartError::Diverged(_)) | ServeError::Fatal(Fatal::Diverged(_)) => 7,
+            ServeError::Start(StartError::Removed(_)) | ServeError::Fatal(Fatal::Removed(_)) => 8,
             ServeError::Listen { .. }
             | ServeError::Fatal(Fatal::Failed(_))
             | ServeError::Start(_)

@@ -13,6 +13,7 @@ mod bad_input;
 mod chaos;
 mod clocks;
 mod commands;
+mod departure;
 mod forgery;
 mod full_disk;
 mod harness;

@@ -32,5 +32,12 @@ pub(super) async fn run(global: &Global, args: Args) -> anyhow::Result<ExitCode>
         .await
         .with_context(|| format!("remove node {}", args.id))?;
     print_voters(global, &voters)?;
+    if !global.json {
+        eprintln!(
+            "node {} stops by itself, with exit code 8, as soon as it finds out; hint: take its addresses out of profiles and \
+             --endpoints, and keep it from being started again",
+            args.id
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -64,6 +64,9 @@ struct Status {
     rolled_back_from: Option<u64>,
     /// Tree sizes at which two nodes have different roots, with those roots.
     forks: Vec<(u64, String)>,
+    /// The group, as the node that has applied most says; and the id that the next node gets.
+    members: BTreeSet<u64>,
+    next_node_id: u64,
     /// Of this machine's clock.
     now_unix_s: u64,
 }
@@ -79,7 +82,20 @@ impl Status {
             views().map(|view| view.rolled_back_from).max().filter(|size| *size > 0);
         let now_unix_s =
             now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Status { term, leader, applied_max, rolled_back_from, forks: forks(views()), now_unix_s }
+        let newest = views().max_by_key(|view| view.applied_index);
+        let members = newest.iter().flat_map(|view| &view.nodes).map(|node| node.id).collect();
+        let next_node_id = newest.map_or(0, |view| view.next_node_id);
+        let forks = forks(views());
+        Status {
+            term,
+            leader,
+            applied_max,
+            rolled_back_from,
+            forks,
+            members,
+            next_node_id,
+            now_unix_s,
+        }
     }
 
     fn headline(&self, nodes: &[NodeStatus]) -> String {
@@ -119,7 +135,7 @@ impl Status {
                     id,
                     addr,
                     role(view).to_owned(),
-                    state(view).to_owned(),
+                    self.state(view).to_owned(),
                     view.term.to_string(),
                     view.applied_index.to_string(),
                     self.lag(view).to_string(),
@@ -143,7 +159,7 @@ impl Status {
                     "id": node.node_id,
                     "addr": node.addr,
                     "role": role(view),
-                    "state": state(view),
+                    "state": self.state(view),
                     "term": view.term,
                     "leader": view.leader_id,
                     "applied": view.applied_index,
@@ -208,6 +224,15 @@ impl Status {
                 format!("{}, {age} s ago{few}", view.checkpoint_size)
             }
         }
+    }
+
+    /// What the node does, or that it was removed: it may not have found out.
+    fn state(&self, view: &ClusterView) -> &'static str {
+        let is_member = self.members.contains(&view.node_id);
+        if !is_member && !self.members.is_empty() && view.node_id < self.next_node_id {
+            return "removed";
+        }
+        state(view)
     }
 
     /// Entries that another node has applied and this one has not.
@@ -285,7 +310,7 @@ mod tests {
             applied_index: tree_size,
             tree_size,
             root: vec![root; 32].into(),
-            checkpoint_size: tree_size - 1,
+            checkpoint_size: tree_size.saturating_sub(1),
             checkpoint_unix_s: 1_000,
             checkpoint_clocks: if id == 1 { 2 } else { 3 },
             ..Default::default()
@@ -327,6 +352,29 @@ mod tests {
         assert_eq!(without_log_key(&[leads, follows]), [4]);
         assert_eq!(name_nodes(&[4]), "node 4");
         assert_eq!(name_nodes(&[4, 5]), "nodes 4, 5");
+    }
+
+    #[test]
+    fn a_node_that_was_removed_is_not_called_serving() {
+        let member = |id| v1::Node { id, ..Default::default() };
+        let mut nodes = [node(1, 3, 1, 9, 1), node(2, 3, 1, 7, 2), node(4, 3, 1, 0, 0)];
+        for node in &mut nodes {
+            let Ok(view) = &mut node.view else { continue };
+            view.set_state(ServingState::Serving);
+            view.nodes = [1, 2, 3].map(member).into();
+            if view.node_id == 1 {
+                view.nodes = [1, 3].map(member).into();
+                view.next_node_id = 4;
+            }
+        }
+        let status = Status::new(&nodes, SystemTime::now());
+        let states: Vec<_> = nodes
+            .iter()
+            .filter_map(|node| node.view.as_ref().ok())
+            .map(|view| status.state(view))
+            .collect();
+        // The last one is not in the group yet.
+        assert_eq!(states, ["serving", "removed", "serving"]);
     }
 
     #[test]

@@ -374,9 +374,26 @@ impl State {
         self.nodes.values().filter_map(|node| node.link.as_ref())
     }
 
-    /// Those that are to be believed.
+    /// Those that are to be believed, and are in the group.
     fn honest(&self) -> Vec<&Link> {
-        self.named_first(self.links().filter(|link| !self.liars.contains_key(&*link.addr)))
+        let links = self.links().filter(|link| !self.liars.contains_key(&*link.addr));
+        self.named_first(links.filter(|link| !self.is_removed(link.node_id)))
+    }
+
+    /// Whether a node was removed from the group, as most of the others say, and at least two: one
+    /// alone may lie. What such a node serves is old; it may be one of the seeds all the same.
+    fn is_removed(&self, id: u64) -> bool {
+        let connected = self.nodes.iter().filter(|(addr, _)| !self.liars.contains_key(*addr));
+        let connected = connected.filter_map(|(_, node)| Some((node.link.as_ref()?, node)));
+        let others = connected.filter(|(link, _)| link.node_id != id);
+        // A node that is not in the group yet has an id that none has had.
+        let views = others.filter_map(|(link, node)| {
+            let view = node.view.as_ref().filter(|view| view.next_node_id > id)?;
+            Some((link.node_id, view.nodes.iter().any(|member| member.id == id)))
+        });
+        let is_member: BTreeMap<u64, bool> = views.collect();
+        let without = is_member.values().filter(|is_member| !**is_member).count();
+        without >= 2 && without * 2 > is_member.len()
     }
 
     /// First those at the address that the membership names for their id: others may say the same
@@ -458,6 +475,36 @@ mod tests {
         // The same node under another name counts once.
         table.observe("alias:1", view(1, 6, 3)).unwrap();
         assert_eq!(leader(&table), (7, Some(2)));
+    }
+
+    /// It stays connected as a seed, and its checkpoint stays the one of its last day.
+    #[tokio::test]
+    async fn a_removed_node_is_not_asked_for_anything() {
+        let table = Table::new(vec!["n2:1".into()]);
+        let member = |id| Node { id, ..Default::default() };
+        let connect = |id: u64, members: &[u64], next_node_id| {
+            let nodes = members.iter().map(|id| member(*id)).collect();
+            let view = ClusterView { nodes, next_node_id, ..view(id, 7, 1) };
+            let view = ClusterView { state: ServingState::Serving.into(), ..view };
+            let channel = tonic::transport::Endpoint::from_static("http://localhost:1");
+            let (addr, suspect) = (format!("n{id}:1"), Arc::default());
+            table.connected(&addr, channel.connect_lazy(), suspect, view).unwrap();
+        };
+        let readers = || {
+            let readers = table.readers();
+            readers.iter().map(|(link, _)| link.node_id).collect::<BTreeSet<u64>>()
+        };
+        connect(2, &[1, 2, 3], 4);
+        connect(1, &[1, 3, 4], 5);
+        // The word of one node is not enough.
+        assert_eq!(readers(), [1, 2].into());
+        connect(3, &[1, 3, 4], 5);
+        connect(4, &[1, 3, 4], 5);
+        assert_eq!(readers(), [1, 3, 4].into());
+        assert_eq!(table.links().len(), 3);
+        // A node that is to be added is none that was removed.
+        connect(5, &[1, 3, 4], 5);
+        assert_eq!(readers(), [1, 3, 4, 5].into());
     }
 
     #[test]

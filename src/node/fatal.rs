@@ -9,6 +9,9 @@ pub enum Fatal {
     /// Its trail is not the one that the majority has, or its disk was rolled back.
     #[error("{0}")]
     Diverged(String),
+    /// It was removed from the group.
+    #[error("{0}")]
+    Removed(String),
     /// Something failed that must not be tried again.
     #[error("{0}")]
     Failed(String),

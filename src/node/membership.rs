@@ -127,6 +127,7 @@ impl MembershipChanges {
     }
 
     /// Takes a node out of the group; its id is never used again. Returns the voters that are left.
+    /// A leader that is to go hands leadership over and sends the caller to the next one.
     pub async fn remove(&self, id: u64, why: Why) -> Result<Vec<u64>, Rejected> {
         let one = self.one_at_a_time()?;
         self.leader()?;
@@ -137,13 +138,13 @@ impl MembershipChanges {
                 _ => Err(Rejected::new(Reason::NotFound, format!("there is no node {id}"))),
             };
         }
-        if id == *self.raft.node_id() {
+        if voters(&membership) == [id] {
             return Err(refused(format!(
-                "node {id} leads and would remove itself; hint: transfer-leader first"
+                "node {id} is the last voter; hint: add another node first"
             )));
         }
-        if voters(&membership) == [id] {
-            return Err(refused(format!("node {id} is the last voter")));
+        if id == *self.raft.node_id() {
+            return Err(self.leave_to_next(why).await);
         }
         self.operations.record("remove-node", format!("node {id}"), &why).await?;
         let ids = BTreeSet::from([id]);
@@ -151,6 +152,20 @@ impl MembershipChanges {
             self.change(ChangeMembers::RemoveVoters(ids), one).await
         } else {
             self.change(ChangeMembers::RemoveNodes(ids), one).await
+        }
+    }
+
+    /// A leader that is to be removed hands leadership over first; the next one removes it. Returns
+    /// what tells the caller to ask that one.
+    async fn leave_to_next(&self, why: Why) -> Rejected {
+        let me = *self.raft.node_id();
+        match self.transfer(0, why).await {
+            // NB: the next leader may have handed it back. Then this one is asked again.
+            Ok(_) => self.leadership.borrow().rejection(),
+            Err(rejected) if rejected.reason == Reason::Membership => refused(format!(
+                "node {me} leads, and cannot be removed before another voter leads: {rejected}"
+            )),
+            Err(rejected) => rejected,
         }
     }
 

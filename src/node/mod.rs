@@ -6,7 +6,7 @@
 //! changes the group, [`hand_over`] moves leadership, and [`view`] describes both; [`publish`] is
 //! how checkpoints come about. [`mend`] makes a damaged log whole, at start and while the node
 //! runs; [`scrub`] looks for damage, [`findings`] takes what was found into the trail, and
-//! [`fatal`] is what a node must not go on with.
+//! [`fatal`] is what a node must not go on with, and [`departure`] finds out that it was removed.
 //!
 //! Invariant: nothing here decides whether an event is recorded. The batcher guesses, apply
 //! decides.
@@ -15,6 +15,7 @@ pub mod batcher;
 pub mod bootstrap;
 pub mod clock;
 pub mod config;
+pub mod departure;
 pub mod duplicates;
 pub mod fatal;
 pub mod findings;

@@ -1,6 +1,6 @@
 //! Puts a node together, and takes it apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +23,15 @@ use super::operations::{NodeProducers, Operations, Why};
 use super::publish::{self, OpenOptions, Opened, Publication};
 use super::reads::{ReadIndexer, Reads};
 use super::scrub::Scrub;
-use super::{NodeConfig, bootstrap, space};
+use super::{NodeConfig, bootstrap, departure, space};
 use crate::net::{Credentials, CredentialsError};
 use crate::raft::config::openraft_config;
 use crate::raft::log_store::LogStore;
-use crate::raft::mending::{Digests, Source, Standing};
+use crate::raft::mending::{AskError, Digests, Source, Standing};
 use crate::raft::network::Network;
 use crate::raft::peers::{Introduction, Known, Peers};
 use crate::raft::publication::PublicationService;
+use crate::raft::removals::Removals;
 use crate::raft::service::{OwnReport, RaftService};
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{Peer, Raft};
@@ -69,6 +70,9 @@ pub enum StartError {
     /// Its trail is not the one that the majority has.
     #[error("{0}")]
     Diverged(String),
+    /// It was removed from the group.
+    #[error("{0}")]
+    Removed(String),
 }
 
 /// One running node, without sockets.
@@ -126,6 +130,9 @@ impl Node {
             mend::open_whole(&config, &starting).await?;
         let Storage { identity, genesis, log, ledger, recovered } = storage;
         tracing::info!(?recovered, "storage opened");
+        if let Some(why) = departure::is_removed(identity.node_id, &known_at_start(&ledger)) {
+            return Err(StartError::Removed(why));
+        }
         // Before openraft is built: it may vote from its first moment on.
         mend::compare_at_start(&log, &config, &starting, &members).await?;
         let fatal = Stop::default();
@@ -264,6 +271,13 @@ impl Node {
         )?;
         tasks.spawn(membership_changes.clone().finish_joint());
         tasks.spawn(hand_over.clone().run());
+        tasks.spawn(departure::watch(departure::Options {
+            raft: raft.clone(),
+            network: network.clone(),
+            peers: peers.clone(),
+            known: known.clone(),
+            stop: fatal.clone(),
+        }));
         let node_producers = NodeProducers::new(known.clone(), peers.genesis());
         tasks.spawn(bootstrap::greet(identity.node_id, known, peers.clone(), network.clone()));
         tasks.spawn(bootstrap::initialize(
@@ -429,13 +443,30 @@ async fn open_publication(
         standing.standing(asker).fill(answer);
     }));
     let asker = starting.asker();
-    let ask = |id: u64, peer: Peer| {
-        let asker = asker.clone();
-        async move { asker.standing_and_notes(id, &peer.raft_addr).await.ok() }
+    let known = leadership::applied(ledger);
+    let voters: BTreeSet<u64> = match known.voter_ids().next() {
+        Some(_) => known.voter_ids().collect(),
+        None => genesis.keys().copied().collect(),
     };
-    match opened.compare(config.all_rolled_back, ask).await {
+    let removals = Removals::default();
+    let ask = |id: u64, peer: Peer| {
+        let (asker, removals) = (asker.clone(), &removals);
+        async move {
+            let answer = asker.standing_and_notes(id, &peer.raft_addr).await;
+            if let Err(AskError::Removed(_)) = &answer {
+                removals.heard(id);
+            }
+            answer.ok()
+        }
+    };
+    let compared = tokio::select! {
+        compared = opened.compare(config.all_rolled_back, ask) => compared,
+        why = departure::removed_by(identity.node_id, &removals, &voters) => Err(Fatal::Removed(why)),
+    };
+    match compared {
         Ok(()) => Ok(opened),
         Err(Fatal::Diverged(why)) => Err(StartError::Diverged(why)),
+        Err(Fatal::Removed(why)) => Err(StartError::Removed(why)),
         Err(Fatal::Failed(why)) => Err(StartError::Raft(why)),
     }
 }

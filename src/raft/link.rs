@@ -23,6 +23,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// and the handshake are four round trips, and the peer writes to its disk.
 const DIAL: Duration = Duration::from_secs(5);
 
+/// What stands in the details of a refusal of a node that was removed from the group.
+pub(in crate::raft) const REMOVED_DETAILS: &[u8] = b"removed";
+
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LinkError {
@@ -184,8 +187,12 @@ impl Link {
                 // It proves nothing by that: its certificate has to name it at least.
                 let named = dialed.security.peer().map(|peer| peer.name.node_id());
                 let is_its_own = named.is_none_or(|named| named == Some(self.0.node));
+                let is_removed = status.details() == REMOVED_DETAILS;
                 if is_its_own && self.0.peers.set_refused_by(self.0.node, Some(reason.clone())) {
                     tracing::error!(by = self.0.node, %reason, "a peer refuses this node");
+                }
+                if is_its_own && is_removed {
+                    self.0.peers.removals().heard(self.0.node);
                 }
                 return Err(self.refused(reason));
             }

@@ -20,6 +20,7 @@ pub mod network;
 pub mod peers;
 mod proof;
 pub mod publication;
+pub mod removals;
 pub mod reports;
 pub mod service;
 mod slot;

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::acknowledged::Acknowledged;
 use super::proof::Claim;
+use super::removals::Removals;
 use super::reports::{Report, Reports};
 use super::types::{Membership, Peer};
 use crate::net::connection::Proven;
@@ -160,6 +161,8 @@ pub struct Peers {
     saving: tokio::sync::Mutex<()>,
     /// Held while evidence is written.
     writing_evidence: Arc<tokio::sync::Mutex<()>>,
+    /// Who says that this node was removed from the group.
+    removals: Removals,
     state: Mutex<State>,
 }
 
@@ -237,8 +240,8 @@ impl Peers {
         known: watch::Receiver<Known>,
     ) -> Self {
         let boot = Boot::of(log.boot());
-        let (saving, writing_evidence, state) = Default::default();
-        Peers { me, log, genesis, known, boot, saving, writing_evidence, state }
+        let (saving, writing_evidence, removals, state) = Default::default();
+        Peers { me, log, genesis, known, boot, saving, writing_evidence, removals, state }
     }
 
     /// How this node introduces itself to `to`, on a connection with this binding.
@@ -378,10 +381,16 @@ impl Peers {
     /// Notes whether a peer refuses this node. True if that is news.
     pub fn set_refused_by(&self, node: u64, why: Option<String>) -> bool {
         let mut state = self.lock();
+        self.removals.taken_back(node);
         match why {
             Some(why) => state.refused_by.insert(node, why).is_none(),
             None => state.refused_by.remove(&node).is_some(),
         }
+    }
+
+    /// Who says that this node was removed from the group.
+    pub fn removals(&self) -> &Removals {
+        &self.removals
     }
 
     /// Notes that a peer has acknowledged everything up to an index that is committed.

@@ -20,7 +20,8 @@ use openraft::raft::{
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::peers::Peers;
+use super::link::REMOVED_DETAILS;
+use super::peers::{Peers, Refusal};
 use super::types::{Entry, LogId, Raft, TypeConfig, entry_id, log_id};
 use super::{terms, verify, votes, wire};
 use crate::net::Connection;
@@ -441,7 +442,13 @@ impl pb::raft_server::Raft for RaftService {
                 if self.peers.is_refusal_news(hello.from, &why) {
                     tracing::warn!(node = hello.from, %refusal, "handshake refused");
                 }
-                Err(Status::permission_denied(why))
+                Err(match refusal {
+                    Refusal::Removed { .. } => {
+                        let details = Bytes::from_static(REMOVED_DETAILS);
+                        Status::with_details(Code::PermissionDenied, why, details)
+                    }
+                    _ => Status::permission_denied(why),
+                })
             }
         }
     }

@@ -149,10 +149,9 @@ pub(super) fn choose(
     best.map(|(other, reason)| (other.id, reason)).ok_or(Stays::NobodyBetter)
 }
 
-/// The voter that should lead next when somebody has to: of those that answer, if any do, the best
-/// one.
+/// The voter that should lead next when somebody has to: the best one of those that answer.
 pub(super) fn next(others: &[Candidate], within: Duration) -> Option<u64> {
-    let best = others.iter().min_by_key(|other| (!other.answers(within), rank(other)));
+    let best = others.iter().filter(|other| other.answers(within)).min_by_key(|other| rank(other));
     best.map(|best| best.id)
 }
 
@@ -234,7 +233,7 @@ mod tests {
         let silent = Candidate { answered: None, matched: Some(9), ..voter(2, &[]) };
         let others = [silent, voter(3, &[LogKeyMissing]), voter(4, &[])];
         assert_eq!(next(&others, WITHIN), Some(4));
-        assert_eq!(next(&[silent], WITHIN), Some(2));
+        assert_eq!(next(&[silent], WITHIN), None);
         assert_eq!(next(&[], WITHIN), None);
         let behind = Candidate { matched: Some(3), ..voter(5, &[]) };
         assert_eq!(next(&[behind, voter(6, &[])], WITHIN), Some(6));

@@ -102,8 +102,9 @@ impl HandOver {
     /// The voter besides this node that should lead: the one with the fewest problems, and of those
     /// the one with most of the log.
     pub fn next(&self) -> Result<u64, Rejected> {
-        choice::next(&self.candidates(), self.answered_max())
-            .ok_or_else(|| refused("there is no other voter that could lead".into()))
+        choice::next(&self.candidates(), self.answered_max()).ok_or_else(|| {
+            refused("no other voter answers that could lead; hint: `indelible status`".into())
+        })
     }
 
     /// Looks now and then whether another voter would lead better, and makes room for it.

@@ -49,7 +49,7 @@ impl From<AskError> for PeerFailure {
     fn from(error: AskError) -> PeerFailure {
         match error {
             AskError::Unreachable(why) => PeerFailure::Nothing(why),
-            AskError::Refused(why) => PeerFailure::Wrong(why),
+            AskError::Refused(why) | AskError::Removed(why) => PeerFailure::Wrong(why),
         }
     }
 }

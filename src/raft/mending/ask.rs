@@ -16,7 +16,7 @@ use tonic::Status;
 use super::standing::{Sealed, Standing};
 use crate::net::dial::{DialError, OneConnection, dial};
 use crate::net::{Credentials, Security};
-use crate::raft::link::STREAM_WINDOW_BYTES;
+use crate::raft::link::{REMOVED_DETAILS, STREAM_WINDOW_BYTES};
 use crate::raft::wire;
 
 /// How long a peer may take to accept a connection and to begin an answer.
@@ -36,6 +36,9 @@ pub enum AskError {
     /// It will not talk to this node, or what it says makes no sense.
     #[error("{0}")]
     Refused(String),
+    /// It will not talk to this node, because that was removed from the group.
+    #[error("{0}")]
+    Removed(String),
 }
 
 impl From<Status> for AskError {
@@ -47,6 +50,9 @@ impl From<Status> for AskError {
                 AskError::Unreachable(message)
             }
             Code::ResourceExhausted => AskError::Unreachable(message),
+            Code::PermissionDenied if status.details() == REMOVED_DETAILS => {
+                AskError::Removed(message)
+            }
             _ => AskError::Refused(message),
         }
     }
@@ -88,8 +94,9 @@ impl Asker {
         let request = pb::StandingRequest { trail_id: self.trail(), node_id: self.node_id };
         let ask = async {
             let (mut client, named) = self.connect(addr).await?;
+            // What another node says, a refusal too, must not count as this one's.
+            check_node(node, named.unwrap_or(node))?;
             let answer = client.standing(request).await?.into_inner();
-            check_node(node, named.unwrap_or(answer.node_id))?;
             check_node(node, answer.node_id)?;
             Ok(answer)
         };

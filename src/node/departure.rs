@@ -1,0 +1,114 @@
+//! A node that was removed from the group stops: it would serve an old trail for ever.
+//!
+//! Its own log may say so. It rarely does, as nothing is replicated to a node from the entry on
+//! that removes it; then a majority of the voters that it knows has to say so, each on a connection
+//! with a certificate of its own. A single voter may be wrong, or lie.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver as _;
+use tokio::sync::watch;
+
+use super::fatal::{Fatal, Stop};
+use super::progress::current_membership;
+use crate::raft::network::Network;
+use crate::raft::peers::{Known, Peers};
+use crate::raft::removals::Removals;
+use crate::raft::types::{Membership, Raft};
+
+/// Between two introductions of a node that hears from no leader, or has no vote: it would not
+/// dial anybody otherwise.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+/// How long one voter may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Whether this node was removed, as its own log says. To be asked before anything is served.
+pub fn is_removed(node_id: u64, known: &Known) -> Option<String> {
+    known.is_removed(node_id).then(|| message(node_id, "its own log says so"))
+}
+
+/// What the watch works with.
+pub struct Options {
+    /// The node's openraft.
+    pub raft: Raft,
+    /// To the voters.
+    pub network: Network,
+    /// What they have said.
+    pub peers: Arc<Peers>,
+    /// Memberships of the node's own log.
+    pub known: watch::Receiver<Known>,
+    /// Stops the node.
+    pub stop: Stop,
+}
+
+/// Stops the node once it was removed.
+pub async fn watch(options: Options) {
+    let Options { raft, network, peers, mut known, stop } = options;
+    let me = *raft.node_id();
+    loop {
+        if let Some(why) = is_removed(me, &known.borrow_and_update()) {
+            return stop.stop(Fatal::Removed(why));
+        }
+        let voters = voters(&known.borrow().membership, &peers);
+        if let Some(by) = peers.removals().majority_of(&voters) {
+            return stop.stop(Fatal::Removed(message(me, &so_say(&by))));
+        }
+        tokio::select! {
+            changed = known.changed() => if changed.is_err() { return },
+            () = peers.removals().news() => {}
+            () = tokio::time::sleep(ASK_EVERY) => if hears_nobody(&raft) {
+                introduce(&raft, &network).await;
+            },
+        }
+    }
+}
+
+/// The voters that a node knows; those of the genesis as long as its log has none.
+fn voters(membership: &Membership, peers: &Peers) -> BTreeSet<u64> {
+    let voters: BTreeSet<u64> = membership.voter_ids().collect();
+    if voters.is_empty() { peers.genesis().keys().copied().collect() } else { voters }
+}
+
+/// Whether this node would not find out by an election or by its followers.
+fn hears_nobody(raft: &Raft) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.state == ServerState::Learner || metrics.current_leader.is_none()
+}
+
+/// On new connections, one after the other: those that there are may be of before the removal. What
+/// a voter answers is noted where the connection is made.
+async fn introduce(raft: &Raft, network: &Network) {
+    let (membership, me) = (current_membership(raft), *raft.node_id());
+    for id in membership.voter_ids().filter(|id| *id != me) {
+        if let Some(peer) = membership.get_node(&id) {
+            let _ = network.prove(id, peer, ANSWER).await;
+        }
+    }
+}
+
+/// Completes, with the reason to stop, once a majority of these voters has said that the node was
+/// removed.
+pub async fn removed_by(node_id: u64, removals: &Removals, voters: &BTreeSet<u64>) -> String {
+    loop {
+        if let Some(by) = removals.majority_of(voters) {
+            return message(node_id, &so_say(&by));
+        }
+        removals.news().await;
+    }
+}
+
+fn so_say(by: &[u64]) -> String {
+    let by: Vec<String> = by.iter().map(u64::to_string).collect();
+    format!("so say nodes {}", by.join(", "))
+}
+
+fn message(node_id: u64, who: &str) -> String {
+    format!(
+        "node {node_id} was removed from the group: {who}; hint: do not start it again. Node ids are never reused: to come \
+         back it needs an empty data folder and a new id"
+    )
+}
