@@ -4,19 +4,22 @@
 //! real time, stamps never went backwards, and nothing is lost.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use indelible_client::{Client, Event, Level, Options, Producer, ProducerId};
 use indelible_core::Kind;
-use indelible_local::{LocalCluster, LocalOptions};
+use indelible_local::{LocalCluster, LocalOptions, Signal};
 use indelible_proto::v1;
 use indelible_testkit::fail::{environment, within};
 use prost::Message;
 
 use crate::harness::{
     BINARY, PATIENCE, Trail, client, eventually, indelible, leader, options, start, stdout,
-    three_nodes,
+    three_nodes, view,
 };
+use crate::publication::policy;
+use crate::witness::{Witness, watched_by};
 
 /// Where Debian has it (package `libfaketime`), below the folder of the architecture.
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
@@ -287,4 +290,54 @@ async fn a_leader_whose_clock_is_wrong_makes_room_for_a_right_one() {
     judge(&producer, "another one leads").await;
     let told = cluster.node(wrong).unwrap().log_text();
     assert!(told.contains("this node's clock is wrong: handed over"), "{told}");
+}
+
+/// A leader that is left alone may not stamp by offsets of long ago, however right its clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_paused_together_leave_no_time_to_stamp_by() {
+    let mut cluster = three_nodes();
+    let clocks = Clocks::fake(&mut cluster);
+    let sdk = client(&cluster).await;
+    let producer = sdk.producer(ProducerId(*b"paused together!"), "c").open().await.unwrap();
+    append(&producer, 5).await;
+    let leads = leader(&cluster).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leads).collect();
+    let send = |cluster: &mut LocalCluster, signal: Signal| {
+        others.iter().for_each(|id| cluster.node(*id).unwrap().signal(signal).unwrap());
+    };
+    send(&mut cluster, Signal::STOP);
+    let addr = cluster.node(leads).unwrap().client_addr.clone();
+    eventually("the leader knows no time any more", || async {
+        (view(&addr).await?.clock_hold == "no-majority").then_some(())
+    })
+    .await;
+    clocks.set(leads, "+3600 x1");
+    send(&mut cluster, Signal::CONT);
+    append(&producer, 20).await;
+    clocks.set(leads, RIGHT);
+    judge(&producer, "two paused").await;
+    let trail = Trail::read_everywhere(&cluster, &sdk).await;
+    assert_eq!(trail.events_by_producer()[&b"paused together!".to_vec()].len(), 5 + 20 + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witness_that_agrees_lets_the_time_pass() {
+    let witness = Witness::start("witness.example/clock", 1).await;
+    let mut cluster = watched_by(&[&witness]).await;
+    witness.log.set(policy(&cluster).logs()[0].key.clone()).unwrap();
+    let clocks = Clocks::fake(&mut cluster);
+    let sdk = client(&cluster).await;
+    let producer = sdk.producer(ProducerId(*b"a witness agrees"), "c").open().await.unwrap();
+    append(&producer, 5).await;
+    (1..=3).for_each(|id| clocks.set(id, "+7200 x1"));
+    leader_says(&sdk, "appends are refused", |view| view.clock_hold == "step").await;
+    // It is asked five times a second, and says that it is two hours earlier.
+    let asked = witness.asked();
+    eventually("the witness is asked", || async { (witness.asked() > asked + 5).then_some(()) })
+        .await;
+    leader_says(&sdk, "they still are", |view| view.clock_hold == "step").await;
+    witness.ahead_s.store(7200, Ordering::SeqCst);
+    let receipt = producer.append(Event::new("a", "after", "t")).await.unwrap();
+    let ahead = receipt.leaf.received.checked_sub(unix_ns()).unwrap();
+    assert!(ahead.abs_diff(TWO_HOURS_NS) < 60_000_000_000, "{ahead}");
 }

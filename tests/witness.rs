@@ -29,6 +29,8 @@ pub struct Witness {
     newest: Mutex<(u64, Hash)>,
     /// Requests so far.
     asked: AtomicU64,
+    /// How far its clock is ahead, in seconds.
+    pub ahead_s: AtomicU64,
     url: String,
     served: tokio::task::JoinHandle<()>,
 }
@@ -44,8 +46,14 @@ impl Witness {
             let served = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
             let key = SignerKey::new(name, KeyType::Cosigner, [seed; 32]).unwrap();
             let newest = Mutex::new((0, Hash::default()));
-            Witness { key, log: OnceLock::new(), newest, asked: AtomicU64::new(0), url, served }
+            let (log, asked, ahead_s) = Default::default();
+            Witness { key, log, newest, asked, ahead_s, url, served }
         })
+    }
+
+    /// How often it was asked.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
     }
 
     fn config(&self) -> String {
@@ -89,7 +97,8 @@ impl Witness {
             return no(422, "not consistent");
         }
         *newest = (checkpoint.size, checkpoint.root);
-        let line = self.key.cosign(&checkpoint, unix_s());
+        let now = unix_s() + self.ahead_s.load(Ordering::SeqCst);
+        let line = self.key.cosign(&checkpoint, now);
         (200, "text/plain", line.to_string())
     }
 }
@@ -109,7 +118,7 @@ async fn add_checkpoint(State(witness): State<std::sync::Weak<Witness>>, body: S
 }
 
 /// A group that asks these witnesses five times a second.
-async fn watched_by(witnesses: &[&Arc<Witness>]) -> LocalCluster {
+pub async fn watched_by(witnesses: &[&Arc<Witness>]) -> LocalCluster {
     let mut config = String::from("witness_interval_ms = 200\n");
     witnesses.iter().for_each(|witness| config.push_str(&witness.config()));
     let cluster = nodes_with(3, Some(128 * 1024), &config);
