@@ -15,7 +15,8 @@ use sha3::{Digest, Sha3_256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
-/// Said of a checkpoint whose time is from fewer than three clocks: one wrong clock may have set it.
+/// Said of a checkpoint whose time is from fewer than three clocks: one wrong clock may have set
+/// it.
 pub(super) fn few_clocks(clocks: usize) -> String {
     match clocks {
         1 => " (by 1 clock)".into(),

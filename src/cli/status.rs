@@ -197,11 +197,17 @@ impl Status {
         let leader = views.find(|view| view.role() == Role::Leader && view.term == self.term);
         let Some(view) = leader else { return Vec::new() };
         let mut lines = Vec::new();
+        let hint = match view.clock_hold.as_str() {
+            "no-majority" => "is a majority of the nodes reachable from the leader?",
+            "step" => {
+                "compare the clocks of all nodes with another source; if they are right, `indelible accept-clock`"
+            }
+            _ => "compare the clocks of all nodes with another source",
+        };
         if !view.clock_hold.is_empty() {
+            let hold = &view.clock_hold;
             lines.push(format!(
-                "error: appends are refused because of the clocks ({}); hint: compare the clocks of all nodes with \
-                 another source; if a majority is right, `indelible accept-clock`",
-                view.clock_hold
+                "error: appends are refused because of the clocks ({hold}); hint: {hint}"
             ));
         }
         if view.stamps_ahead_ms > 0 {

@@ -57,9 +57,9 @@ async fn livez() -> Probe {
 }
 
 /// The node serves: it knows a leader, is not far behind, and nobody refuses it. Reads go on where
-/// `rolled_back_from` says that the group has lost a part of its trail, appends do not. `clock` says
-/// why a leader takes no events because of the clocks, `stamps_ahead_ms` by how much stamps are
-/// ahead of them.
+/// `rolled_back_from` says that the group has lost a part of its trail, appends do not. `clock`
+/// says why a leader takes no events because of the clocks, `stamps_ahead_ms` by how much stamps
+/// are ahead of them.
 async fn readyz(State(shared): State<Shared>) -> Probe {
     let view = shared.node.view();
     let refused = shared.node.peers.refused();

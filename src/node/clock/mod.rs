@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 pub use self::accept::ACTION;
 pub use self::rounds::{Options, run};
 use self::rules::{
-    BAD_NS, Decision, Hold, Judgement, Known, Reading, Reference, Sample, Settings, decide, judge,
+    Decision, Hold, Judgement, Known, Reading, Reference, Sample, Settings, decide, judge,
     majority, majority_offset, stamps_ahead,
 };
 use crate::raft::peers;
@@ -152,17 +152,12 @@ impl Clock {
         }
     }
 
-    /// Whether a voter's clock differs from agreed time by more than [`BAD_NS`]; none if that is
-    /// not known now. For whoever looks for a better leader.
+    /// Whether a voter's clock differs from agreed time by more than [`rules::BAD_NS`]; none if
+    /// that is not known now. For the choice of a better leader.
     pub fn is_bad(&self, node: u64) -> Option<bool> {
         let now = Reading::now();
         let state = self.lock();
-        let agreed = majority_offset(&self.voter_sets(), self.me, &state.samples, &now)?;
-        let offset = match node == self.me {
-            true => 0,
-            false => state.samples.get(&node).filter(|one| one.is_fresh(&now))?.offset_ns,
-        };
-        Some(offset.abs_diff(agreed) > BAD_NS)
+        rules::is_bad(&self.voter_sets(), self.me, &state.samples, &now, node)
     }
 
     /// A witness outside the group has just signed, at a time by its own clock. If a majority's

@@ -124,6 +124,23 @@ pub fn majority_offset(
     })
 }
 
+/// Whether a node's clock differs from what a majority says by more than [`BAD_NS`]; none if that
+/// is not known now.
+pub fn is_bad(
+    sets: &VoterSets,
+    me: u64,
+    samples: &BTreeMap<u64, Sample>,
+    now: &Reading,
+    node: u64,
+) -> Option<bool> {
+    let agreed = majority_offset(sets, me, samples, now)?;
+    let offset = match node == me {
+        true => 0,
+        false => samples.get(&node).filter(|sample| sample.is_fresh(now))?.offset_ns,
+    };
+    Some(offset.abs_diff(agreed) > BAD_NS)
+}
+
 /// Agreed time: what a majority's clocks said, and CLOCK_BOOTTIME then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reference {

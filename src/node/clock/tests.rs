@@ -85,6 +85,22 @@ fn a_majority_of_both_sets_is_needed_while_members_change() {
 }
 
 #[test]
+fn a_bad_clock_is_the_one_that_differs_from_the_majority() {
+    let sets = [set(&[1, 2, 3])];
+    let hour = H as i64;
+    // This node's own clock is an hour behind the two others.
+    let samples = BTreeMap::from([(2, sample(NOW, hour)), (3, sample(NOW, hour + 5))]);
+    let bad = |node| is_bad(&sets, 1, &samples, &NOW, node);
+    assert_eq!((bad(1), bad(2), bad(3)), (Some(true), Some(false), Some(false)));
+    assert_eq!(bad(4), None, "nobody has asked it");
+    // Of two clocks that differ the earlier one is believed; of one alone nothing is known.
+    let samples = BTreeMap::from([(2, sample(NOW, hour))]);
+    let bad = |now: &Reading, node| is_bad(&sets, 1, &samples, now, node);
+    assert_eq!((bad(&NOW, 1), bad(&NOW, 2)), (Some(false), Some(true)));
+    assert_eq!(bad(&later(NOW, 11 * S), 2), None);
+}
+
+#[test]
 fn a_time_far_ahead_of_the_reference_is_held_and_one_far_behind_moves_nothing() {
     let (now, step) = (NOW.wall_ns, SETTINGS.step_max_ns);
     let years = 10 * 365 * 24 * H;

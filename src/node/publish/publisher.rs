@@ -201,7 +201,8 @@ impl Publisher {
                 None => Some(Instant::now()),
                 Some((covered, at)) if size > covered => {
                     let is_awaited = waiters.borrow_and_update().await_one_of(size, covered);
-                    Some(if is_awaited { at } else { (at + PACE).max(late_until.unwrap_or(at)) })
+                    let paced = (at + PACE).max(late_until.unwrap_or(at));
+                    Some(if is_awaited { at } else { paced })
                 }
                 Some((_, at)) => Some(at + REFRESH),
             };
