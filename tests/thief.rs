@@ -8,7 +8,10 @@ use ed25519_dalek::Signer;
 use indelible::net::dial::{OneConnection, dial};
 use indelible::net::{Credentials, TlsConfig};
 use indelible::storage::identity::Identity;
+use indelible::storage::lineage;
+use indelible::storage::start::root_of;
 use indelible_core::{Checkpoint, KeyType, Note, SignerKey, TrailId, node_key_name};
+use indelible_lineage::{Draw, Lineage, Statement};
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_client::MendingClient;
 use indelible_proto::raft::publication_client::PublicationClient;
@@ -21,12 +24,12 @@ pub struct Thief {
     node_key: SignerKey,
     log_key: SignerKey,
     credentials: Credentials,
-    /// Higher than any that the node has had: it looks like a restart.
-    boot: u64,
+    /// One more than the node has had: it looks like a restart.
+    boots: Lineage,
 }
 
 impl Thief {
-    pub fn new(data_dir: &Path, boot_count: u64) -> Thief {
+    pub fn new(data_dir: &Path) -> Thief {
         let identity = Identity::read(data_dir).unwrap();
         let name = node_key_name(&identity.origin, identity.node_id);
         let node_key = SignerKey::new(&name, KeyType::Cosigner, *identity.secret_key).unwrap();
@@ -34,7 +37,8 @@ impl Thief {
         let log_key = text.trim().parse().unwrap();
         let (trail, id) = (identity.trail_id, identity.node_id);
         let credentials = Credentials::load(&TlsConfig::default(), data_dir, trail, id).unwrap();
-        Thief { identity, node_key, log_key, credentials, boot: (boot_count + 1) << 32 | 7 }
+        let boots = next_boot(data_dir, &identity);
+        Thief { identity, node_key, log_key, credentials, boots }
     }
 
     /// A note over any checkpoint, with both stolen keys.
@@ -67,7 +71,7 @@ impl Thief {
 
     /// What the stolen node says of itself, with the proof that its key makes.
     pub fn hello(&self, to: u64, binding: [u8; 32]) -> pb::Hello {
-        hello(&self.identity, self.boot, to, binding)
+        hello(&self.identity, &self.boots, to, binding)
     }
 }
 
@@ -75,28 +79,76 @@ impl Thief {
 pub const LAST_LOG_INDEX: u64 = u64::MAX / 2;
 
 /// What a node says of itself, with the proof that its key makes.
-pub fn hello(identity: &Identity, boot: u64, to: u64, binding: [u8; 32]) -> pb::Hello {
+pub fn hello(identity: &Identity, boots: &Lineage, to: u64, binding: [u8; 32]) -> pb::Hello {
     pb::Hello {
         trail_id: Bytes::copy_from_slice(&identity.trail_id.0),
         from: identity.node_id,
         to,
         public_key: Bytes::copy_from_slice(&identity.public_key),
-        boot,
+        boot: Some(signed(identity, boots)),
         segment_bytes: identity.segment_bytes,
         version: "stolen".into(),
         last_log_index: LAST_LOG_INDEX,
         empty: false,
-        proof: prove(identity, boot, to, binding),
+        proof: prove(identity, boots, to, binding),
+        promise: Some(promise()),
+        draws: last_draw(boots),
+        ..Default::default()
+    }
+}
+
+/// The boots on a disk, and one more.
+pub fn next_boot(data_dir: &Path, identity: &Identity) -> Lineage {
+    let mut boots = lineage::read(data_dir, identity).unwrap();
+    boots.push(Draw([0x77; 16]));
+    boots
+}
+
+/// The boots of a node that has no disk.
+pub fn first_boot(identity: &Identity) -> Lineage {
+    Lineage::of(root_of(identity), vec![Draw([0x77; 16])])
+}
+
+/// One boot more.
+pub fn later(boots: &Lineage) -> Lineage {
+    let mut boots = boots.clone();
+    boots.push(Draw([0x78; 16]));
+    boots
+}
+
+/// What leads from the boot before, which peers have seen, to the newest one.
+pub fn last_draw(boots: &Lineage) -> Bytes {
+    Bytes::copy_from_slice(&boots.draws().last().unwrap().0)
+}
+
+/// Further than any term: it has forgotten no vote.
+pub fn promise() -> pb::Vote {
+    pb::Vote { term: u64::MAX, node_id: u64::MAX, committed: false }
+}
+
+/// The newest boot, with the node's signature.
+pub fn signed(identity: &Identity, boots: &Lineage) -> pb::Boot {
+    let boot = boots.newest();
+    let statement = Statement { trail: &identity.trail_id.0, node: identity.node_id, boot };
+    let key = ed25519_dalek::SigningKey::from_bytes(&identity.secret_key);
+    pb::Boot {
+        number: boot.number,
+        hash: Bytes::copy_from_slice(&boot.hash),
+        signature: key.sign(&statement.text()).to_bytes().to_vec().into(),
     }
 }
 
 /// What shows node `to` that a node has its key, on one connection.
-pub fn prove(identity: &Identity, boot: u64, to: u64, binding: [u8; 32]) -> Bytes {
-    let mut text = b"indelible/peer/v1\n".to_vec();
+pub fn prove(identity: &Identity, boots: &Lineage, to: u64, binding: [u8; 32]) -> Bytes {
+    let mut text = b"indelible/peer/v2\n".to_vec();
     text.extend_from_slice(&identity.trail_id.0);
-    for number in [identity.node_id, to, boot, LAST_LOG_INDEX] {
+    let (boot, promise) = (boots.newest(), promise());
+    let numbers =
+        [identity.node_id, to, LAST_LOG_INDEX, promise.term, promise.node_id, boot.number];
+    for number in numbers {
         text.extend_from_slice(&number.to_le_bytes());
     }
+    text.extend_from_slice(&boot.hash);
     text.extend_from_slice(&binding);
     let key = ed25519_dalek::SigningKey::from_bytes(&identity.secret_key);
     key.sign(&text).to_bytes().to_vec().into()

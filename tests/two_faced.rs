@@ -139,10 +139,9 @@ impl TwoFaced {
             Some(())
         })
         .await;
-        let boot_count = view(&cluster.nodes[0].client_addr).await.unwrap().boot_count;
         let stolen = cluster.node(1).unwrap();
         stolen.kill().unwrap();
-        let thief = Thief::new(&stolen.data_dir, boot_count);
+        let thief = Thief::new(&stolen.data_dir);
         let [_, second, third] = &cluster.nodes[..] else { panic!("three nodes") };
         let sessions =
             [thief.call(2, &second.raft_addr).await, thief.call(3, &third.raft_addr).await];

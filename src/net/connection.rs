@@ -49,8 +49,8 @@ impl Security {
 pub struct Proven {
     /// The node's id.
     pub node: u64,
-    /// Which start of it.
-    pub boot: u64,
+    /// Which start of it: the hash of its boot.
+    pub boot: [u8; 32],
 }
 
 /// One accepted connection. In the extensions of every request that arrives on it, as

@@ -300,8 +300,11 @@ mod tests {
                 place.control.clone(),
                 Arc::new(tokio::sync::Semaphore::new(1)),
             );
-            assert!(connection.set_proven(Proven { node, boot: 1 }));
-            assert!(!connection.set_proven(Proven { node: node + 1, boot: 1 }), "it is one node's");
+            assert!(connection.set_proven(Proven { node, boot: [1; 32] }));
+            assert!(
+                !connection.set_proven(Proven { node: node + 1, boot: [1; 32] }),
+                "it is one node's"
+            );
             place
         };
         let nodes: Vec<Place> = (1..=3).flat_map(|node| [proven(node), proven(node)]).collect();

@@ -60,15 +60,20 @@ pub async fn greet(
 ///
 /// If this node is the one that lost its disk, the others say that they are not empty, or refuse
 /// it: it never gets past asking, and a second trail never begins.
+///
+/// The genesis entry says with which boot each founder began. This node has admitted them, durably,
+/// before it writes that (docs/adr/0011, rule 7).
 pub async fn initialize(node_id: u64, raft: Raft, log: Log, peers: Arc<Peers>, network: Network) {
-    let genesis = peers.genesis().clone();
-    if genesis.keys().next() != Some(&node_id) {
+    if peers.genesis().keys().next() != Some(&node_id) {
         return;
     }
     while log.last().is_none() {
-        if all_empty(node_id, &peers, &network).await {
-            match raft.initialize(genesis.clone()).await {
-                Ok(()) => tracing::info!(voters = genesis.len(), "genesis"),
+        if all_empty(node_id, &peers, &network).await
+            && let Some(founders) = peers.founders()
+        {
+            let voters = founders.len();
+            match raft.initialize(founders).await {
+                Ok(()) => tracing::info!(voters, "genesis"),
                 Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
                 Err(error) => tracing::error!(%error, "genesis failed"),
             }

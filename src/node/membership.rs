@@ -25,6 +25,7 @@ use crate::raft::TypeConfig;
 use crate::raft::link::LinkError;
 use crate::raft::network::Network;
 use crate::raft::types::{Membership, Peer, Raft};
+use crate::storage::hard_state::SignedBoot;
 use crate::storage::ledger::Ledger;
 use crate::storage::log::Log;
 
@@ -83,23 +84,25 @@ impl MembershipChanges {
     ///
     /// Nothing is recorded, and the group dials nothing, before the node has proved once that it is
     /// at its address with its key. Other changes may be made while it copies the log.
-    pub async fn add(&self, id: u64, peer: Peer, why: Why) -> Result<Vec<u64>, Rejected> {
+    pub async fn add(&self, id: u64, mut peer: Peer, why: Why) -> Result<Vec<u64>, Rejected> {
         self.leader()?;
         let membership = current_membership(&self.raft);
         if membership.get_node(&id).is_none() {
             self.check_new(&membership, id, &peer)?;
-            self.wait_for_proof(id, &peer).await.map_err(|error| {
+            let boot = self.wait_for_proof(id, &peer).await.map_err(|error| {
                 refused(format!(
                     "{error}; hint: start node {id} first, with a certificate of this trail's CA, and wait until it \
                      has opened its log"
                 ))
             })?;
+            // From now on the node must be this one, or one that follows from it.
+            peer.boot = Some(boot);
         }
         let one = self.one_at_a_time()?;
         self.leader()?;
         let membership = current_membership(&self.raft);
         match membership.get_node(&id) {
-            Some(present) if *present != peer => {
+            Some(present) if !present.is_same(&peer) => {
                 return Err(refused(format!(
                     "node {id} is a member with another address or key; hint: node ids are never reused, take {}",
                     self.next_node_id()
@@ -283,11 +286,11 @@ impl MembershipChanges {
 
     /// Until a node has proved that it is at its raft address with its key, and answers clients at
     /// the other two: it may have been started a moment ago.
-    async fn wait_for_proof(&self, id: u64, peer: &Peer) -> Result<(), LinkError> {
+    async fn wait_for_proof(&self, id: u64, peer: &Peer) -> Result<SignedBoot, LinkError> {
         let deadline = Instant::now() + PROVE;
         loop {
             let proved = match self.network.prove(id, peer, PROVE).await {
-                Ok(()) => self.network.check_public_ports(id, peer, PROVE).await,
+                Ok(boot) => self.network.check_public_ports(id, peer, PROVE).await.map(|()| boot),
                 failed => failed,
             };
             match proved {

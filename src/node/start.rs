@@ -164,10 +164,16 @@ impl Node {
             data_dir: config.data_dir.clone(),
         };
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
+        // Nodes that were all rolled back lack what they have signed, and say so themselves.
+        if !config.all_rolled_back {
+            let standing = opened.standing();
+            peers.set_cosigned(Arc::new(move |node| standing.cosigned_entry(node)));
+        }
         let lease = Duration::from_millis(config.raft.election_timeout_max_ms);
         let answer_timeout = (lease * 2).max(Duration::from_secs(2));
         starting.mending.set_peers(peers.clone());
         let credentials = starting.credentials.clone();
+        let refused = stop_when_refused(peers.clone(), fatal.clone());
         let network = Network::new(peers.clone(), credentials.clone(), log.clone(), answer_timeout);
         let (leadership_tx, leadership) = watch::channel(Leadership::NoLeader);
         // Before openraft takes the first entry: what peers are told of this log must not be older
@@ -176,6 +182,7 @@ impl Node {
         let raft = build_raft(&identity, &config, &network, &log, &ledger).await?;
 
         let mut tasks = JoinSet::new();
+        tasks.spawn(refused);
         tasks.spawn(leadership::watch(raft.clone(), ledger.clone(), known_tx, leadership_tx));
         let reserve = config.storage.disk_reserve_bytes;
         let short = space::is_short(&config.data_dir, reserve, false);
@@ -492,6 +499,11 @@ async fn mend_tree(
     false
 }
 
+/// A peer has shown that this disk is not the newest of this node.
+async fn stop_when_refused(peers: Arc<Peers>, stop: Stop) {
+    stop.stop(Fatal::Diverged(peers.refused_for_good().await));
+}
+
 fn known_at_start(ledger: &Ledger) -> Known {
     let applied = leadership::applied(ledger);
     let id_max = ledger.max_node_id();
@@ -512,6 +524,7 @@ fn genesis_peers(
                 http_addr: node.http_addr,
                 public_key: node.public_key,
                 trail_id: identity.trail_id,
+                boot: None,
             };
             (node.id, peer)
         })

@@ -10,27 +10,28 @@ const GRAIN: Duration = Duration::from_secs(1);
 /// How many of those are kept: longer than any handshake takes.
 const GRAINS: usize = 32;
 
-/// The highest index that each peer has acknowledged, of those that are committed.
+/// The highest of what each peer has acknowledged: the index of an entry that is committed, or the
+/// promise that it has made with a vote.
 #[derive(Debug, Default)]
-pub(super) struct Acknowledged(HashMap<u64, Peer>);
+pub(super) struct Acknowledged<T = u64>(HashMap<u64, Peer<T>>);
 
 #[derive(Debug, Default)]
-struct Peer {
+struct Peer<T> {
     /// Acknowledged before all of `recent`.
-    before: u64,
-    recent: VecDeque<Grain>,
+    before: T,
+    recent: VecDeque<Grain<T>>,
 }
 
 #[derive(Debug)]
-struct Grain {
+struct Grain<T> {
     first: Instant,
     last: Instant,
-    index: u64,
+    index: T,
 }
 
-impl Acknowledged {
+impl<T: Ord + Copy + Default> Acknowledged<T> {
     /// A peer has acknowledged everything up to `index`.
-    pub(super) fn note(&mut self, node: u64, index: u64, now: Instant) {
+    pub(super) fn note(&mut self, node: u64, index: T, now: Instant) {
         let peer = self.0.entry(node).or_default();
         match peer.recent.back_mut() {
             Some(grain) if grain.index >= index => return,
@@ -49,8 +50,8 @@ impl Acknowledged {
     }
 
     /// What a peer had acknowledged at some moment, or less. Not for moments long ago.
-    pub(super) fn at(&self, node: u64, moment: Instant) -> u64 {
-        let Some(peer) = self.0.get(&node) else { return 0 };
+    pub(super) fn at(&self, node: u64, moment: Instant) -> T {
+        let Some(peer) = self.0.get(&node) else { return T::default() };
         let until = peer.recent.iter().rev().find(|grain| grain.last <= moment);
         until.map_or(peer.before, |grain| grain.index)
     }

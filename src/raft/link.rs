@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
+use indelible_lineage::Boot;
 use indelible_proto::raft as pb;
 use indelible_proto::raft::publication_client::PublicationClient;
 use indelible_proto::raft::raft_client::RaftClient;
+use prost::Message;
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
-use super::peers::Peers;
+use super::peers::{Asked, Peers, Refusal};
 use super::slot::SharedSlot;
-use crate::net::Credentials;
 use crate::net::dial::{DialError, OneConnection, dial, tls_error};
+use crate::net::{Credentials, Security};
 
 /// HTTP/2 windows: several replication requests must fit, or the pipeline stalls on a round trip.
 pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
@@ -23,8 +25,12 @@ pub const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// and the handshake are four round trips, and the peer writes to its disk.
 const DIAL: Duration = Duration::from_secs(5);
 
-/// What stands in the details of a refusal of a node that was removed from the group.
-pub(in crate::raft) const REMOVED_DETAILS: &[u8] = b"removed";
+/// How long a peer has to take the news that it is not admitted.
+const REFUSE: Duration = Duration::from_secs(1);
+
+/// How long an earlier boot of a node has to answer before a later one is admitted: the longest
+/// election timeout by default. One that answers later has lost its followers by then.
+const PING: Duration = Duration::from_millis(600);
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -138,6 +144,8 @@ impl Link {
             self.0.slot.clear();
             return Err(self.refused("it was removed from the group".into()));
         }
+        // Since the handshake a later boot may have been admitted, or a membership have come.
+        self.0.slot.forget_unless(|connected| self.0.peers.holds(self.0.node, &connected.welcome));
         let link = self.clone();
         let dial = move || async move {
             let attempt = tokio::time::timeout(DIAL, link.connect()).await;
@@ -179,41 +187,90 @@ impl Link {
         let mut client = RaftClient::with_origin(channel, origin)
             .max_decoding_message_size(RAFT_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(RAFT_MESSAGE_BYTES_MAX);
-        let hello = self.0.peers.hello(self.0.node, dialed.security.binding());
-        let welcome = match client.handshake(hello).await {
-            Ok(welcome) => welcome.into_inner(),
-            Err(status) if status.code() == Code::PermissionDenied => {
-                let reason = readable(status.message());
-                // It proves nothing by that: its certificate has to name it at least.
-                let named = dialed.security.peer().map(|peer| peer.name.node_id());
-                let is_its_own = named.is_none_or(|named| named == Some(self.0.node));
-                let is_removed = status.details() == REMOVED_DETAILS;
-                if is_its_own && self.0.peers.set_refused_by(self.0.node, Some(reason.clone())) {
-                    tracing::error!(by = self.0.node, %reason, "a peer refuses this node");
-                }
-                if is_its_own && is_removed {
-                    self.0.peers.removals().heard(self.0.node);
-                }
-                return Err(self.refused(reason));
+        let mut asked = Asked::default();
+        for _message in 0..self.0.peers.messages_max() {
+            let hello = self.0.peers.hello(self.0.node, dialed.security.binding(), asked);
+            let welcome = match client.handshake(hello).await {
+                Ok(welcome) => welcome.into_inner(),
+                Err(status) => return Err(self.not_welcome(&status, &dialed.security)),
+            };
+            self.0.credentials.shaken(&self.0.addr, None);
+            let theirs_after = self.check(&mut client, &welcome, &dialed.security, began).await?;
+            asked = Asked { ours_after: welcome.draws_after, theirs_after };
+            if welcome.draws_after.is_some() || theirs_after.is_some() {
+                continue;
             }
-            // With TLS 1.3 a peer refuses a certificate after this side's handshake is over.
-            Err(status) => match tls_error(&status) {
-                Some(error) => {
-                    let reason = format!("TLS: {error}");
-                    self.0.credentials.shaken(&self.0.addr, Some(reason.clone()));
-                    return Err(self.no_tls(reason));
-                }
-                None => return Err(self.unreachable(status.message().to_owned())),
-            },
-        };
-        self.0.credentials.shaken(&self.0.addr, None);
-        self.0.peers.set_refused_by(self.0.node, None);
-        if let Err(refusal) =
-            self.0.peers.check_welcome(self.0.node, &welcome, &dialed.security, began).await
-        {
-            return Err(self.refused(refusal.to_string()));
+            self.0.peers.set_refused_by(self.0.node, None);
+            if welcome.admitted {
+                self.0.peers.set_admitted();
+            }
+            return Ok(Connected { client, publication, welcome });
         }
-        Ok(Connected { client, publication, welcome })
+        Err(self.refused("it asks for more boots than there are".into()))
+    }
+
+    /// Checks what the peer said of itself. A peer that is not admitted is told why: it may have
+    /// nobody to ask.
+    async fn check(
+        &self,
+        client: &mut RaftClient<OneConnection>,
+        welcome: &pb::Welcome,
+        security: &Security,
+        began: Instant,
+    ) -> Result<Option<u64>, LinkError> {
+        match self.0.peers.check_welcome(self.0.node, welcome, security, began).await {
+            Ok(after) => Ok(after),
+            Err(refusal @ Refusal::Again { .. }) => Err(self.unreachable(refusal.to_string())),
+            Err(refusal) => {
+                if let Some(shown) = refusal.shown() {
+                    // If it does not hear it, it is told at the next attempt.
+                    let _ = tokio::time::timeout(REFUSE, client.refuse(shown)).await;
+                }
+                Err(self.refused(refusal.to_string()))
+            }
+        }
+    }
+
+    /// The peer has not answered the handshake with a welcome.
+    fn not_welcome(&self, status: &Status, security: &Security) -> LinkError {
+        if status.code() == Code::PermissionDenied {
+            let reason = readable(status.message());
+            // It proves nothing by that: its certificate has to name it at least.
+            let named = security.peer().map(|peer| peer.name.node_id());
+            let is_its_own = named.is_none_or(|named| named == Some(self.0.node));
+            if is_its_own && self.0.peers.set_refused_by(self.0.node, Some(reason.clone())) {
+                tracing::error!(by = self.0.node, %reason, "a peer refuses this node");
+            }
+            if is_its_own && let Ok(refused) = pb::Refused::decode(status.details()) {
+                self.0.peers.refused_with(self.0.node, &refused);
+            }
+            return self.refused(reason);
+        }
+        // With TLS 1.3 a peer refuses a certificate after this side's handshake is over.
+        match tls_error(status) {
+            Some(error) => {
+                let reason = format!("TLS: {error}");
+                self.0.credentials.shaken(&self.0.addr, Some(reason.clone()));
+                self.no_tls(reason)
+            }
+            None => self.unreachable(status.message().to_owned()),
+        }
+    }
+
+    /// Whether the process with this boot, to which there is a connection, still answers on it.
+    pub(super) async fn answers(&self, boot: Boot) -> bool {
+        let Some((_, connected)) = self.0.slot.current() else { return false };
+        let theirs = connected.welcome.boot.as_ref().map(|theirs| &theirs.hash[..]);
+        if theirs != Some(&boot.hash[..]) {
+            return false;
+        }
+        let mut client = connected.client;
+        match tokio::time::timeout(PING, client.ping(pb::PingRequest {})).await {
+            Ok(Ok(_)) => true,
+            // It is there, and does not know this node any more.
+            Ok(Err(status)) => status.code() == Code::Unauthenticated,
+            Err(_) => false,
+        }
     }
 
     fn no_tls(&self, reason: String) -> LinkError {

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use indelible_core::TrailId;
 use indelible_core::limits::{MEMBERS_MAX, MEMBERSHIP_BYTES_MAX};
-use indelible_proto::v1;
+use indelible_proto::{raft as pb, v1};
 use prost::Message;
 
+use super::boots;
 use super::types::{Membership, Peer};
 
 /// Bytes that are no membership.
@@ -30,12 +31,16 @@ pub fn encode(membership: &Membership) -> Bytes {
         .nodes()
         .map(|(id, peer)| {
             assert_eq!(peer.trail_id, trail_id, "member {id} is of another trail");
+            let boot = peer.boot.as_ref().map(boots::to_pb).unwrap_or_default();
             v1::Member {
                 id: *id,
                 client_addr: peer.client_addr.clone(),
                 raft_addr: peer.raft_addr.clone(),
                 http_addr: peer.http_addr.clone(),
                 public_key: Bytes::copy_from_slice(&peer.public_key),
+                boot: boot.number,
+                boot_hash: boot.hash,
+                boot_signature: boot.signature,
             }
         })
         .collect();
@@ -66,12 +71,22 @@ pub fn decode(bytes: &[u8]) -> Result<Membership, MembershipError> {
         let Ok(public_key) = <[u8; 32]>::try_from(&member.public_key[..]) else {
             return invalid(format!("member {}: key is not of 32 bytes", member.id));
         };
+        let (hash, signature) = (member.boot_hash, member.boot_signature);
+        let boot = pb::Boot { number: member.boot, hash, signature };
+        let boot = match boot == pb::Boot::default() {
+            true => None,
+            false => match boots::from_pb(&boot) {
+                Some(boot) => Some(boot),
+                None => return invalid(format!("member {}: a boot that is none", member.id)),
+            },
+        };
         let peer = Peer {
             client_addr: member.client_addr,
             raft_addr: member.raft_addr,
             http_addr: member.http_addr,
             public_key,
             trail_id,
+            boot,
         };
         nodes.insert(member.id, peer);
     }

@@ -11,6 +11,8 @@
 //! no byte of theirs reaches the disk.
 
 mod acknowledged;
+mod admission;
+mod boots;
 pub mod config;
 pub mod link;
 pub mod log_store;
@@ -20,6 +22,7 @@ pub mod network;
 pub mod peers;
 mod proof;
 pub mod publication;
+mod refusal;
 pub mod removals;
 pub mod reports;
 pub mod service;

@@ -6,11 +6,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{Stream, StreamExt};
 use indelible_core::limits::RAFT_MESSAGE_BYTES_MAX;
+use indelible_lineage::Boot;
 use indelible_proto::raft as pb;
 use openraft::alias::SnapshotOf;
 use openraft::base::{BoxFuture, BoxStream};
@@ -30,10 +31,12 @@ use tonic::{Code, Status};
 use super::link::{Link, LinkError, Open};
 use super::peers::Peers;
 use super::types::{LogId, Peer, TypeConfig, Vote};
-use super::{terms, wire};
+use super::{boots, terms, wire};
 use crate::net::Credentials;
 use crate::net::dial::{self, DialError};
+use crate::storage::hard_state::SignedBoot;
 use crate::storage::log::Log;
+use crate::storage::synced::Promise;
 
 /// Bytes of entries that are on the way to one peer and not yet acknowledged.
 const IN_FLIGHT_BYTES_MAX: usize = 2 * RAFT_MESSAGE_BYTES_MAX;
@@ -71,18 +74,28 @@ impl Network {
         log: Log,
         answer_timeout: Duration,
     ) -> Self {
-        Network { peers, credentials, log, answer_timeout, links: Arc::default() }
+        let links: Arc<Mutex<Links>> = Arc::default();
+        let open = Arc::downgrade(&links);
+        peers.set_asks(Box::new(move |node, boot| Box::pin(answers(open.clone(), node, boot))));
+        Network { peers, credentials, log, answer_timeout, links }
     }
 
-    /// Whether `node` answers at its address, with the key that `peer` has. Nothing is kept of it.
-    pub async fn prove(&self, node: u64, peer: &Peer, timeout: Duration) -> Result<(), LinkError> {
+    /// Whether `node` answers at its address, with the key that `peer` has; the boot of it that
+    /// does. Nothing is kept of it.
+    pub async fn prove(
+        &self,
+        node: u64,
+        peer: &Peer,
+        timeout: Duration,
+    ) -> Result<SignedBoot, LinkError> {
         let (peers, credentials) = (self.peers.clone(), self.credentials.clone());
         let link = Link::new(peers, credentials, node, peer.raft_addr.clone());
         let open = link.open(timeout).await?;
-        match open.welcome().public_key[..] == peer.public_key {
-            true => Ok(()),
-            false => Err(link.refused("it has another key".into())),
+        if open.welcome().public_key[..] != peer.public_key {
+            return Err(link.refused("it has another key".into()));
         }
+        let boot = open.welcome().boot.as_ref().and_then(boots::from_pb);
+        boot.ok_or_else(|| link.refused("it shows no boot".into()))
     }
 
     /// Whether a node answers clients at its address, and anything HTTP at the other one: a proxy
@@ -127,6 +140,18 @@ impl Network {
             network: self.clone(),
         }
     }
+}
+
+/// Whether this boot of a node still answers, on any of the connections to it.
+async fn answers(links: Weak<Mutex<Links>>, node: u64, boot: Boot) -> bool {
+    let Some(links) = links.upgrade() else { return false };
+    let links: Vec<Arc<Link>> = {
+        let links = links.lock().expect("no code panics while it holds this lock");
+        let of_node = links.iter().filter(|((of, ..), _)| *of == node);
+        of_node.map(|(_, link)| link.clone()).collect()
+    };
+    let answers = links.iter().map(|link| link.answers(boot));
+    futures_util::future::join_all(answers).await.contains(&true)
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -220,7 +245,13 @@ impl NetVote<TypeConfig> for PeerClient {
             let (mut client, request) = open.request(message);
             client.vote(request).await
         };
-        self.vote_response(self.call(option.soft_ttl(), call).await?).await
+        let response = self.vote_response(self.call(option.soft_ttl(), call).await?).await?;
+        if response.vote_granted {
+            let asked = &request.vote.leader_id;
+            let promise = Promise { term: asked.term, leader: asked.node_id };
+            self.network.peers.voted(self.node, promise);
+        }
+        Ok(response)
     }
 
     async fn pre_vote(

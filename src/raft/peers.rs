@@ -1,27 +1,30 @@
 //! Who may speak: the handshake that opens every connection between nodes, and what it remembers.
 //!
 //! A node is known by the name in its certificate, its key (in the membership, or in the genesis
-//! file before there is one), of which it shows possession on this very connection, and its boot:
-//! a counter on its disk, which only rises, and a number drawn at random when the process starts.
+//! file before there is one), of which it shows possession on this very connection, and its boot,
+//! which must follow from the one that this node remembers of it (docs/adr/0011).
 //! So a stranger, a wiped disk, an older copy of a disk, a second copy of a running node, or a node
 //! of another trail gives itself away before it can vote or acknowledge anything. Nothing is
 //! remembered of a peer before its proof holds (docs/adr/0010).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use indelible_core::TrailId;
 use indelible_core::limits::MEMBERS_MAX;
-use indelible_lineage as lineage;
+use indelible_lineage::Boot;
 use indelible_proto::raft as pb;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::acknowledged::Acknowledged;
+use super::admission::{Answer, AskOldBoot, Cosigned};
+use super::boots::{self, OwnBoots, Shown};
 use super::proof::Claim;
+pub use super::refusal::Refusal;
 use super::removals::Removals;
 use super::reports::{Report, Reports};
 use super::types::{Membership, Peer};
@@ -29,108 +32,9 @@ use crate::net::connection::Proven;
 use crate::net::credentials::unix_s;
 use crate::net::{Connection, Security};
 use crate::storage::evidence;
+use crate::storage::hard_state::SignedBoot;
 use crate::storage::log::Log;
-
-/// Why a peer is not spoken to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It belongs to another trail.
-    #[error("node {node} belongs to trail {theirs}, this is trail {ours}")]
-    OtherTrail {
-        /// The peer.
-        node: u64,
-        /// Its trail.
-        theirs: String,
-        /// This node's trail.
-        ours: TrailId,
-    },
-    /// The message was meant for another node: addresses are mixed up.
-    #[error("this is node {ours}, the peer wanted node {wanted}; hint: compare raft_addr of both")]
-    WrongNode {
-        /// Whom the peer wanted.
-        wanted: u64,
-        /// Who this is.
-        ours: u64,
-    },
-    /// Its certificate names somebody else.
-    #[error(
-        "the certificate is of {named}, the peer says that it is node {node}; hint: `indelible cert show` says whose a \
-         certificate is"
-    )]
-    OtherName {
-        /// Who it says it is.
-        node: u64,
-        /// Whom the certificate names.
-        named: String,
-    },
-    /// It does not show that it has the key.
-    #[error(
-        "node {node} does not prove that it has the key that it shows; hint: is it an older version?"
-    )]
-    Unproven {
-        /// The peer.
-        node: u64,
-    },
-    /// Its key is not the one that the membership has under its id.
-    #[error(
-        "node {node} has another key than the membership has for it: a wiped or replaced node; hint: node ids are \
-         never reused, add it under a new id"
-    )]
-    OtherKey {
-        /// The peer.
-        node: u64,
-    },
-    /// Its boot counter went backwards.
-    #[error(
-        "node {node} says this is its boot number {theirs}, but another boot number {known} was seen: its disk was wiped \
-         or replaced by an older copy; hint: node ids are never reused, add it under a new id"
-    )]
-    OldDisk {
-        /// The peer.
-        node: u64,
-        /// Its boot counter.
-        theirs: u64,
-        /// The newest one that was seen.
-        known: u64,
-    },
-    /// Its log ends before an entry that it had acknowledged, and that is committed.
-    #[error(
-        "node {node} says its log ends at entry {theirs}, but it had acknowledged entry {known}: its disk was replaced by \
-         an older copy; hint: node ids are never reused, add it under a new id"
-    )]
-    LostLog {
-        /// The peer.
-        node: u64,
-        /// Its last log index.
-        theirs: u64,
-        /// What it had acknowledged to this node.
-        known: u64,
-    },
-    /// It was removed from the group.
-    #[error(
-        "node {node} was removed from the group; hint: node ids are never reused, add it under a new id"
-    )]
-    Removed {
-        /// The peer.
-        node: u64,
-    },
-    /// Its segments close elsewhere, so they would not be byte-identical.
-    #[error("node {node} has segments of {theirs} bytes, this trail has {ours}")]
-    OtherSegmentSize {
-        /// The peer.
-        node: u64,
-        /// Its segment size in bytes.
-        theirs: u64,
-        /// This node's.
-        ours: u64,
-    },
-    /// The message does not make sense.
-    #[error("handshake: {0}")]
-    Malformed(&'static str),
-    /// This node could not remember the peer's boot counter.
-    #[error("handshake: cannot save the boot counter: {0}")]
-    Storage(String),
-}
+use crate::storage::synced::Promise;
 
 /// This node, as it introduces itself.
 #[derive(Clone)]
@@ -150,43 +54,26 @@ pub struct Introduction {
 /// What is known of peers. Shared by both ends of the wire.
 pub struct Peers {
     me: Introduction,
-    log: Log,
+    pub(super) log: Log,
     /// The initial voters, as long as there is no membership in the log.
     genesis: BTreeMap<u64, Peer>,
     /// Memberships, and the highest id that ever was in one.
     known: watch::Receiver<Known>,
-    /// Which boot of this node this is.
-    boot: Boot,
-    /// Held while a peer's boot counter is compared and saved: it only rises.
-    saving: tokio::sync::Mutex<()>,
+    /// The boots of this node.
+    pub(super) own: OwnBoots,
+    /// Asks a node whether an earlier boot of it still answers.
+    pub(super) asks: OnceLock<AskOldBoot>,
+    /// Which entry a node has cosigned, as this node's notes say.
+    pub(super) cosigned: OnceLock<Cosigned>,
+    /// Why this node must not go on, once a peer has shown it.
+    pub(super) refused_for_good: watch::Sender<Option<String>>,
+    /// Held while a peer's boot is compared and saved.
+    pub(super) saving: tokio::sync::Mutex<()>,
     /// Held while evidence is written.
     writing_evidence: Arc<tokio::sync::Mutex<()>>,
     /// Who says that this node was removed from the group.
     removals: Removals,
     state: Mutex<State>,
-}
-
-/// Which start of a node: its number in the upper half, the beginning of its hash in the lower.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Boot(u64);
-
-impl Boot {
-    fn of(boot: lineage::Boot) -> Boot {
-        let [a, b, c, d, ..] = boot.hash;
-        Boot(boot.number << 32 | u64::from(u32::from_le_bytes([a, b, c, d])))
-    }
-
-    fn count(self) -> u64 {
-        self.0 >> 32
-    }
-
-    /// As it is stored: with as much of the hash as is known.
-    fn admitted(self) -> lineage::Admitted {
-        let mut hash = [0; 32];
-        hash[..4].copy_from_slice(&(self.0 as u32).to_le_bytes());
-        let boot = lineage::Boot { number: self.count(), hash };
-        lineage::Admitted { boot, is_first_contact: false }
-    }
 }
 
 /// Memberships as the handshake needs them.
@@ -215,7 +102,7 @@ impl Known {
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// What peers said of themselves with their last answer.
     reports: Reports,
     /// When the certificate of a member expires that it has shown last, in Unix seconds.
@@ -226,6 +113,16 @@ struct State {
     refusals: BTreeMap<u64, String>,
     /// Peers that this node refuses, with the boot for which that was logged.
     refusing: BTreeMap<u64, Boot>,
+    /// Whether a peer has admitted this very boot.
+    pub(super) is_admitted: bool,
+    /// Since when peers have said that another process of this node runs.
+    pub(super) runs_already: Option<Instant>,
+    /// Whether the alarm about a copy of this node was raised.
+    pub(super) is_alarmed: bool,
+    /// The highest entry that each peer has cosigned, as far as it was compared with.
+    pub(super) cosigned: Acknowledged,
+    /// The highest promise that each peer has made to this node with a vote.
+    promised: Acknowledged<Promise>,
     /// Highest committed index that a peer has acknowledged to this node: it can never be without
     /// it again.
     acknowledged: Acknowledged,
@@ -239,25 +136,50 @@ impl Peers {
         genesis: BTreeMap<u64, Peer>,
         known: watch::Receiver<Known>,
     ) -> Self {
-        let boot = Boot::of(log.boot());
-        let (saving, writing_evidence, removals, state) = Default::default();
-        Peers { me, log, genesis, known, boot, saving, writing_evidence, removals, state }
+        let lineage = log.lineage().clone();
+        let own = OwnBoots::new(me.trail_id, me.node_id, me.key.clone(), lineage);
+        let (asks, cosigned, saving, writing_evidence, removals, state) = Default::default();
+        let refused_for_good = watch::Sender::new(None);
+        Peers {
+            me,
+            log,
+            genesis,
+            known,
+            own,
+            asks,
+            cosigned,
+            refused_for_good,
+            saving,
+            writing_evidence,
+            removals,
+            state,
+        }
+    }
+
+    /// Says how earlier boots are asked. Once.
+    pub(super) fn set_asks(&self, asks: AskOldBoot) {
+        assert!(self.asks.set(asks).is_ok(), "one network for each node");
     }
 
     /// How this node introduces itself to `to`, on a connection with this binding.
-    pub fn hello(&self, to: u64, binding: [u8; 32]) -> pb::Hello {
+    pub(super) fn hello(&self, to: u64, binding: [u8; 32], asked: Asked) -> pb::Hello {
         let last_log_index = self.last_log_index();
+        let (shown, promise) = (self.own.show(asked.ours_after), self.promise());
         pb::Hello {
             trail_id: Bytes::copy_from_slice(&self.me.trail_id.0),
             from: self.me.node_id,
             to,
             public_key: self.public_key(),
-            boot: self.boot.0,
+            boot: Some(boots::to_pb(&shown.boot)),
             segment_bytes: self.me.segment_bytes,
             version: env!("CARGO_PKG_VERSION").into(),
             last_log_index,
             empty: self.log.last().is_none(),
-            proof: self.prove(to, last_log_index, binding),
+            proof: self.prove(to, shown.boot.boot, last_log_index, promise, binding),
+            promise: Some(promise_to_pb(promise)),
+            draws: shown.draws_to_pb(),
+            draws_after: asked.theirs_after,
+            more: shown.more,
         }
     }
 
@@ -283,50 +205,68 @@ impl Peers {
             let (theirs, ours) = (hello.segment_bytes, self.me.segment_bytes);
             return Err(Refusal::OtherSegmentSize { node: hello.from, theirs, ours });
         }
+        let shown = Shown::from_pb(hello.boot.as_ref(), &hello.draws, hello.more)
+            .ok_or(Refusal::Malformed("the boot makes no sense"))?;
+        let boot = shown.boot.boot;
         let presented = PresentedIdentity {
             node: hello.from,
             key: &hello.public_key,
-            boot: Boot(hello.boot),
+            shown,
             last_log_index: hello.last_log_index,
+            promise: promise_from_pb(hello.promise.as_ref()),
             proof: &hello.proof,
         };
-        self.check_identity(&presented, &connection.security, connection.accepted).await?;
-        if !connection.set_proven(Proven { node: hello.from, boot: hello.boot }) {
+        let answer =
+            self.check_identity(&presented, &connection.security, connection.accepted).await?;
+        let draws_after = answer.asks_after(&presented.shown);
+        let proven = Proven { node: hello.from, boot: boot.hash };
+        if draws_after.is_none() && !connection.set_proven(proven) {
             return Err(Refusal::Malformed("the connection is another node's, or another boot's"));
         }
-        let last_log_index = self.last_log_index();
+        let (last_log_index, promise) = (self.last_log_index(), self.promise());
+        let (own, binding) = (self.own.show(hello.draws_after), connection.security.binding());
         Ok(pb::Welcome {
             public_key: self.public_key(),
-            boot: self.boot.0,
+            boot: Some(boots::to_pb(&own.boot)),
             empty: self.log.last().is_none(),
             last_log_index,
-            proof: self.prove(hello.from, last_log_index, connection.security.binding()),
+            proof: self.prove(hello.from, own.boot.boot, last_log_index, promise, binding),
+            promise: Some(promise_to_pb(promise)),
+            draws: own.draws_to_pb(),
+            draws_after,
+            more: own.more,
+            admitted: answer == Answer::Admitted && draws_after.is_none(),
         })
     }
 
-    /// Checks a peer that was called at `dialed`, from its answer.
-    pub async fn check_welcome(
+    /// Checks a peer that was called at `dialed`, from its answer. Some: it must be called again, on
+    /// the same connection, and show its draws after this boot.
+    pub(super) async fn check_welcome(
         &self,
         node: u64,
         welcome: &pb::Welcome,
         security: &Security,
         dialed: Instant,
-    ) -> Result<(), Refusal> {
-        let boot = Boot(welcome.boot);
+    ) -> Result<Option<u64>, Refusal> {
+        let shown = Shown::from_pb(welcome.boot.as_ref(), &welcome.draws, welcome.more)
+            .ok_or(Refusal::Malformed("the boot makes no sense"))?;
+        let boot = shown.boot.boot;
         let presented = PresentedIdentity {
             node,
             key: &welcome.public_key,
-            boot,
+            shown,
             last_log_index: welcome.last_log_index,
+            promise: promise_from_pb(welcome.promise.as_ref()),
             proof: &welcome.proof,
         };
         let checked = self.check_identity(&presented, security, dialed).await;
         if let Err(refusal) = &checked
+            && !matches!(refusal, Refusal::Again { .. })
             && self.lock().refusing.insert(node, boot) != Some(boot)
         {
             tracing::error!(node, %refusal, "this node refuses a peer");
         }
-        checked
+        Ok(checked?.asks_after(&presented.shown))
     }
 
     /// The node that has proved on this connection who it is, as long as it is not removed and no
@@ -334,11 +274,23 @@ impl Peers {
     pub fn sender(&self, connection: &Connection) -> Option<u64> {
         let Proven { node, boot } = connection.proven()?;
         let current = match self.expected_key(node) {
-            Expected::Key(_) => self.log.peer(node).is_some_and(|a| Boot::of(a.boot).0 == boot),
+            Expected::Key(_) => self.is_current(node, &boot),
             Expected::Anything => true,
             Expected::Removed => false,
         };
         current.then_some(node)
+    }
+
+    /// Whether what was settled in a handshake with a node that was called still holds.
+    pub(super) fn holds(&self, node: u64, welcome: &pb::Welcome) -> bool {
+        match self.expected_key(node) {
+            Expected::Key(_) => {
+                let boot = welcome.boot.as_ref().and_then(|boot| boot.hash[..].try_into().ok());
+                boot.is_some_and(|boot| self.is_current(node, &boot))
+            }
+            Expected::Anything => true,
+            Expected::Removed => false,
+        }
     }
 
     /// Notes an answer of a peer: whether its disk is nearly full, and whether it has the log key.
@@ -399,6 +351,11 @@ impl Peers {
         state.acknowledged.note(node, index, Instant::now());
     }
 
+    /// Notes that a peer has voted for this node, and so promised to follow it.
+    pub(super) fn voted(&self, node: u64, promise: Promise) {
+        self.lock().promised.note(node, promise, Instant::now());
+    }
+
     /// This node's id.
     pub fn node_id(&self) -> u64 {
         self.me.node_id
@@ -417,9 +374,20 @@ impl Peers {
         Bytes::copy_from_slice(self.me.key.verifying_key().as_bytes())
     }
 
-    fn prove(&self, to: u64, last_log_index: u64, binding: [u8; 32]) -> Bytes {
-        let (from, boot) = (self.me.node_id, self.boot.0);
-        let claim = Claim { trail: &self.me.trail_id, from, to, boot, last_log_index, binding };
+    fn promise(&self) -> Promise {
+        self.log.vote().map(|vote| vote.promise()).unwrap_or_default()
+    }
+
+    fn prove(
+        &self,
+        to: u64,
+        boot: Boot,
+        last_log_index: u64,
+        promise: Promise,
+        binding: [u8; 32],
+    ) -> Bytes {
+        let (trail, from) = (&self.me.trail_id, self.me.node_id);
+        let claim = Claim { trail, from, to, boot, last_log_index, promise, binding };
         claim.sign(&self.me.key).into()
     }
 
@@ -433,15 +401,13 @@ impl Peers {
         presented: &PresentedIdentity<'_>,
         security: &Security,
         since: Instant,
-    ) -> Result<(), Refusal> {
-        let PresentedIdentity { node, boot, last_log_index, .. } = *presented;
+    ) -> Result<Answer, Refusal> {
+        let PresentedIdentity { node, shown, last_log_index, promise, .. } = presented;
+        let (node, last_log_index, promise) = (*node, *last_log_index, *promise);
         let key: [u8; 32] = presented
             .key
             .try_into()
             .map_err(|_| Refusal::Malformed("public key is not of 32 bytes"))?;
-        if boot.count() == 0 {
-            return Err(Refusal::Malformed("boot counter is 0"));
-        }
         // The certificate was verified when the connection was made: its chain, and its trail.
         if let Security::Tls { peer, .. } = security {
             let name = peer.as_ref().map(|peer| &peer.name);
@@ -454,11 +420,13 @@ impl Peers {
             trail: &self.me.trail_id,
             from: node,
             to: self.me.node_id,
-            boot: boot.0,
+            boot: shown.boot.boot,
             last_log_index,
+            promise,
             binding: security.binding(),
         };
-        if !claim.is_signed(&key, presented.proof) {
+        let is_signed = boots::is_signed(&self.me.trail_id, node, &key, &shown.boot);
+        if !is_signed || !claim.is_signed(&key, presented.proof) {
             return Err(Refusal::Unproven { node });
         }
         match self.expected_key(node) {
@@ -466,31 +434,24 @@ impl Peers {
             Expected::Removed => return Err(Refusal::Removed { node }),
             Expected::Key(_) => {}
             // A node that no membership has yet: its certificate admits it. Nothing is remembered.
-            Expected::Anything => return Ok(()),
+            Expected::Anything => return Ok(Answer::Stranger),
         }
         if let Some(peer) = security.peer() {
             self.lock().certificate_ends.insert(node, peer.not_after);
         }
-        let acknowledged = self.lock().acknowledged.at(node, since);
+        let (acknowledged, promised) = {
+            let state = self.lock();
+            (state.acknowledged.at(node, since), state.promised.at(node, since))
+        };
         if last_log_index < acknowledged {
             return Err(Refusal::LostLog { node, theirs: last_log_index, known: acknowledged });
         }
-        let _one = self.saving.lock().await;
-        let known = Boot(self.log.peer(node).map_or(0, |admitted| Boot::of(admitted.boot).0));
-        if boot != known && boot.count() <= known.count() {
-            let (theirs, known) = (boot.count(), known.count());
-            return Err(Refusal::OldDisk { node, theirs, known });
+        if promise < promised {
+            let (theirs, known) = (promise.term, promised.term);
+            return Err(Refusal::LostVote { node, theirs, known });
         }
-        if boot != known {
-            let (done, saved) = oneshot::channel();
-            let done = Box::new(move |result| {
-                let _ = done.send(result);
-            });
-            self.log.save_peer(node, boot.admitted(), done);
-            let saved = saved.await.map_err(|error| Refusal::Storage(error.to_string()))?;
-            saved.map_err(|error| Refusal::Storage(error.to_string()))?;
-        }
-        Ok(())
+        self.check_cosigned(node, last_log_index, since).await?;
+        self.admit_boot(node, shown).await
     }
 
     /// What key a node must show. Ids above every known one are let in: the membership that has
@@ -507,6 +468,11 @@ impl Peers {
             };
         }
         if known.is_removed(node) { Expected::Removed } else { Expected::Anything }
+    }
+
+    /// The boot with which the membership has a node.
+    pub(super) fn boot_in_membership(&self, node: u64) -> Option<SignedBoot> {
+        self.known.borrow().member(node)?.boot
     }
 
     /// Whether a node is in the group, as far as this node knows. One that is not may be the leader
@@ -546,18 +512,34 @@ impl Peers {
         self.known.borrow().is_removed(node)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds this lock")
     }
+}
+
+/// Who is asked for draws in a handshake: after which boot of this node, and of the peer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked {
+    pub(super) ours_after: Option<u64>,
+    pub(super) theirs_after: Option<u64>,
 }
 
 /// What a peer says of itself.
 struct PresentedIdentity<'a> {
     node: u64,
     key: &'a [u8],
-    boot: Boot,
+    shown: Shown,
     last_log_index: u64,
+    promise: Promise,
     proof: &'a [u8],
+}
+
+fn promise_to_pb(promise: Promise) -> pb::Vote {
+    pb::Vote { term: promise.term, node_id: promise.leader, committed: false }
+}
+
+fn promise_from_pb(promise: Option<&pb::Vote>) -> Promise {
+    promise.map_or_else(Promise::default, |vote| Promise { term: vote.term, leader: vote.node_id })
 }
 
 enum Expected {

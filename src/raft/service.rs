@@ -20,7 +20,6 @@ use openraft::raft::{
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::link::REMOVED_DETAILS;
 use super::peers::{Peers, Refusal};
 use super::types::{Entry, LogId, Raft, TypeConfig, entry_id, log_id};
 use super::{terms, verify, votes, wire};
@@ -437,20 +436,34 @@ impl pb::raft_server::Raft for RaftService {
         let hello = request.into_inner();
         match self.peers.admit(&hello, &connection).await {
             Ok(welcome) => Ok(Response::new(welcome)),
+            Err(refusal @ Refusal::Again { .. }) => Err(Status::unavailable(refusal.to_string())),
             Err(refusal) => {
                 let why = refusal.to_string();
                 if self.peers.is_refusal_news(hello.from, &why) {
                     tracing::warn!(node = hello.from, %refusal, "handshake refused");
                 }
-                Err(match refusal {
-                    Refusal::Removed { .. } => {
-                        let details = Bytes::from_static(REMOVED_DETAILS);
-                        Status::with_details(Code::PermissionDenied, why, details)
-                    }
-                    _ => Status::permission_denied(why),
-                })
+                Err(refusal.into())
             }
         }
+    }
+
+    async fn refuse(
+        &self,
+        request: Request<pb::Refused>,
+    ) -> Result<Response<pb::RefuseResponse>, Status> {
+        let connection = connection(&request)?;
+        let name = connection.security.peer().and_then(|peer| peer.name.node_id());
+        // In clear text nobody is named. What is shown is signed by this node's own key.
+        self.peers.refused_with(name.unwrap_or_default(), request.get_ref());
+        Ok(Response::new(pb::RefuseResponse {}))
+    }
+
+    async fn ping(
+        &self,
+        request: Request<pb::PingRequest>,
+    ) -> Result<Response<pb::PingResponse>, Status> {
+        self.peer(&request)?;
+        Ok(Response::new(pb::PingResponse {}))
     }
 
     type AppendStream = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;

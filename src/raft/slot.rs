@@ -42,6 +42,19 @@ impl<T> SharedSlot<T> {
         self.slot().forget(serial);
     }
 
+    /// Forgets a connection that does not hold any more.
+    pub(super) fn forget_unless(&self, holds: impl FnOnce(&T) -> bool) {
+        self.slot().open.take_if(|(_, open)| !holds(open));
+    }
+
+    /// The connection that there is.
+    pub(super) fn current(&self) -> Option<(u64, T)>
+    where
+        T: Clone,
+    {
+        self.slot().open.clone()
+    }
+
     /// Forgets any connection.
     pub(super) fn clear(&self) {
         self.slot().open = None;

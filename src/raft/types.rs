@@ -9,7 +9,7 @@ use openraft::alias::{LogIdOf, VoteOf};
 use openraft::entry::{RaftEntry, RaftPayload};
 
 use super::membership;
-use crate::storage::hard_state::StoredVote;
+use crate::storage::hard_state::{SignedBoot, StoredVote};
 use crate::storage::ledger::Applied;
 
 openraft::declare_raft_types!(
@@ -49,6 +49,16 @@ pub struct Peer {
     /// The trail that the node was made for; the same for all members. It is here because the
     /// genesis membership, which openraft assembles from peers, has to carry it.
     pub trail_id: TrailId,
+    /// With which boot it was added: a later one must follow from it (docs/adr/0011). None only
+    /// before it is in a membership.
+    pub boot: Option<SignedBoot>,
+}
+
+impl Peer {
+    /// Whether both are the same node at the same addresses, whichever boots they are of.
+    pub fn is_same(&self, other: &Peer) -> bool {
+        Peer { boot: None, ..self.clone() } == Peer { boot: None, ..other.clone() }
+    }
 }
 
 impl fmt::Display for Peer {

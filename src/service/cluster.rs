@@ -47,6 +47,8 @@ impl ClusterService {
             http_addr: request.http_addr,
             public_key,
             trail_id: self.node.identity.trail_id,
+            // Which one, it says when it is asked.
+            boot: None,
         };
         let why = edge::why(request.reason, caller)?;
         self.node.membership_changes.add(request.id, peer, why).await

@@ -14,12 +14,12 @@ use super::synced::Promise;
 pub const HARD_STATE_FILE: &str = "hard_state";
 /// How it is stored.
 pub(super) const HARD_STATE_SLOTS: SlotKind =
-    SlotKind { name: HARD_STATE_FILE, magic: *b"INDHARDS", slot_size: 2048 };
+    SlotKind { name: HARD_STATE_FILE, magic: *b"INDHARDS", slot_size: 4096 };
 /// Peers whose boots are kept; the one saved longest ago leaves first.
 pub const PEERS_MAX: usize = 24;
 
 const PEERS_OFFSET: usize = 112;
-const PEER_SIZE: usize = 56;
+const PEER_SIZE: usize = 120;
 const SIZE: usize = PEERS_OFFSET + PEERS_MAX * PEER_SIZE;
 
 const _: () = {
@@ -46,6 +46,31 @@ impl StoredVote {
     }
 }
 
+/// A boot with its node's signature, which can be shown to anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignedBoot {
+    /// The boot.
+    pub boot: Boot,
+    /// Ed25519 over [`indelible_lineage::Statement::text`].
+    pub signature: [u8; 64],
+}
+
+/// What is remembered of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerBoot {
+    /// Its newest boot that was admitted.
+    pub signed: SignedBoot,
+    /// See [`Admitted`].
+    pub is_first_contact: bool,
+}
+
+impl PeerBoot {
+    /// As the rules take it.
+    pub fn admitted(&self) -> Admitted {
+        Admitted { boot: self.signed.boot, is_first_contact: self.is_first_contact }
+    }
+}
+
 /// The value of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HardState {
@@ -54,7 +79,7 @@ pub struct HardState {
     /// The newest boot, and where the log ended; none before the first start.
     pub bound: Option<Bound>,
     /// Peers and the newest boot of each that was admitted, the one saved last at the end.
-    peers: VecDeque<(u64, Admitted)>,
+    peers: VecDeque<(u64, PeerBoot)>,
 }
 
 impl HardState {
@@ -78,22 +103,22 @@ impl HardState {
     }
 
     /// The newest boot of a peer that was admitted.
-    pub fn peer(&self, node_id: u64) -> Option<Admitted> {
-        self.peers.iter().find(|(id, _)| *id == node_id).map(|(_, admitted)| *admitted)
+    pub fn peer(&self, node_id: u64) -> Option<PeerBoot> {
+        self.peers.iter().find(|(id, _)| *id == node_id).map(|(_, peer)| *peer)
     }
 
     /// The newest boots of all peers, by id.
-    pub fn peers(&self) -> impl Iterator<Item = (u64, Admitted)> + '_ {
+    pub fn peers(&self) -> impl Iterator<Item = (u64, PeerBoot)> + '_ {
         self.peers.iter().copied()
     }
 
     /// Notes the newest boot of a peer; past the limit the one noted longest ago is forgotten.
-    pub fn set_peer(&mut self, node_id: u64, admitted: Admitted) {
+    pub fn set_peer(&mut self, node_id: u64, peer: PeerBoot) {
         self.peers.retain(|(id, _)| *id != node_id);
         if self.peers.len() == PEERS_MAX {
             self.peers.pop_front();
         }
-        self.peers.push_back((node_id, admitted));
+        self.peers.push_back((node_id, peer));
     }
 
     fn encode(&self) -> [u8; SIZE] {
@@ -114,13 +139,12 @@ impl HardState {
             out[96..104].copy_from_slice(&log_end.leader.to_le_bytes());
         }
         out[104..108].copy_from_slice(&(self.peers.len() as u32).to_le_bytes());
-        for (slot, (id, admitted)) in
-            out[PEERS_OFFSET..].chunks_exact_mut(PEER_SIZE).zip(&self.peers)
-        {
+        for (slot, (id, peer)) in out[PEERS_OFFSET..].chunks_exact_mut(PEER_SIZE).zip(&self.peers) {
             slot[..8].copy_from_slice(&id.to_le_bytes());
-            slot[8..16].copy_from_slice(&admitted.boot.number.to_le_bytes());
-            slot[16..48].copy_from_slice(&admitted.boot.hash);
-            slot[48] = admitted.is_first_contact.into();
+            slot[8..16].copy_from_slice(&peer.signed.boot.number.to_le_bytes());
+            slot[16..48].copy_from_slice(&peer.signed.boot.hash);
+            slot[48] = peer.is_first_contact.into();
+            slot[56..120].copy_from_slice(&peer.signed.signature);
         }
         out
     }
@@ -155,7 +179,8 @@ impl HardState {
                 flag @ (0 | 1) => flag == 1,
                 _ => return None,
             };
-            Some((u64_at(peer, 0), Admitted { boot: boot_at(peer, 8), is_first_contact }))
+            let signed = SignedBoot { boot: boot_at(peer, 8), signature: array_at(peer, 56) };
+            Some((u64_at(peer, 0), PeerBoot { signed, is_first_contact }))
         });
         Some(HardState { vote, bound, peers: peers.collect::<Option<_>>()? })
     }
@@ -217,9 +242,10 @@ impl HardStateFile {
 mod tests {
     use super::*;
 
-    fn admitted(number: u64) -> Admitted {
+    fn admitted(number: u64) -> PeerBoot {
         let boot = Boot { number, hash: [number as u8; 32] };
-        Admitted { boot, is_first_contact: number.is_multiple_of(2) }
+        let signed = SignedBoot { boot, signature: [number as u8 + 1; 64] };
+        PeerBoot { signed, is_first_contact: number.is_multiple_of(2) }
     }
 
     #[test]

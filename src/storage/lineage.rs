@@ -5,11 +5,15 @@
 //! Every record says what it leads to, so that it counts wherever it is whole: a damaged copy is
 //! written anew from the other one, and two that are damaged in different places from each other.
 
+use std::path::Path;
+
 use indelible_lineage::{Boot, Draw, Lineage};
 
 use crate::disk::{Dir, DiskError, File};
 
+use super::identity::Identity;
 use super::recovery::OpenError;
+use super::start::root_of;
 
 /// Names of the two copies.
 pub const LINEAGE_FILES: [&str; 2] = ["lineage", "lineage.copy"];
@@ -29,6 +33,13 @@ pub(super) struct FoundLineage {
     pub(super) lineage: Option<Lineage>,
     /// Whether both copies are as they should be.
     pub(super) is_whole: bool,
+}
+
+/// All boots of a node that is not running, as its data directory has them.
+pub fn read(dir: &Path, identity: &Identity) -> Result<Lineage, OpenError> {
+    let root = root_of(identity);
+    let found = FoundLineage::read(&Dir::open(dir, true)?, root)?;
+    Ok(found.lineage.unwrap_or_else(|| Lineage::new(root)))
 }
 
 /// Both copies, open for appending.

@@ -22,7 +22,7 @@ use super::impostor::Impostor;
 use super::peers::nothing_is_answered;
 use super::stranger::Stranger;
 use crate::harness::{eventually, view};
-use crate::thief::{Session, hello};
+use crate::thief::{Session, first_boot, hello};
 
 /// Entries of a node's log as it gives them to other nodes.
 async fn entries(session: &Session, identity: &Identity) -> Vec<pb::LogId> {
@@ -93,9 +93,12 @@ async fn a2_a_stranger_forges_no_entry() {
         // With whatever it can say of itself: it has not got the key.
         let others = Identity { node_id: 2, ..group.invented(99) };
         for hello in [
-            hello(&others, 1 << 40, id, line.binding),
-            pb::Hello { proof: vec![1; 64].into(), ..hello(&node2, 1 << 40, id, [0; 32]) },
-            hello(&group.invented(99), 1 << 40, id, line.binding),
+            hello(&others, &first_boot(&others), id, line.binding),
+            pb::Hello {
+                proof: vec![1; 64].into(),
+                ..hello(&node2, &first_boot(&node2), id, [0; 32])
+            },
+            hello(&group.invented(99), &first_boot(&group.invented(99)), id, line.binding),
         ] {
             line.say(hello).await.unwrap_err();
             let refused = session.append(forged.clone()).await.unwrap_err();
@@ -159,7 +162,7 @@ async fn a3_a_huge_term_is_refused() {
 /// the term before, once the leader has kept it as evidence.
 async fn answer_with(group: &mut Group, kept: &str, vote: impl Fn(u64) -> pb::Vote) -> u64 {
     group.lead(2).await;
-    let boot = group.next_boot(1).await;
+    let boot = group.next_boot(1);
     let led = group.client_addr(2);
     let before = eventually("a view", || view(&led)).await.term;
     group.cluster.node(1).unwrap().kill().unwrap();
@@ -312,7 +315,7 @@ async fn a12_a_stranger_records_no_finding() {
     // A node that has proved who it is and that nobody has added.
     let line = group.line(&group.certificates.node(4), 1).await;
     let newcomer = group.invented(4);
-    let mut session = line.handshake(&newcomer, 1 << 32, 1).await.unwrap();
+    let mut session = line.handshake(&newcomer, &first_boot(&newcomer), 1).await.unwrap();
     let refused = session.raft.record_finding(finding("by a newcomer")).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert!(refused.message().contains("is no member"), "{refused:?}");
@@ -386,7 +389,7 @@ async fn a27_evidence_room_is_kept_for_members() {
     // A node that has a certificate, and that nobody has added, breaks the chain everywhere.
     let newcomer = group.invented(99);
     let line = group.line(&group.certificates.node(99), 3).await;
-    let mut session = line.handshake(&newcomer, 1 << 32, 3).await.unwrap();
+    let mut session = line.handshake(&newcomer, &first_boot(&newcomer), 3).await.unwrap();
     let mut term = ids.last().unwrap().term + 1;
     for prev in &ids {
         break_the_chain(&mut session, 99, *prev, &mut term).await;

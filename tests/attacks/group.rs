@@ -8,6 +8,7 @@ use indelible::storage::identity::Identity;
 use indelible_client::connect::Transport;
 use indelible_client::{Client, Identity as ClientIdentity, Level, Options, Tls, TlsPem};
 use indelible_core::{Kind, ProducerId, node_key_name};
+use indelible_lineage::Lineage;
 use indelible_local::LocalCluster;
 use indelible_proto::v1::audit_log_client::AuditLogClient;
 use indelible_proto::v1::cluster_client::ClusterClient;
@@ -19,10 +20,8 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::stranger::{Line, Stranger};
-use crate::harness::{
-    Trail, channel, client, eventually, leader, nodes_with, options, policy, view,
-};
-use crate::thief::Thief;
+use crate::harness::{Trail, channel, client, eventually, leader, nodes_with, options, policy};
+use crate::thief::{Thief, next_boot};
 
 /// Elections are rare even on a busy machine: for tests that need the same leader for a while.
 pub const CALM: &str =
@@ -76,11 +75,10 @@ impl Group {
         Identity { node_id: id, secret_key, public_key, ..self.identity(1) }
     }
 
-    /// A boot that a node with this id has not had yet.
-    pub async fn next_boot(&self, id: u64) -> u64 {
-        let addr = self.client_addr(id);
-        let view = eventually("a view", || view(&addr)).await;
-        (view.boot_count + 1) << 32 | 7
+    /// The boots of a node with this id, and one that it has not had yet.
+    pub fn next_boot(&self, id: u64) -> Lineage {
+        let node = self.cluster.nodes.iter().find(|node| node.id == id).unwrap();
+        next_boot(&node.data_dir, &self.identity(id))
     }
 
     /// Makes another node lead.
@@ -101,10 +99,9 @@ impl Group {
 
     /// Kills a node that does not lead; whoever calls has its disk.
     pub async fn steal(&mut self, id: u64) -> Thief {
-        let boot = self.next_boot(id).await;
         let node = self.cluster.node(id).unwrap();
         node.kill().unwrap();
-        Thief::new(&node.data_dir, (boot >> 32) - 1)
+        Thief::new(&node.data_dir)
     }
 
     /// A connection to a node's raft port with this certificate, on which nothing is proved.

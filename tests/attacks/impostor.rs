@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use indelible::storage::identity::Identity;
+use indelible_lineage::Lineage;
 use indelible_proto::raft as pb;
 use indelible_proto::raft::append_response::Result as Answer;
 use indelible_proto::raft::raft_server::{Raft, RaftServer};
@@ -29,7 +30,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::any_server::provider;
 use super::stranger::parse;
-use crate::thief::{LAST_LOG_INDEX, prove};
+use crate::thief::{LAST_LOG_INDEX, first_boot, last_draw, promise, prove, signed};
 
 /// It answers for as long as this lives.
 pub struct Impostor {
@@ -46,11 +47,11 @@ impl Impostor {
         addr: &str,
         certificate: &Issued,
         identity: Identity,
-        boot: u64,
+        boots: Lineage,
         vote: pb::Vote,
     ) -> Impostor {
         let answers = Arc::new(AtomicU64::new(0));
-        let liar = Liar { identity, boot, vote, answers: answers.clone(), refuses: None };
+        let liar = Liar { identity, boots, vote, answers: answers.clone(), refuses: None };
         Impostor::serve(addr, certificate, liar).await
     }
 
@@ -62,7 +63,8 @@ impl Impostor {
         reason: &'static str,
     ) -> Impostor {
         let (answers, vote) = Default::default();
-        let liar = Liar { identity, boot: 1 << 32, vote, answers, refuses: Some(reason) };
+        let boots = first_boot(&identity);
+        let liar = Liar { identity, boots, vote, answers, refuses: Some(reason) };
         Impostor::serve(addr, certificate, liar).await
     }
 
@@ -107,7 +109,7 @@ async fn accept(
 
 struct Liar {
     identity: Identity,
-    boot: u64,
+    boots: Lineage,
     vote: pb::Vote,
     answers: Arc<AtomicU64>,
     refuses: Option<&'static str>,
@@ -134,14 +136,32 @@ impl Raft for Liar {
             return Err(Status::permission_denied(reason));
         }
         let Binding(binding) = request.extensions().get::<Binding>().unwrap();
-        let proof = prove(&self.identity, self.boot, request.get_ref().from, *binding);
+        let proof = prove(&self.identity, &self.boots, request.get_ref().from, *binding);
         Ok(Response::new(pb::Welcome {
             public_key: Bytes::copy_from_slice(&self.identity.public_key),
-            boot: self.boot,
+            boot: Some(signed(&self.identity, &self.boots)),
             empty: false,
             last_log_index: LAST_LOG_INDEX,
             proof,
+            promise: Some(promise()),
+            draws: last_draw(&self.boots),
+            admitted: true,
+            ..Default::default()
         }))
+    }
+
+    async fn refuse(
+        &self,
+        _: Request<pb::Refused>,
+    ) -> Result<Response<pb::RefuseResponse>, Status> {
+        Err(Status::unimplemented("an impostor"))
+    }
+
+    async fn ping(
+        &self,
+        _: Request<pb::PingRequest>,
+    ) -> Result<Response<pb::PingResponse>, Status> {
+        Err(Status::unimplemented("an impostor"))
     }
 
     type AppendStream = Pin<Box<dyn Stream<Item = Result<pb::AppendResponse, Status>> + Send>>;

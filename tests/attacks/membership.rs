@@ -25,6 +25,7 @@ use super::relay::Relay;
 use crate::harness::{
     PATIENCE, certify, configure, eventually, indelible_at, leader, stdout, view,
 };
+use crate::thief::first_boot;
 
 /// A section of a node's configuration.
 fn election_timeouts(min_ms: u64, max_ms: u64) -> String {
@@ -113,11 +114,11 @@ async fn a9_a_removed_node_with_a_valid_certificate_is_refused() {
     for number in 0..24 {
         producer.append(event_of_size(number, 200_000)).await.unwrap();
     }
-    let boot = group.next_boot(1).await;
+    let boot = group.next_boot(1);
     group.cluster.node(1).unwrap().kill().unwrap();
     let (certificate, node1) = (group.certificates.node(1), group.identity(1));
     let line = group.line(&certificate, 3).await;
-    let mut session = line.handshake(&node1, boot, 3).await.unwrap();
+    let mut session = line.handshake(&node1, &boot, 3).await.unwrap();
     let vote = Some(pb::Vote { term: 0, node_id: 1, committed: true });
     let message = pb::AppendRequest { vote, ..Default::default() };
     // As long as it is a node, it is answered.
@@ -143,7 +144,7 @@ async fn a9_a_removed_node_with_a_valid_certificate_is_refused() {
     let ended = answers.message().await.unwrap_err();
     assert!([Code::Unauthenticated, Code::Unknown].contains(&ended.code()), "{ended:?}");
     let again = group.line(&certificate, 3).await;
-    let refused = again.handshake(&node1, boot, 3).await.map(drop).unwrap_err();
+    let refused = again.handshake(&node1, &boot, 3).await.map(drop).unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
     assert!(refused.message().contains("was removed from the group"), "{refused:?}");
     nothing_is_answered(&again.session(&node1), 1).await;
@@ -338,7 +339,8 @@ async fn s9_add_node_dials_before_it_records() {
         (certificates.node(5), group.invented(4)),
         (certificates.node(4), others_key),
     ] {
-        impostors.push(Impostor::start("127.0.0.1:0", &certificate, identity, 1 << 32, vote).await);
+        let boots = first_boot(&identity);
+        impostors.push(Impostor::start("127.0.0.1:0", &certificate, identity, boots, vote).await);
     }
     let nobody = format!("127.0.0.1:{}", free_ports(1).unwrap()[0]);
     for addr in impostors.iter().map(|impostor| impostor.addr.clone()).chain([nobody]) {

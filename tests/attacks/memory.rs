@@ -221,7 +221,7 @@ async fn a20_a_proven_node_pins_little_memory() {
     let stolen = if leads == 1 { 2 } else { 1 };
     let node = cluster.node(stolen).unwrap();
     node.kill().unwrap();
-    let (thief, identity) = (Thief::new(&node.data_dir, 1_000), identity_of(node));
+    let (thief, identity) = (Thief::new(&node.data_dir), identity_of(node));
     let victim = cluster.nodes.iter().find(|node| node.id == leads).unwrap();
 
     let stream = tcp_from(2, &victim.raft_addr).await.unwrap();

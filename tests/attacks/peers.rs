@@ -15,7 +15,7 @@ use super::impostor::Impostor;
 use super::stranger::Stranger;
 use super::wire::identity_of;
 use crate::harness::{PATIENCE, client, eventually, leader, nodes_with, view};
-use crate::thief::{Session, hello};
+use crate::thief::{Session, first_boot, hello, later, signed};
 
 /// The message of a refused handshake.
 fn refused<T>(handshake: Result<T, Status>) -> String {
@@ -82,11 +82,13 @@ async fn a1_a_stranger_gets_no_session() {
         let own_key = Identity { node_id: 9, ..group.invented(99) };
         let of_trail = pb::Hello {
             trail_id: other_trail.0.to_vec().into(),
-            ..hello(&own_key, 1 << 32, id, line.binding)
+            ..hello(&own_key, &first_boot(&own_key), id, line.binding)
         };
         assert!(refused(line.say(of_trail).await).contains("belongs to trail"));
-        let unproven =
-            pb::Hello { proof: Default::default(), ..hello(&own_key, 1 << 32, id, line.binding) };
+        let unproven = pb::Hello {
+            proof: Default::default(),
+            ..hello(&own_key, &first_boot(&own_key), id, line.binding)
+        };
         assert!(refused(line.say(unproven).await).contains("does not prove"));
         nothing_is_answered(&line.session(&own_key), 9).await;
     }
@@ -101,12 +103,11 @@ async fn a4_a_shown_key_locks_nobody_out() {
     let node2 = group.identity(2);
     for id in [1, 3] {
         let line = group.line(&certificate, id).await;
-        // Its key is in the membership for everybody to see; the boot is beyond all that it will
-        // have.
-        let boot = u64::from(u32::MAX) << 32;
-        let genuine = hello(&node2, boot, id, [0; 32]);
+        // Its key is in the membership for everybody to see.
+        let boot = first_boot(&node2);
+        let genuine = hello(&node2, &boot, id, [0; 32]);
         let others = Identity { secret_key: group.invented(99).secret_key, ..node2.clone() };
-        let by_another = hello(&others, boot, id, line.binding);
+        let by_another = hello(&others, &boot, id, line.binding);
         for hello in [
             pb::Hello { proof: Default::default(), ..genuine.clone() },
             pb::Hello { proof: vec![0; 64].into(), ..genuine.clone() },
@@ -115,7 +116,7 @@ async fn a4_a_shown_key_locks_nobody_out() {
             assert!(refused(line.say(hello).await).contains("does not prove"));
         }
         let own_key = Identity { node_id: 2, ..group.invented(99) };
-        let text = refused(line.handshake(&own_key, boot, id).await);
+        let text = refused(line.handshake(&own_key, &boot, id).await);
         assert!(text.contains("another key than the membership"), "{text}");
     }
     // A new start is a new handshake with both.
@@ -154,22 +155,22 @@ async fn a5_a_client_certificate_is_no_node() {
 async fn a6_node_2_cannot_be_node_3() {
     let mut group = Group::start().await;
     group.lead(1).await;
-    let (boot, boot3) = (group.next_boot(2).await, group.next_boot(3).await);
+    let (boot, boot3) = (group.next_boot(2), group.next_boot(3));
     group.cluster.node(2).unwrap().kill().unwrap();
     let (node2, node3) = (group.identity(2), group.identity(3));
     let certificate = group.certificates.node(2);
     let line = group.line(&certificate, 1).await;
     // Not even with node 3's key: the certificate is on another disk than the key, or should be.
-    let text = refused(line.handshake(&node3, boot3, 1).await);
+    let text = refused(line.handshake(&node3, &boot3, 1).await);
     assert!(text.contains("the certificate is of node/2"), "{text}");
     let mixed = Identity { node_id: 3, ..node2.clone() };
     let with_3 = group.line(&group.certificates.node(3), 1).await;
-    let text = refused(with_3.handshake(&mixed, boot3, 1).await);
+    let text = refused(with_3.handshake(&mixed, &boot3, 1).await);
     assert!(text.contains("another key than the membership"), "{text}");
 
     // As itself it is let in, and then says that it is node 3.
-    let session = line.handshake(&node2, boot, 1).await.unwrap();
-    let text = refused(line.handshake(&node3, boot3, 1).await);
+    let session = line.handshake(&node2, &boot, 1).await.unwrap();
+    let text = refused(line.handshake(&node3, &boot3, 1).await);
     assert!(text.contains("the certificate is of node/2"), "{text}");
     for (call, outcome) in every_call(&session, 3).await {
         if ["vote", "pre-vote", "append", "transfer"].contains(&call) {
@@ -187,11 +188,11 @@ async fn a6_node_2_cannot_be_node_3() {
 async fn a7_a_proof_is_not_replayed_on_another_connection() {
     let mut group = Group::start().await;
     group.lead(1).await;
-    let boot = group.next_boot(2).await;
+    let boot = group.next_boot(2);
     group.cluster.node(2).unwrap().kill().unwrap();
     let (certificate, node2) = (group.certificates.node(2), group.identity(2));
     let line = group.line(&certificate, 1).await;
-    let overheard = hello(&node2, boot, 1, line.binding);
+    let overheard = hello(&node2, &boot, 1, line.binding);
     line.say(overheard.clone()).await.unwrap();
 
     // Node 2's certificate is on a copy of its disk; its key is not.
@@ -204,7 +205,8 @@ async fn a7_a_proof_is_not_replayed_on_another_connection() {
     let to_3 = pb::Hello { to: 3, ..overheard.clone() };
     assert!(refused(third.say(to_3).await).contains("does not prove"));
     for changed in [
-        pb::Hello { boot: boot + (1 << 32), ..overheard.clone() },
+        pb::Hello { boot: Some(signed(&node2, &later(&boot))), ..overheard.clone() },
+        pb::Hello { promise: Some(pb::Vote::default()), ..overheard.clone() },
         pb::Hello { last_log_index: overheard.last_log_index + 1, ..overheard.clone() },
     ] {
         assert!(refused(line.say(changed).await).contains("does not prove"));
@@ -218,11 +220,11 @@ async fn a7_a_proof_is_not_replayed_on_another_connection() {
 async fn a8_a_session_is_bound_to_its_connection() {
     let mut group = Group::start().await;
     group.lead(1).await;
-    let boot = group.next_boot(2).await;
+    let boot = group.next_boot(2);
     group.cluster.node(2).unwrap().kill().unwrap();
     let (certificate, node2) = (group.certificates.node(2), group.identity(2));
     let line = group.line(&certificate, 1).await;
-    let session = line.handshake(&node2, boot, 1).await.unwrap();
+    let session = line.handshake(&node2, &boot, 1).await.unwrap();
     let answered = async || {
         for (call, outcome) in every_call(&session, 2).await {
             let code = outcome.err().map(|status| status.code());
@@ -240,8 +242,8 @@ async fn a8_a_session_is_bound_to_its_connection() {
     nothing_is_answered(&next.session(&node2), 2).await;
 
     // A connection is one boot's, too.
-    next.handshake(&node2, boot, 1).await.unwrap();
-    let text = refused(next.handshake(&node2, boot + (1 << 32), 1).await);
+    next.handshake(&node2, &boot, 1).await.unwrap();
+    let text = refused(next.handshake(&node2, &later(&boot), 1).await);
     assert!(text.contains("another boot's"), "{text}");
     nothing_is_answered(&next.session(&node2), 2).await;
     group.still_works().await;

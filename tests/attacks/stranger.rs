@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use indelible::net::dial::OneConnection;
 use indelible::storage::identity::Identity;
+use indelible_lineage::Lineage;
 use indelible_proto::raft as pb;
 use indelible_testkit::fail::within;
 use indelible_tls::exporter_of_client;
@@ -111,11 +112,11 @@ impl Line {
     pub async fn handshake(
         &self,
         identity: &Identity,
-        boot: u64,
+        boots: &Lineage,
         to: u64,
     ) -> Result<Session, Status> {
         let mut session = self.session(identity);
-        let hello = hello(identity, boot, to, self.binding);
+        let hello = hello(identity, boots, to, self.binding);
         session.raft.handshake(hello).await?;
         Ok(session)
     }

@@ -74,6 +74,7 @@ pub fn membership(
         raft_addr: format!("node{id}:7002"),
         http_addr: format!("node{id}:7003"),
         public_key: Bytes::copy_from_slice(&public_key(id)),
+        ..Default::default()
     };
     v1::Membership {
         trail_id: Bytes::copy_from_slice(&trail_id.0),

@@ -325,7 +325,7 @@ impl Opening<'_> {
         let peers = members.others(self.starting.identity.node_id);
         // Of all that are known: a membership that is mended may name others than `peers`.
         let boots: BTreeMap<u64, u64> =
-            hard.peers().map(|(id, admitted)| (id, admitted.boot.number)).collect();
+            hard.peers().map(|(id, peer)| (id, peer.signed.boot.number)).collect();
         let term = hard.vote.map_or(0, |vote| vote.term);
         let Members { voters, since: voters_since, .. } = members;
         let own = Own { term, committed, voters, voters_since, boots };

@@ -110,6 +110,19 @@ impl StandingProvider {
         NoteStanding { newest: self.noted(newest), signed: self.noted(signed), accepted }
     }
 
+    /// The entry that reached the largest tree that a node has cosigned, as far as this node has
+    /// applied it, and nobody has accepted that it was lost. Reads the disk.
+    pub fn cosigned_entry(&self, node_id: u64) -> Option<u64> {
+        let signed = self.shared.newest_signed_by(node_id)?;
+        let size = signed.checkpoint.size;
+        let is_applied = (1..=self.ledger.head().borrow().tree_size).contains(&size);
+        let is_void = signed.signed.get(&node_id)? <= &self.shared.accepted_unix_s();
+        if !is_applied || is_void {
+            return None;
+        }
+        self.ledger.entry_of(size - 1).ok().map(|(id, _)| id.index)
+    }
+
     fn noted(&self, note: Option<Arc<Published>>) -> NotedEntry {
         let Some(note) = note else { return NotedEntry::default() };
         let size = note.checkpoint.size;

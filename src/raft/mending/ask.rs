@@ -16,7 +16,8 @@ use tonic::Status;
 use super::standing::{Sealed, Standing};
 use crate::net::dial::{DialError, OneConnection, dial};
 use crate::net::{Credentials, Security};
-use crate::raft::link::{REMOVED_DETAILS, STREAM_WINDOW_BYTES};
+use crate::raft::link::STREAM_WINDOW_BYTES;
+use crate::raft::refusal::says_removed;
 use crate::raft::wire;
 
 /// How long a peer may take to accept a connection and to begin an answer.
@@ -50,9 +51,7 @@ impl From<Status> for AskError {
                 AskError::Unreachable(message)
             }
             Code::ResourceExhausted => AskError::Unreachable(message),
-            Code::PermissionDenied if status.details() == REMOVED_DETAILS => {
-                AskError::Removed(message)
-            }
+            Code::PermissionDenied if says_removed(&status) => AskError::Removed(message),
             _ => AskError::Refused(message),
         }
     }

@@ -14,13 +14,13 @@ use indelible_core::limits::{
 use indelible_proto::raft as pb;
 use indelible_proto::raft::mending_server::MendingServer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::read::{Part, whole_entries};
 use super::standing::{Digests, Sealed, Standing};
 use crate::net::Security;
-use crate::raft::link::REMOVED_DETAILS;
 use crate::raft::peers::Peers;
+use crate::raft::refusal::Refusal;
 use crate::raft::service::connection;
 use crate::raft::wire;
 use crate::storage::log::{Log, LogError};
@@ -148,11 +148,7 @@ impl Inner {
     fn check_present(&self, node_id: u64) -> Result<(), Status> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         match peers.as_ref().is_some_and(|peers| peers.is_removed(node_id)) {
-            true => {
-                let message = format!("node {node_id} was removed");
-                let details = Bytes::from_static(REMOVED_DETAILS);
-                Err(Status::with_details(Code::PermissionDenied, message, details))
-            }
+            true => Err(Refusal::Removed { node: node_id }.into()),
             false => Ok(()),
         }
     }

@@ -32,7 +32,7 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use indelible_core::{Chain, Entry, EntryId, TrailId};
-use indelible_lineage::{Admitted, Boot, Lineage};
+use indelible_lineage::{Boot, Lineage};
 use tokio::sync::watch;
 
 pub use error::LogError;
@@ -43,7 +43,7 @@ pub use read_part::{EntryHead, RawRecord};
 pub use scrub::ScrubError;
 
 use crate::storage::frame::Location;
-use crate::storage::hard_state::{HardState, StoredVote};
+use crate::storage::hard_state::{HardState, PeerBoot, StoredVote};
 use crate::storage::recovery::OpenError;
 use crate::storage::start::NewBoot;
 use chain::Op;
@@ -191,13 +191,13 @@ impl Log {
     }
 
     /// The newest boot of a peer that was admitted.
-    pub fn peer(&self, node_id: u64) -> Option<Admitted> {
+    pub fn peer(&self, node_id: u64) -> Option<PeerBoot> {
         self.shared.lock().hard_state.peer(node_id)
     }
 
     /// Makes the newest boot of a peer durable, after everything that was handed over before it.
-    pub fn save_peer(&self, node_id: u64, admitted: Admitted, done: Done) {
-        self.change_hard_state(Box::new(move |state| state.set_peer(node_id, admitted)), done);
+    pub fn save_peer(&self, node_id: u64, peer: PeerBoot, done: Done) {
+        self.change_hard_state(Box::new(move |state| state.set_peer(node_id, peer)), done);
     }
 
     fn change_hard_state(&self, change: Box<dyn FnOnce(&mut HardState) + Send>, done: Done) {

@@ -107,6 +107,7 @@ fn with_a_membership(three: &str) -> Vec<Entry> {
         http_addr: addr.into(),
         public_key: [id as u8; 32],
         trail_id: TRAIL,
+        boot: None,
     };
     let nodes = [1, 2, 3].map(|id| (id, peer(id, if id == 3 { three } else { "127.0.0.1:1" })));
     let voters = vec![BTreeSet::from([1, 2, 3])];

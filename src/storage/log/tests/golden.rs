@@ -67,9 +67,7 @@ impl goldenscript::Runner for Runner {
             "boot" => {
                 let node = args.lookup_parse("node")?.ok_or("node=")?;
                 let count = args.lookup_parse("count")?.ok_or("count=")?;
-                let boot = Boot { number: count, hash: [0; 32] };
-                let admitted = Admitted { boot, is_first_contact: false };
-                self.log().save_peer(node, admitted, self.done(format!("boot of {node}")));
+                self.log().save_peer(node, peer_boot(count), self.done(format!("boot of {node}")));
             }
             "truncate" => {
                 let after = args.lookup("after").ok_or("after=")?.value.clone();

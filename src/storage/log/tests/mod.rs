@@ -30,7 +30,7 @@ fn appends_are_read_back_after_reopening() {
     check(&log, &entries);
     let vote = StoredVote { term: 3, node_id: 2, committed: true };
     wait(|done| log.save_vote(vote, done)).unwrap();
-    let admitted = Admitted { boot: Boot { number: 17, hash: [5; 32] }, is_first_contact: true };
+    let admitted = peer_boot(17);
     wait(|done| log.save_peer(5, admitted, done)).unwrap();
     log.set_applied(200);
     log.set_committed(150);

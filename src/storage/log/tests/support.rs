@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bytes::Bytes;
 pub(super) use indelible_core::{Entry, EntryId, EntryKind, TrailId, chain};
-pub(super) use indelible_lineage::{Admitted, Boot, Draw};
+pub(super) use indelible_lineage::{Boot, Draw};
 
 pub(super) use crate::disk::{Dir, Recorder};
-pub(super) use crate::storage::hard_state::StoredVote;
+pub(super) use crate::storage::hard_state::{PeerBoot, SignedBoot, StoredVote};
 pub(super) use crate::storage::log::io::Control;
 pub(super) use crate::storage::log::{Done, Log, LogError, LogOptions, SyncPolicy};
 pub(super) use crate::storage::recovery::OpenError;
@@ -45,6 +45,12 @@ pub(super) fn entry(index: u64, term: u64, size: usize) -> Entry {
     let id = EntryId { index, term, leader: term % 3 + 1 };
     let head = bytes.slice(..size / 4);
     Entry { id, kind: EntryKind::Batch, head, body: bytes.slice(size / 4..) }
+}
+
+/// What is remembered of a peer that has started so often.
+pub(super) fn peer_boot(number: u64) -> PeerBoot {
+    let signed = SignedBoot { boot: Boot { number, hash: [5; 32] }, signature: [7; 64] };
+    PeerBoot { signed, is_first_contact: true }
 }
 
 /// Starts an operation and waits for its callback.
