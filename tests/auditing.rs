@@ -184,8 +184,8 @@ async fn an_auditor_goes_on_where_it_was_and_sees_what_was_rolled_back() {
     .await;
     let size = checked["tree_size"].as_u64().unwrap();
 
-    // Copies of all disks, taken while all nodes are stopped: nodes refuse peers whose boot counters
-    // are lower than ones that they have seen, so that copies of different times do not go together.
+    // Copies of all disks, taken while all nodes are stopped: a node stops if a peer has seen a later
+    // boot of it, so that copies of different times do not go together.
     for node in &mut cluster.nodes {
         assert!(node.stop().unwrap().success());
     }

@@ -24,6 +24,7 @@ mod mending;
 mod provable;
 mod publication;
 mod reads;
+mod restarts;
 mod tamper;
 mod thief;
 mod tidy;

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_acknowledged_later_is_not_asked_of_what_was_said_before() {
+    fn f3_what_is_acknowledged_later_is_not_asked_of_what_was_said_before() {
         let mut acknowledged = Acknowledged::default();
         let began = Instant::now();
         let at = |seconds: u64| began + Duration::from_secs(seconds);

@@ -119,7 +119,8 @@ impl Peers {
         Ok(Answer::Admitted)
     }
 
-    fn judge(&self, node: u64, shown: &Shown) -> Result<Admission, Refusal> {
+    /// Decides by what is remembered. An error if the boot is not admitted.
+    pub(super) fn judge(&self, node: u64, shown: &Shown) -> Result<Admission, Refusal> {
         let (in_membership, remembered) = (self.boot_in_membership(node), self.log.peer(node));
         let draws = (!shown.draws.is_empty()).then_some(&shown.draws[..]);
         let first = in_membership.map(|signed| signed.boot);

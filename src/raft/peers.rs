@@ -15,7 +15,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use indelible_core::TrailId;
 use indelible_core::limits::MEMBERS_MAX;
-use indelible_lineage::Boot;
+use indelible_lineage::{Admission, Boot};
 use indelible_proto::raft as pb;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -239,8 +239,8 @@ impl Peers {
         })
     }
 
-    /// Checks a peer that was called at `dialed`, from its answer. Some: it must be called again, on
-    /// the same connection, and show its draws after this boot.
+    /// Checks a peer that was called at `dialed`, from its answer. Some: it must be called again,
+    /// on the same connection, and show its draws after this boot.
     pub(super) async fn check_welcome(
         &self,
         node: u64,
@@ -438,6 +438,10 @@ impl Peers {
         }
         if let Some(peer) = security.peer() {
             self.lock().certificate_ends.insert(node, peer.not_after);
+        }
+        // First of all, as this is what a refused node can be shown.
+        if let Admission::Needs { after } = self.judge(node, shown)? {
+            return Ok(Answer::Needs(after));
         }
         let (acknowledged, promised) = {
             let state = self.lock();

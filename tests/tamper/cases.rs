@@ -269,8 +269,7 @@ fn states() -> Vec<Case> {
         ),
         case(
             "`lineage`",
-            // As after a crash in the middle of that start: `hard_state` has all that was in it.
-            "both copies deleted, after the first start",
+            "both copies deleted, of a node that has started once",
             |dir, _| {
                 remove(&dir.join("lineage"));
                 remove(&dir.join("lineage.copy"));

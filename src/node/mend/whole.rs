@@ -415,7 +415,9 @@ impl Opening<'_> {
         };
         let dir = self.dir.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            Storage::open_locked(&dir, &options, closed.unlock())
+            let storage = Storage::open_locked(&dir, &options, closed.unlock())?;
+            check_keys(&storage)?;
+            Ok(storage)
         });
         match opened.await.map_err(|error| StartError::Raft(error.to_string()))? {
             Ok(storage) => Ok(Opened::Whole(Box::new(storage))),
@@ -518,6 +520,27 @@ impl Opening<'_> {
         self.starting.mending.set_note(Arc::new(move |_, answer: &mut StandingResponse| {
             answer.note = note.as_deref().unwrap_or_default().to_owned();
         }));
+    }
+}
+
+/// Reads what a start needs of sealed segments, which it does not scan: the newest keys of the
+/// trail. Closes everything if the entry that has them is damaged, so that it can be mended.
+fn check_keys(storage: &Storage) -> Result<(), StorageError> {
+    let Storage { ledger, log, .. } = storage;
+    let read = || -> Result<(), LedgerError> {
+        match ledger.key_records(ledger.head().borrow().tree_size)?.pop() {
+            Some(leaf) => ledger.record(leaf).map(drop),
+            None => Ok(()),
+        }
+    };
+    match read() {
+        Err(LedgerError::Log(error)) if matches!(*error, LogError::Corrupt { .. }) => {
+            ledger.close();
+            log.close();
+            Err(LedgerError::Log(error).into())
+        }
+        // Damaged tree files are mended later.
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
