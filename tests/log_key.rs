@@ -138,3 +138,45 @@ async fn a_transfer_to_anybody_goes_to_a_voter_with_the_log_key() {
     let role = eventually("a view", || view(&addr)).await.role();
     assert_eq!(role, v1::Role::Follower);
 }
+
+/// The checkpoint by which auditors follow the voters, between the two steps of a change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_voters_waits_for_a_checkpoint_of_both_majorities() {
+    let mut cluster = nodes_with(3, Some(128 * 1024), CALM);
+    client(&cluster).await;
+    let leads_view = async |cluster: &LocalCluster| {
+        let id = leader(cluster).await;
+        let addr = cluster.nodes.iter().find(|node| node.id == id).unwrap().client_addr.clone();
+        eventually("a view", || view(&addr)).await
+    };
+    add_keyless(&mut cluster).await;
+    let signed = leads_view(&cluster).await;
+    assert!(!signed.joint && signed.unsigned_change == 0, "{signed:?}");
+    // Nobody can sign: the change ends all the same, and everybody who looks is told.
+    for node in &mut cluster.nodes {
+        assert!(node.stop().unwrap().success());
+        let _ = std::fs::remove_file(node.data_dir.join("log_key"));
+    }
+    for node in &mut cluster.nodes {
+        node.start().unwrap();
+    }
+    client(&cluster).await;
+    let leads = leader(&cluster).await;
+    let gone = if leads == 2 { 3 } else { 2 };
+    let remove = operation(&["remove-node", &gone.to_string()]);
+    let removing = until_done(&cluster, &remove);
+    let seen = async {
+        let status = || async {
+            let output = indelible(&cluster, &["status"]).await;
+            let note = String::from_utf8_lossy(&output.stderr).into_owned();
+            note.contains("note: a change of voters is under way").then_some(())
+        };
+        eventually("the change waits", status).await;
+    };
+    tokio::join!(removing, seen);
+    let unsigned = leads_view(&cluster).await;
+    assert!(!unsigned.joint && unsigned.unsigned_change > 0, "{unsigned:?}");
+    let output = indelible(&cluster, &["status"]).await;
+    let warning = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(warning.contains("without a checkpoint of both majorities"), "{warning}");
+}

@@ -36,6 +36,7 @@ pub(super) async fn run(global: &Global, _args: Args) -> anyhow::Result<ExitCode
         eprintln!("error: the nodes disagree: tree size {tree_size} has the roots {roots}");
         eprintln!("hint: stop writing, keep every data directory, and run `indelible check`");
     }
+    warn_of_change(&nodes);
     let keyless = without_log_key(&nodes);
     if !keyless.is_empty() {
         eprintln!(
@@ -176,6 +177,8 @@ impl Status {
                     "checkpoint_clocks": view.checkpoint_clocks,
                     "mended": view.mended,
                     "log_key": !view.log_key.is_empty(),
+                    "changing": view.joint,
+                    "unsigned_change": (view.unsigned_change != 0).then_some(view.unsigned_change),
                     "boot_count": view.boot_count,
                     "version": view.version,
                 }),
@@ -244,6 +247,24 @@ impl Status {
     /// Entries that another node has applied and this one has not.
     fn lag(&self, view: &ClusterView) -> u64 {
         self.applied_max - view.applied_index
+    }
+}
+
+/// Says whether the voters are changing, and whether the last change was signed for.
+fn warn_of_change(nodes: &[NodeStatus]) {
+    let views = || nodes.iter().filter_map(|node| node.view.as_ref().ok());
+    if views().any(|view| view.role() == Role::Leader && view.joint) {
+        eprintln!(
+            "note: a change of voters is under way: it waits up to 10 s for a checkpoint that a majority of the old and of the \
+             new voters have signed"
+        );
+    }
+    for view in views().filter(|view| view.unsigned_change > 0) {
+        eprintln!(
+            "warning: node {} finished a change of voters without a checkpoint of both majorities at tree size {}\n\
+             hint: auditors may not be able to follow it: `indelible policy`, and hand them the new policy file",
+            view.node_id, view.unsigned_change
+        );
     }
 }
 

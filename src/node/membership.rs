@@ -16,12 +16,13 @@ use tokio::time::Instant;
 
 use super::config::check_address;
 use super::hand_over::{HandOver, check_voter};
+use super::joint::{Joint, StepError, VoterChange, is_joint};
 use super::leadership::{Leadership, forward_rejection};
 use super::operations::{Operations, Why};
 use super::progress::{
     Progress, caught_up, current_membership, refused, removed_meanwhile, stopping,
 };
-use crate::raft::TypeConfig;
+use super::publish::Publication;
 use crate::raft::link::LinkError;
 use crate::raft::network::Network;
 use crate::raft::types::{Membership, Peer, Raft};
@@ -52,29 +53,45 @@ pub struct MembershipChanges {
     ledger: Ledger,
     leadership: watch::Receiver<Leadership>,
     operations: Arc<Operations>,
+    joint: Joint,
     /// One change at a time.
     changing: Arc<Mutex<()>>,
 }
 
+/// What changing the group needs.
+pub struct Options {
+    /// Of the node.
+    pub hand_over: HandOver,
+    /// The node's openraft.
+    pub raft: Raft,
+    /// To nodes that are to be added.
+    pub network: Network,
+    /// The node's log.
+    pub log: Log,
+    /// The node's ledger.
+    pub ledger: Ledger,
+    /// Who leads.
+    pub leadership: watch::Receiver<Leadership>,
+    /// Where changes are recorded.
+    pub operations: Arc<Operations>,
+    /// Where the checkpoints of a change come from.
+    pub publication: Publication,
+}
+
 impl MembershipChanges {
     /// Nothing happens before a call.
-    pub fn new(
-        hand_over: HandOver,
-        raft: Raft,
-        network: Network,
-        log: Log,
-        ledger: Ledger,
-        leadership: watch::Receiver<Leadership>,
-        operations: Arc<Operations>,
-    ) -> Self {
+    pub fn new(options: Options) -> Self {
+        let Options { hand_over, raft, network, log, ledger, leadership, operations, publication } =
+            options;
         MembershipChanges {
             hand_over,
-            raft,
             network,
             log,
-            ledger,
             leadership,
             operations,
+            joint: Joint::new(raft.clone(), ledger.clone(), publication),
+            raft,
+            ledger,
             changing: Arc::default(),
         }
     }
@@ -126,7 +143,7 @@ impl MembershipChanges {
         if current_membership(&self.raft).get_node(&id).is_none() {
             return Err(removed_meanwhile(id));
         }
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), one).await
+        self.change(Change::Voter(VoterChange::Add(id)), one).await
     }
 
     /// Takes a node out of the group; its id is never used again. Returns the voters that are left.
@@ -150,12 +167,11 @@ impl MembershipChanges {
             return Err(self.leave_to_next(why).await);
         }
         self.operations.record("remove-node", format!("node {id}"), &why).await?;
-        let ids = BTreeSet::from([id]);
-        if is_voter(&membership, id) {
-            self.change(ChangeMembers::RemoveVoters(ids), one).await
-        } else {
-            self.change(ChangeMembers::RemoveNodes(ids), one).await
-        }
+        let change = match is_voter(&membership, id) {
+            true => Change::Voter(VoterChange::Remove(id)),
+            false => Change::RemoveLearner(id),
+        };
+        self.change(change, one).await
     }
 
     /// A leader that is to be removed hands leadership over first; the next one removes it. Returns
@@ -217,8 +233,7 @@ impl MembershipChanges {
                 && is_joint(&current_membership(&self.raft))
             {
                 tracing::info!("finishing a membership change that was begun");
-                let finish = ChangeMembers::AddVoterIds(BTreeSet::new());
-                if let Err(error) = self.change(finish, one).await {
+                if let Err(error) = self.change(Change::Finish, one).await {
                     tracing::warn!(%error, "cannot finish the membership change yet");
                 }
             }
@@ -332,29 +347,36 @@ impl MembershipChanges {
         Ok(read.len() as u64 == count)
     }
 
-    /// Both steps of a change. openraft remembers the first in the log: a later leader finishes it.
-    ///
-    /// It goes on when the caller hangs up: a change that was begun is finished, with the guard
-    /// held.
-    async fn change(
-        &self,
-        members: ChangeMembers<u64, Peer>,
-        one: OwnedMutexGuard<()>,
-    ) -> Result<Vec<u64>, Rejected> {
-        let raft = self.raft.clone();
+    /// The tree size that no checkpoint of both majorities covers, if the last change of voters
+    /// ended so; 0 otherwise.
+    pub fn unsigned(&self) -> u64 {
+        self.joint.unsigned()
+    }
+
+    /// All steps of a change. It goes on when the caller hangs up: a change that was begun is
+    /// finished, with the guard held.
+    async fn change(&self, change: Change, one: OwnedMutexGuard<()>) -> Result<Vec<u64>, Rejected> {
+        let (raft, joint) = (self.raft.clone(), self.joint.clone());
         let change = tokio::spawn(async move {
-            let changed = raft.change_membership(members, false).await;
+            let changed = match change {
+                Change::Voter(change) => joint.change(change).await,
+                Change::RemoveLearner(id) => {
+                    let ids = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+                    raft.change_membership(ids, false).await.map(drop)
+                }
+                Change::Finish => joint.finish().await,
+            };
             drop(one);
             changed
         });
         match change.await {
-            Ok(Ok(_)) => Ok(voters(&current_membership(&self.raft))),
+            Ok(Ok(())) => Ok(voters(&current_membership(&self.raft))),
             Ok(Err(error)) => Err(self.failed(error)),
             Err(_) => Err(stopping()),
         }
     }
 
-    fn failed(&self, error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Rejected {
+    fn failed(&self, error: StepError) -> Rejected {
         let term = self.raft.server_metrics().borrow_watched().vote.leader_id.term;
         match error {
             RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
@@ -379,6 +401,10 @@ fn is_voter(membership: &Membership, id: u64) -> bool {
     membership.voter_ids().any(|voter| voter == id)
 }
 
-fn is_joint(membership: &Membership) -> bool {
-    membership.get_joint_config().len() > 1
+/// What is changed.
+enum Change {
+    Voter(VoterChange),
+    RemoveLearner(u64),
+    /// What was begun.
+    Finish,
 }

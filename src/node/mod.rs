@@ -21,6 +21,7 @@ pub mod duplicates;
 pub mod fatal;
 pub mod findings;
 pub mod hand_over;
+mod joint;
 pub mod leadership;
 pub mod membership;
 pub mod mend;

@@ -17,7 +17,7 @@ use super::fatal::{Fatal, Stop};
 use super::findings::{self, Findings};
 use super::hand_over::{self, HandOver};
 use super::leadership::{self, Leadership};
-use super::membership::MembershipChanges;
+use super::membership::{self, MembershipChanges};
 use super::mend::{self, Numbers, Starting, Suspect, Suspects, Whole};
 use super::operations::{NodeProducers, Operations, Why};
 use super::publish::{self, OpenOptions, Opened, Publication};
@@ -211,25 +211,6 @@ impl Node {
         );
         let operations =
             Arc::new(Operations::new(identity.node_id, &identity.public_key, batcher.clone()));
-        let hand_over = HandOver::new(hand_over::Options {
-            raft: raft.clone(),
-            network: network.clone(),
-            peers: peers.clone(),
-            leadership: leadership.clone(),
-            read_only: read_only.clone(),
-            clock: clock.clone(),
-            credentials: credentials.clone(),
-            has_log_key: opened.has_log_key(),
-        });
-        let membership_changes = Arc::new(MembershipChanges::new(
-            hand_over.clone(),
-            raft.clone(),
-            network.clone(),
-            log.clone(),
-            ledger.clone(),
-            leadership.clone(),
-            operations.clone(),
-        ));
         let parts = publish::Parts {
             network: network.clone(),
             known: known.clone(),
@@ -241,6 +222,26 @@ impl Node {
         };
         let (publication, handlers) = opened.start(parts, &mut tasks)?;
         let publication_service = PublicationService::new(peers.clone(), handlers);
+        let hand_over = HandOver::new(hand_over::Options {
+            raft: raft.clone(),
+            network: network.clone(),
+            peers: peers.clone(),
+            leadership: leadership.clone(),
+            read_only: read_only.clone(),
+            clock: clock.clone(),
+            credentials: credentials.clone(),
+            has_log_key: publication.log_key().is_some(),
+        });
+        let membership_changes = Arc::new(MembershipChanges::new(membership::Options {
+            hand_over: hand_over.clone(),
+            raft: raft.clone(),
+            network: network.clone(),
+            log: log.clone(),
+            ledger: ledger.clone(),
+            leadership: leadership.clone(),
+            operations: operations.clone(),
+            publication: publication.clone(),
+        }));
         tasks.spawn(findings::run(
             findings.clone(),
             findings::Options {
@@ -468,7 +469,9 @@ async fn open_publication(
     };
     let compared = tokio::select! {
         compared = opened.compare(config.all_rolled_back, ask) => compared,
-        why = departure::removed_by(identity.node_id, &removals, &voters) => Err(Fatal::Removed(why)),
+        why = departure::removed_by(identity.node_id, &removals, &voters) => {
+            Err(Fatal::Removed(why))
+        }
     };
     match compared {
         Ok(()) => Ok(opened),

@@ -43,6 +43,7 @@ impl Node {
             segment_bytes: self.identity.segment_bytes,
             version: env!("CARGO_PKG_VERSION").into(),
             mended: self.mend_numbers.mended.get(),
+            unsigned_change: self.membership_changes.unsigned(),
             joint: metrics.membership_config.membership().get_joint_config().len() > 1,
             checkpoint_size: checkpoint.as_ref().map_or(0, |newest| newest.checkpoint.size),
             checkpoint_unix_s: checkpoint.as_ref().map_or(0, |newest| newest.unix_s),

@@ -231,11 +231,6 @@ impl Opened {
         }
     }
 
-    /// Whether this node has the log key.
-    pub fn has_log_key(&self) -> bool {
-        self.log_key.is_some()
-    }
-
     /// Starts everything else. What is returned beside the handle: what the raft port answers, and
     /// tasks that end with the node.
     ///
