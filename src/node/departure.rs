@@ -52,6 +52,7 @@ pub async fn watch(options: Options) {
         if let Some(why) = is_removed(me, &known.borrow_and_update()) {
             return stop.stop(Fatal::Removed(why));
         }
+        peers.forget_removed();
         let voters = voters(&known.borrow().membership, &peers);
         if let Some(by) = peers.removals().majority_of(&voters) {
             return stop.stop(Fatal::Removed(message(me, &so_say(&by))));
@@ -111,4 +112,51 @@ fn message(node_id: u64, who: &str) -> String {
         "node {node_id} was removed from the group: {who}; hint: do not start it again. Node ids are never reused: to come \
          back it needs an empty data folder and a new id"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::raft::peers::Introduction;
+    use crate::raft::types::Peer;
+    use crate::storage::ledger::tests::trail::{NEVER, SEGMENT_BYTES, TRAIL, Trail};
+
+    /// Ids are never used again: what was known of each node that ever was would grow for ever.
+    #[test]
+    fn nothing_is_remembered_of_a_node_that_was_removed() {
+        let trail = Trail::new(NEVER);
+        let me = Introduction {
+            node_id: 1,
+            trail_id: TRAIL,
+            key: ed25519_dalek::SigningKey::from_bytes(&[1; 32]),
+            segment_bytes: SEGMENT_BYTES,
+            data_dir: std::env::temp_dir(),
+        };
+        let members = |ids: &[u64]| {
+            let nodes: BTreeMap<u64, Peer> = ids.iter().map(|id| (*id, Peer::default())).collect();
+            Membership::new(vec![ids.iter().copied().collect()], nodes).expect("voters are nodes")
+        };
+        let of = |ids: &[u64]| Known {
+            membership: members(ids),
+            applied: members(ids),
+            applied_id_max: 3,
+            node_id_max: 3,
+        };
+        let (change, known) = watch::channel(of(&[1, 2, 3]));
+        let peers = Peers::new(me, trail.log.clone(), Default::default(), known);
+        for node in [2, 3] {
+            peers.observe_report(node, false, true);
+            peers.set_refused_by(node, Some("a test".into()));
+        }
+        peers.forget_removed();
+        assert!(peers.report(2).is_some() && peers.report(3).is_some());
+        assert!(peers.refused().is_some());
+        change.send_replace(of(&[1, 3]));
+        peers.forget_removed();
+        assert!(peers.report(2).is_none() && peers.report(3).is_some());
+        // It was there, and is news again.
+        assert!(peers.set_refused_by(2, Some("a test".into())));
+    }
 }

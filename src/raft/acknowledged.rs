@@ -30,6 +30,11 @@ struct Grain<T> {
 }
 
 impl<T: Ord + Copy + Default> Acknowledged<T> {
+    /// Keeps these peers only.
+    pub(super) fn retain(&mut self, stays: impl Fn(&u64) -> bool) {
+        self.0.retain(|node, _| stays(node));
+    }
+
     /// A peer has acknowledged everything up to `index`.
     pub(super) fn note(&mut self, node: u64, index: T, now: Instant) {
         let peer = self.0.entry(node).or_default();

@@ -340,6 +340,21 @@ impl Peers {
         }
     }
 
+    /// Forgets what it knows of nodes that were removed: ids are never used again.
+    pub fn forget_removed(&self) {
+        let known = self.known.borrow();
+        let stays = |node: &u64| !known.is_removed(*node);
+        let mut state = self.lock();
+        state.clock_offsets.retain(|node, _| stays(node));
+        state.reports.retain(stays);
+        state.certificate_ends.retain(|node, _| stays(node));
+        state.refused_by.retain(|node, _| stays(node));
+        state.refusing.retain(|node, _| stays(node));
+        state.acknowledged.retain(stays);
+        state.cosigned.retain(stays);
+        state.promised.retain(stays);
+    }
+
     /// Who says that this node was removed from the group.
     pub fn removals(&self) -> &Removals {
         &self.removals

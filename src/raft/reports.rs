@@ -24,6 +24,10 @@ impl Reports {
         self.0.insert(node, Report { read_only, log_key, at: Instant::now() });
     }
 
+    pub(super) fn retain(&mut self, stays: impl Fn(&u64) -> bool) {
+        self.0.retain(|node, _| stays(node));
+    }
+
     pub(super) fn of(&self, node: u64) -> Option<Report> {
         self.0.get(&node).copied()
     }

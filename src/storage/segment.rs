@@ -148,7 +148,8 @@ pub struct Summary {
     pub chain_after: Chain,
     /// Last entry of every leader in it, in order.
     pub leaders: Vec<EntryId>,
-    /// The first frame that starts in each stretch after the first.
+    /// The first frame that starts in each stretch after the first. In memory for all segments: 8
+    /// bytes for 256 KiB of log, 32 MB for a terabyte.
     pub samples: Vec<Sample>,
 }
 

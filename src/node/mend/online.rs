@@ -87,11 +87,14 @@ pub fn start(
         passes: Some(scrub.passes()),
         hurry: scrub.hurry_handle(),
         waiting: BTreeMap::new(),
-        strangers: Vec::new(),
+        strangers: BTreeSet::new(),
     };
     tasks.spawn(mender.run(reported));
     Ok(scrub)
 }
+
+/// Findings about one member that has another history: it may make up a new one at each look.
+const STRANGER_FINDINGS_MAX: usize = 16;
 
 /// A place that waits to be mended.
 #[derive(Debug, Clone, Copy)]
@@ -106,8 +109,9 @@ struct Mender {
     passes: Option<watch::Receiver<u64>>,
     hurry: scrub::Hurry,
     waiting: BTreeMap<Suspect, Waiting>,
-    /// Divergences of others that have been reported.
-    strangers: Vec<(u64, u64)>,
+    /// Divergences of members that have been reported: the node, and the first entry of the
+    /// segment. At most [`STRANGER_FINDINGS_MAX`] of each.
+    strangers: BTreeSet<(u64, u64)>,
 }
 
 impl Mender {
@@ -227,17 +231,19 @@ impl Mender {
             self.options.stop.stop(Fatal::Diverged(message));
             return;
         }
+        self.strangers.retain(|(node, _)| known.get_node(node).is_some());
         let leads = matches!(&*self.options.leadership.borrow(), Leadership::Ready(_));
         for stranger in compared.strangers {
             for node in &stranger.nodes {
                 let key = (*node, stranger.theirs.first);
-                if self.strangers.contains(&key) {
+                let reported = self.strangers.range((*node, 0)..=(*node, u64::MAX)).count();
+                if self.strangers.contains(&key) || reported >= STRANGER_FINDINGS_MAX {
                     continue;
                 }
                 let message = format!("node {node}: {}", describe(&stranger));
                 tracing::error!(message, "a peer has another history");
                 if leads {
-                    self.strangers.push(key);
+                    self.strangers.insert(key);
                     let finding = divergence_finding(*node, &stranger, message);
                     self.options.findings.record(finding);
                 }

@@ -41,7 +41,9 @@ pub(crate) struct Producers {
     /// In order of first opening; a slot is a position in here.
     producers: Vec<Producer>,
     by_id: HashMap<ProducerId, u32>,
-    /// Every opening, the older ones of a producer too.
+    /// Every opening, the older ones of a producer too: a leaf names its producer by one. Grows
+    /// with openings for ever, by some 24 bytes each, which is less than a tenth of what each takes
+    /// as a record on the disk.
     by_opening: HashMap<LeafIndex, u32>,
     /// Slots of producers that changed since the last commit.
     touched: Vec<u32>,
