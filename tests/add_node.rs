@@ -1,6 +1,8 @@
 //! What a person sees who adds a node to a trail that takes a while to copy.
 
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use indelible::cli::generate::event_of_size;
 use indelible_core::ProducerId;
@@ -123,3 +125,78 @@ async fn add_node_says_how_far_it_is_and_an_interrupt_leaves_a_learner() {
     assert!(member(&group).await.unwrap().voter);
     group.still_works().await;
 }
+
+/// Bytes of events that the trail has before the node comes.
+const TRAIL_BYTES: u64 = 300 * 1000 * 1000;
+/// What gets to the new node in a second.
+const TO_NEW_NODE: usize = 5 * 1000 * 1000;
+
+/// A trail of full size, a new node that gets 5 MB of it a second, and an old voter that dies
+/// meanwhile. Appends of one caller go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "two minutes and 1.2 GB of disk: cargo test --test it -- --ignored add_node::full_size"]
+async fn full_size_a_slow_node_is_added_while_an_old_voter_dies() {
+    const EVENT_BYTES: usize = 200_000;
+    let mut group = Group::start_calm().await;
+    group.lead(1).await;
+    let producer = group.sdk.producer(ProducerId(rand::random()), "bulky").open().await.unwrap();
+    for number in 0..TRAIL_BYTES / EVENT_BYTES as u64 {
+        producer.append(event_of_size(number, EVENT_BYTES)).await.unwrap();
+    }
+    let target = configure(&mut group.cluster, 4).raft_addr.clone();
+    let relay = Relay::slow(target, TO_NEW_NODE).await;
+    let request = start_behind(&mut group, 4, &relay, CALM).await;
+
+    let caller = group.sdk.producer(ProducerId(rand::random()), "meanwhile").open().await.unwrap();
+    let appending = tokio::spawn(async move {
+        let (mut gaps, mut last) = (Vec::new(), Instant::now());
+        for number in 0.. {
+            caller.append(event_of_size(number, 200)).await.unwrap();
+            gaps.push(last.elapsed());
+            last = Instant::now();
+            if DONE.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        gaps.sort_unstable();
+        gaps
+    });
+    let key = hex::encode(&request.public_key);
+    let v1::AddNodeRequest { client_addr, raft_addr, http_addr, .. } = request;
+    let add = format!(
+        "indelible add-node --id 4 --client-addr {client_addr} --raft-addr {raft_addr} \
+         --http-addr {http_addr} --public-key {key} --reason 'it is slow'"
+    );
+    let began = Instant::now();
+    let mut adding = Running::start(&group, &words(&add));
+    adding.says("MiB/s").await;
+    group.cluster.node(3).unwrap().kill().unwrap();
+    let mut said = Vec::new();
+    while let Some(line) = adding.stderr.next_line().await.unwrap() {
+        eprintln!("{line}");
+        said.push(line);
+    }
+    let status = adding.process.wait().await.unwrap();
+    assert!(status.success(), "{said:#?}");
+    let took = began.elapsed();
+    DONE.store(true, Ordering::Relaxed);
+    let gaps = within(PATIENCE, "the last append", appending).await.unwrap();
+    let at = |share: f64| gaps[((gaps.len() - 1) as f64 * share) as usize];
+    eprintln!(
+        "{} appends in {took:.1?}; p50 {:.1?}, p99 {:.1?}, longest {:.1?}",
+        gaps.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+    let addr = group.client_addr(1);
+    let view = eventually("a view", || view(&addr)).await;
+    assert!(view.nodes.iter().any(|node| node.id == 4 && node.voter), "{view:?}");
+    // Long before the node was a voter nobody waited for it: the group of old voters did the work.
+    assert!(took.as_secs() >= TRAIL_BYTES / TO_NEW_NODE as u64 / 2, "the relay was slow: {took:?}");
+    group.cluster.node(3).unwrap().start().unwrap();
+    group.still_works().await;
+}
+
+/// That the node of the full-size test is a voter.
+static DONE: AtomicBool = AtomicBool::new(false);

@@ -2,6 +2,7 @@
 //! through.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
@@ -52,11 +53,15 @@ impl Relay {
 
     /// To `target`. So many bytes get there, of all connections together; then no more.
     pub async fn narrow(target: String, bytes: usize) -> Relay {
+        Relay::narrow_with(target, Arc::new(Semaphore::new(bytes))).await.0
+    }
+
+    async fn narrow_with(target: String, budget: Arc<Semaphore>) -> (Relay, Arc<Semaphore>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let (is_open, opened) = watch::channel(false);
-        let budget = Arc::new(Semaphore::new(bytes));
         let mut tasks = JoinSet::new();
+        let shared = budget.clone();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -85,7 +90,23 @@ impl Relay {
                 });
             }
         });
-        Relay { addr, is_open, _tasks: tasks }
+        (Relay { addr, is_open, _tasks: tasks }, shared)
+    }
+
+    /// To `target`. So many bytes a second get there, of all connections together.
+    pub async fn slow(target: String, bytes_per_s: usize) -> Relay {
+        const TICKS_PER_S: usize = 50;
+        let (mut relay, budget) = Relay::narrow_with(target, Arc::new(Semaphore::new(0))).await;
+        relay._tasks.spawn(async move {
+            let mut tick = tokio::time::interval(Duration::from_secs(1) / TICKS_PER_S as u32);
+            loop {
+                tick.tick().await;
+                // What was not used is not saved up for more than a second.
+                let free = bytes_per_s.saturating_sub(budget.available_permits());
+                budget.add_permits(free.min(bytes_per_s / TICKS_PER_S));
+            }
+        });
+        relay
     }
 
     /// Lets everything through from now on.
