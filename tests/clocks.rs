@@ -9,11 +9,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use indelible_client::{Client, Event, Level, Options, Producer, ProducerId};
 use indelible_core::Kind;
-use indelible_local::{LocalCluster, LocalOptions, Signal};
+use indelible_local::{LocalCluster, LocalNode, LocalOptions, Signal};
 use indelible_proto::v1;
 use indelible_testkit::fail::{environment, within};
 use prost::Message;
 
+use crate::attacks::wire::metric;
 use crate::harness::{
     BINARY, PATIENCE, Trail, client, eventually, indelible, leader, options, start, stdout,
     three_nodes, view,
@@ -155,6 +156,13 @@ async fn recorded<M: Message + Default>(
     records.map(|(leaf, event)| (M::decode(&event[..]).unwrap(), leaf.received)).collect()
 }
 
+/// What a node's probe says.
+async fn readyz(node: &LocalNode) -> serde_json::Value {
+    let addr = node.probe_addr.clone();
+    let answer = tokio::task::spawn_blocking(move || crate::http::get(&addr, "/readyz")).await;
+    serde_json::from_slice(&answer.unwrap().body).unwrap()
+}
+
 const TWO_HOURS_NS: u64 = 7_200_000_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -169,6 +177,12 @@ async fn all_clocks_two_hours_ahead_wait_for_an_operator_and_every_leader_follow
 
     (1..=3).for_each(|id| clocks.set(id, "+7200"));
     leader_says(&sdk, "appends are refused", |view| view.clock_hold == "step").await;
+    eventually("a node's probes say so", || async {
+        let node = &cluster.nodes[0];
+        let held = metric(node, "indelible_clock_hold").await == 1.0;
+        (held && readyz(node).await["clock"] == "step").then_some(())
+    })
+    .await;
     let status = indelible(&cluster, &["status"]).await;
     let error = String::from_utf8_lossy(&status.stderr).into_owned();
     assert!(!status.status.success() && error.contains("because of the clocks"), "{error}");
@@ -205,6 +219,12 @@ async fn all_clocks_two_hours_ahead_wait_for_an_operator_and_every_leader_follow
     (1..=3).for_each(|id| clocks.set(id, RIGHT));
     leader_says(&sdk, "stamps are ahead", |view| view.stamps_ahead_ms > 7_000_000).await;
     append(&producer, 5).await;
+    eventually("a node's probes say so", || async {
+        let node = &cluster.nodes[0];
+        let alarmed = metric(node, "indelible_stamps_ahead_seconds").await > 7_000.0;
+        (alarmed && readyz(node).await["stamps_ahead_ms"].as_u64()? > 7_000_000).then_some(())
+    })
+    .await;
     eventually("a finding", || async {
         let findings = recorded::<v1::Finding>(&cluster, &sdk, Kind::Finding).await;
         findings.iter().any(|(finding, _)| finding.place == "stamps ahead").then_some(())
