@@ -345,7 +345,6 @@ impl Peers {
         let known = self.known.borrow();
         let stays = |node: &u64| !known.is_removed(*node);
         let mut state = self.lock();
-        state.clock_offsets.retain(|node, _| stays(node));
         state.reports.retain(stays);
         state.certificate_ends.retain(|node, _| stays(node));
         state.refused_by.retain(|node, _| stays(node));
