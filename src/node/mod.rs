@@ -6,8 +6,8 @@
 //! append gets back; [`membership`] changes the group, [`hand_over`] moves leadership, and [`view`]
 //! describes both; [`publish`] is how checkpoints come about. [`mend`] makes a damaged log whole,
 //! at start and while the node runs; [`scrub`] looks for damage, [`findings`] takes what was found
-//! into the trail, [`fatal`] is what a node must not go on with, and [`departure`] finds out that it
-//! was removed.
+//! into the trail, [`fatal`] is what a node must not go on with, and [`departure`] finds out that
+//! it was removed.
 //!
 //! Invariant: nothing here decides whether an event is recorded. The batcher guesses, apply
 //! decides.
