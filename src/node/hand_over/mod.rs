@@ -1,7 +1,7 @@
 //! Handing leadership over: on command, before an orderly stop, and by itself when another voter
 //! would lead better.
 //!
-//! [`choice`] says who would lead better. A leader looks once a second; it hands over at most once
+//! `choice` says who would lead better. A leader looks once a second; it hands over at most once
 //! a minute, whatever the reasons are, so that leadership does not move around.
 
 mod choice;
