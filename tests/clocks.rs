@@ -361,3 +361,63 @@ async fn a_witness_that_agrees_lets_the_time_pass() {
     let ahead = receipt.leaf.received.checked_sub(unix_ns()).unwrap();
     assert!(ahead.abs_diff(TWO_HOURS_NS) < 60_000_000_000, "{ahead}");
 }
+
+/// One peer that remembers the time is enough: a restart beside a dead node is no start of all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_beside_a_dead_node_lets_no_step_pass() {
+    let mut cluster = three_nodes();
+    let clocks = Clocks::fake(&mut cluster);
+    let sdk = client(&cluster).await;
+    let producer = sdk.producer(ProducerId(*b"beside the dead."), "c").open().await.unwrap();
+    append(&producer, 5).await;
+    (1..=3).for_each(|id| clocks.set(id, "+7200"));
+    leader_says(&sdk, "appends are refused", |view| view.clock_hold == "step").await;
+    let leads = leader(&cluster).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leads).collect();
+    cluster.node(others[0]).unwrap().kill().unwrap();
+    let again = cluster.node(others[1]).unwrap();
+    again.kill().unwrap();
+    again.start().unwrap();
+    let addr = again.client_addr.clone();
+    eventually("the one that was started holds it back, too", || async {
+        (view(&addr).await?.clock_hold == "step").then_some(())
+    })
+    .await;
+    (1..=3).for_each(|id| clocks.set(id, RIGHT));
+    cluster.node(others[0]).unwrap().start().unwrap();
+    judge(&producer, "nothing was taken").await;
+}
+
+/// What the record of an accepted time would be stamped with, nothing else is: not if it cannot be
+/// recorded, either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_accepted_time_is_stamped_by_its_record_or_not_at_all() {
+    let mut cluster = three_nodes();
+    let clocks = Clocks::fake(&mut cluster);
+    let sdk = client(&cluster).await;
+    let producer = sdk.producer(ProducerId(*b"not without it!!"), "c").open().await.unwrap();
+    append(&producer, 5).await;
+    (1..=3).for_each(|id| clocks.set(id, "+7200"));
+    leader_says(&sdk, "appends are refused", |view| view.clock_hold == "step").await;
+    let leads = leader(&cluster).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leads).collect();
+    let send = |cluster: &mut LocalCluster, signal: Signal| {
+        others.iter().for_each(|id| cluster.node(*id).unwrap().signal(signal).unwrap());
+    };
+    send(&mut cluster, Signal::STOP);
+    let accept = ["--timeout", "3", "accept-clock", "--reason", "nobody answers"];
+    assert!(!indelible(&cluster, &accept).await.status.success());
+    (1..=3).for_each(|id| clocks.set(id, RIGHT));
+    send(&mut cluster, Signal::CONT);
+    append(&producer, 5).await;
+    let size = sdk.tree_head(Level::Linearizable).await.unwrap().tree_size;
+    let trail = Trail::read(&cluster.nodes[0].client_addr, size).await;
+    let first_ahead =
+        trail.records.iter().find(|(leaf, _)| leaf.received > unix_ns() + TWO_HOURS_NS / 2);
+    if let Some((leaf, event)) = first_ahead {
+        assert_eq!(leaf.kind, Kind::Operation);
+        let operation = v1::Operation::decode(&event[..]).unwrap();
+        assert_eq!(operation.action, "accept-clock");
+        assert_eq!(operation.accepted_unix_ns, leaf.received);
+    }
+}

@@ -21,9 +21,10 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  stopped in order, by SIGTERM or SIGINT
   1  it cannot go on: the message says why
-  3  entries are damaged here, and every peer has said that it lacks them too
-  4  its trail is not the one that the majority has, or its disk is an older copy
-  8  it was removed from the group: do not start it again";
+  7  its trail is not the one that the majority has, or its disk, or a file on it, is an older copy:
+     do not start it again
+  8  it was removed from the group: do not start it again
+  9  entries are damaged here, and every peer has said that it lacks them too";
 
 /// Runs a node until it gets SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]

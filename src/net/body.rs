@@ -55,26 +55,42 @@ pub struct LimitedBody<B> {
 #[derive(Default)]
 struct Arrived {
     bytes: u64,
-    /// Its first bytes: those of a gRPC message say how long it is.
+    /// Where the newest message begins: a body should have one, and may have more.
+    message: u64,
+    /// The first bytes of that message: they say how long it is.
     prefix: [u8; PREFIX_BYTES],
 }
 
 impl Arrived {
-    fn add(&mut self, data: &[u8]) {
-        let begun = usize::try_from(self.bytes).unwrap_or(usize::MAX);
-        if let Some(rest) = self.prefix.get_mut(begun..) {
-            let count = rest.len().min(data.len());
-            rest[..count].copy_from_slice(&data[..count]);
+    fn add(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            let begun = self.bytes - self.message;
+            let count = match usize::try_from(begun).ok().and_then(|at| self.prefix.get_mut(at..)) {
+                Some(rest) if !rest.is_empty() => {
+                    let count = rest.len().min(data.len());
+                    rest[..count].copy_from_slice(&data[..count]);
+                    count
+                }
+                _ => data.len().min(usize::try_from(self.end() - self.bytes).unwrap_or(usize::MAX)),
+            };
+            self.bytes += count as u64;
+            data = &data[count..];
+            if self.bytes - self.message >= PREFIX_BYTES as u64 && self.bytes == self.end() {
+                (self.message, self.prefix) = (self.bytes, [0; PREFIX_BYTES]);
+            }
         }
-        self.bytes += data.len() as u64;
+    }
+
+    /// Where the newest message ends, as far as is known.
+    fn end(&self) -> u64 {
+        let [_, length @ ..] = self.prefix;
+        self.message + PREFIX_BYTES as u64 + u64::from(u32::from_be_bytes(length))
     }
 
     /// What the body needs in memory: the decoder makes room for a message as soon as it knows its
     /// length, whether or not the rest of it ever comes.
     fn needs(&self) -> u64 {
-        let [_, length @ ..] = self.prefix;
-        let announced = PREFIX_BYTES as u64 + u64::from(u32::from_be_bytes(length));
-        self.bytes.max(announced)
+        self.bytes.max(self.end())
     }
 }
 

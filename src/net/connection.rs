@@ -49,6 +49,8 @@ impl Security {
 pub struct Proven {
     /// The node's id.
     pub node: u64,
+    /// The key of which it has shown possession.
+    pub key: [u8; 32],
     /// Which start of it: the hash of its boot.
     pub boot: [u8; 32],
 }

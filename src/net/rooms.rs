@@ -300,9 +300,9 @@ mod tests {
                 place.control.clone(),
                 Arc::new(tokio::sync::Semaphore::new(1)),
             );
-            assert!(connection.set_proven(Proven { node, boot: [1; 32] }));
+            assert!(connection.set_proven(Proven { node, key: [2; 32], boot: [1; 32] }));
             assert!(
-                !connection.set_proven(Proven { node: node + 1, boot: [1; 32] }),
+                !connection.set_proven(Proven { node: node + 1, key: [2; 32], boot: [1; 32] }),
                 "it is one node's"
             );
             place

@@ -251,7 +251,15 @@ async fn a_message_counts_as_long_as_it_says_to_be() {
     }
     let mut third = begun(&budget, 2 * MESSAGE, &parts);
     assert_eq!(next_part(&mut third).await, None, "the two hold all of the budget");
-    held.pop();
+    drop((held.pop(), third));
+    // The second message of a body counts as the first one does.
+    let mut two = begun(&budget, 2 * MESSAGE, &[&[0, 0, 0, 0, 1], &[7, 0], &[0, 0x0f, 0, 0]]);
+    assert!(next_part(&mut two).await.is_some());
+    assert!(next_part(&mut two).await.is_some());
+    assert!(next_part(&mut two).await.is_some());
+    let mut none = begun(&budget, 2 * MESSAGE, &parts);
+    assert_eq!(next_part(&mut none).await, None, "the second message holds the rest");
+    drop((two, none));
     // What says to be longer than it may be is counted as that, and left to its decoder.
     let mut huge = begun(&budget, MESSAGE, &[&[0, 0xff, 0xff, 0xff, 0xff]]);
     assert!(next_part(&mut huge).await.is_some());

@@ -17,7 +17,7 @@ use super::progress::current_membership;
 use crate::raft::network::Network;
 use crate::raft::peers::{Known, Peers};
 use crate::raft::removals::Removals;
-use crate::raft::types::{Membership, Raft};
+use crate::raft::types::Raft;
 
 /// Between two introductions of a node that hears from no leader, or has no vote: it would not
 /// dial anybody otherwise.
@@ -53,8 +53,8 @@ pub async fn watch(options: Options) {
             return stop.stop(Fatal::Removed(why));
         }
         peers.forget_removed();
-        let voters = voters(&known.borrow().membership, &peers);
-        if let Some(by) = peers.removals().majority_of(&voters) {
+        let voters = peers.voters();
+        if let Some(by) = peers.removals().majority_besides(me, &voters) {
             return stop.stop(Fatal::Removed(message(me, &so_say(&by))));
         }
         tokio::select! {
@@ -65,12 +65,6 @@ pub async fn watch(options: Options) {
             },
         }
     }
-}
-
-/// The voters that a node knows; those of the genesis as long as its log has none.
-fn voters(membership: &Membership, peers: &Peers) -> BTreeSet<u64> {
-    let voters: BTreeSet<u64> = membership.voter_ids().collect();
-    if voters.is_empty() { peers.genesis().keys().copied().collect() } else { voters }
 }
 
 /// Whether this node would not find out by an election or by its followers.
@@ -95,7 +89,7 @@ async fn introduce(raft: &Raft, network: &Network) {
 /// removed.
 pub async fn removed_by(node_id: u64, removals: &Removals, voters: &BTreeSet<u64>) -> String {
     loop {
-        if let Some(by) = removals.majority_of(voters) {
+        if let Some(by) = removals.majority_besides(node_id, voters) {
             return message(node_id, &so_say(&by));
         }
         removals.news().await;
@@ -120,7 +114,7 @@ mod tests {
 
     use super::*;
     use crate::raft::peers::Introduction;
-    use crate::raft::types::Peer;
+    use crate::raft::types::{Membership, Peer};
     use crate::storage::ledger::tests::trail::{NEVER, SEGMENT_BYTES, TRAIL, Trail};
 
     /// Ids are never used again: what was known of each node that ever was would grow for ever.

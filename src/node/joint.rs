@@ -77,6 +77,16 @@ impl Joint {
         self.finish().await
     }
 
+    /// Removes a node that has no vote. A change of voters that is under way is finished first:
+    /// openraft would end it with this, unsigned.
+    pub(super) async fn remove_learner(&self, id: u64) -> Result<(), StepError> {
+        if is_joint(&self.membership()) {
+            self.finish().await?;
+        }
+        let ids = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
+        self.raft.change_membership(ids, false).await.map(drop)
+    }
+
     /// The second step, once the first one is signed for.
     pub(super) async fn finish(&self) -> Result<(), StepError> {
         // The first step is applied: it was waited for, or this leader is ready.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use indelible_core::limits::MEMBERS_MAX;
 use indelible_proto::reason::{Reason, Rejected};
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
@@ -356,14 +355,11 @@ impl MembershipChanges {
     /// All steps of a change. It goes on when the caller hangs up: a change that was begun is
     /// finished, with the guard held.
     async fn change(&self, change: Change, one: OwnedMutexGuard<()>) -> Result<Vec<u64>, Rejected> {
-        let (raft, joint) = (self.raft.clone(), self.joint.clone());
+        let joint = self.joint.clone();
         let change = tokio::spawn(async move {
             let changed = match change {
                 Change::Voter(change) => joint.change(change).await,
-                Change::RemoveLearner(id) => {
-                    let ids = ChangeMembers::RemoveNodes(BTreeSet::from([id]));
-                    raft.change_membership(ids, false).await.map(drop)
-                }
+                Change::RemoveLearner(id) => joint.remove_learner(id).await,
                 Change::Finish => joint.finish().await,
             };
             drop(one);

@@ -97,10 +97,10 @@ impl Operations {
         accepted_unix_s: u64,
     ) -> Result<u64, Rejected> {
         let operation = v1::Operation { accepted_unix_s, ..self.operation(action, detail, why) };
-        self.write(Kind::Operation, operation.encode_to_vec().into()).await
+        self.write(Kind::Operation, operation.encode_to_vec().into(), 0).await
     }
 
-    /// As [`Self::record`], of an accepted time in Unix nanoseconds.
+    /// As [`Self::record`], of an accepted time in Unix nanoseconds, which is also its stamp.
     pub async fn record_clock(
         &self,
         action: &str,
@@ -109,7 +109,7 @@ impl Operations {
         accepted_unix_ns: u64,
     ) -> Result<u64, Rejected> {
         let operation = v1::Operation { accepted_unix_ns, ..self.operation(action, detail, why) };
-        self.write(Kind::Operation, operation.encode_to_vec().into()).await
+        self.write(Kind::Operation, operation.encode_to_vec().into(), accepted_unix_ns).await
     }
 
     fn operation(&self, action: &str, detail: String, why: &Why) -> v1::Operation {
@@ -125,10 +125,10 @@ impl Operations {
 
     /// Records a finding, encoded. Returns when it is in the trail.
     pub async fn record_finding(&self, finding: Bytes) -> Result<(), Rejected> {
-        self.write(Kind::Finding, finding).await.map(drop)
+        self.write(Kind::Finding, finding, 0).await.map(drop)
     }
 
-    async fn write(&self, kind: Kind, event: Bytes) -> Result<u64, Rejected> {
+    async fn write(&self, kind: Kind, event: Bytes, stamp_min: u64) -> Result<u64, Rejected> {
         let mut opened = self.opened.lock().await;
         let mut last = Rejected::new(Reason::Busy, "the operation could not be recorded");
         for _ in 0..TRIES {
@@ -137,7 +137,16 @@ impl Operations {
                 None => self.open().await?,
             };
             *opened = Some((epoch, seq));
-            match self.append(kind, epoch, seq, event.clone()).await {
+            let append = Append {
+                producer: self.producer,
+                epoch,
+                first_seq: seq,
+                kind,
+                retention_class: 0,
+                events: vec![event.clone()],
+                stamp_min,
+            };
+            match self.append(append).await {
                 Ok(index) => {
                     *opened = Some((epoch, seq + 1));
                     return Ok(index);
@@ -156,21 +165,7 @@ impl Operations {
         Err(last)
     }
 
-    async fn append(
-        &self,
-        kind: Kind,
-        epoch: u64,
-        seq: u64,
-        event: Bytes,
-    ) -> Result<u64, Rejected> {
-        let append = Append {
-            producer: self.producer,
-            epoch,
-            first_seq: seq,
-            kind,
-            retention_class: 0,
-            events: vec![event],
-        };
+    async fn append(&self, append: Append) -> Result<u64, Rejected> {
         let appended = self.batcher.append(append).await?;
         Ok(appended.runs.first().expect("one event gives one run").first_leaf)
     }

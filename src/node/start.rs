@@ -165,7 +165,9 @@ impl Node {
         };
         let peers = Arc::new(Peers::new(me, log.clone(), initial, known.clone()));
         // Nodes that were all rolled back lack what they have signed, and say so themselves.
-        if !config.all_rolled_back {
+        if config.all_rolled_back {
+            peers.set_rolled_back();
+        } else {
             let standing = opened.standing();
             peers.set_cosigned(Arc::new(move |node| standing.cosigned_entry(node)));
         }

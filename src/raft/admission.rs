@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::boots::{self, Shown};
 use super::peers::{Peers, Refusal};
+use super::removals::is_majority_besides;
 use super::types::Peer;
 use crate::storage::hard_state::{PeerBoot, SignedBoot};
 
@@ -26,6 +27,10 @@ pub(super) type Cosigned = Arc<dyn Fn(u64) -> Option<u64> + Send + Sync>;
 /// How long a node goes on while its peers say that another process of it runs: it may be the last
 /// moment of that one.
 const RUNS_ALREADY_MAX: Duration = Duration::from_secs(10);
+
+/// A peer that does not say it again within this time does not say it any more: it is called once a
+/// second.
+const RUNS_ALREADY_AGAIN: Duration = Duration::from_secs(4);
 
 /// Messages in which a peer may show its boots: a hundred thousand of them. What was shown is
 /// remembered, so that the next handshake goes on from there.
@@ -71,7 +76,11 @@ impl Peers {
     ) -> Result<(), Refusal> {
         let Some(cosigned) = self.cosigned.get().cloned() else { return Ok(()) };
         let found = tokio::task::spawn_blocking(move || cosigned(node)).await;
-        let Ok(Some(reached)) = found else { return Ok(()) };
+        let reached = match found {
+            Ok(Some(reached)) => reached,
+            Ok(None) => return Ok(()),
+            Err(error) => return Err(Refusal::Storage(error.to_string())),
+        };
         if last_log_index >= reached {
             return Ok(());
         }
@@ -139,6 +148,11 @@ impl Peers {
         }
     }
 
+    /// This disk was put back with those of all other nodes: it knows that it is older.
+    pub fn set_rolled_back(&self) {
+        self.lock().is_rolled_back = true;
+    }
+
     /// The founders with the boots in which they were admitted here; none if one was not yet.
     pub fn founders(&self) -> Option<BTreeMap<u64, Peer>> {
         let with_boot = |(id, peer): (&u64, &Peer)| {
@@ -173,7 +187,7 @@ impl Peers {
     pub(super) fn set_admitted(&self) {
         let mut state = self.lock();
         state.is_admitted = true;
-        state.runs_already = None;
+        state.runs_already.clear();
     }
 
     /// A peer has shown why it does not admit this node. A boot that it shows is signed by this
@@ -183,18 +197,23 @@ impl Peers {
             self.removals().heard(by);
         }
         if refused.runs_already {
-            self.told_to_run_already(by);
+            self.told_to_run_already(by, Instant::now());
             return;
         }
         let Some(shown) = refused.remembered.as_ref().and_then(boots::from_pb) else { return };
         if !self.own.is_own(&shown) {
-            tracing::warn!(by, "a peer shows a boot that this node's key has not signed");
+            let why = "it shows a boot that this node's key has not signed";
+            if self.is_refusal_news(by, why) {
+                tracing::warn!(by, "a peer refuses this node, but {why}");
+            }
             return;
         }
         let (own, is_admitted) = (self.own.lineage(), self.lock().is_admitted);
         match after_refusal(own, shown.boot, is_admitted) {
             AfterRefusal::GoOn => {}
             AfterRefusal::Alarm => self.alarm(by, &shown),
+            // There are boots that this disk does not know: so said whoever started it.
+            AfterRefusal::Stop if self.lock().is_rolled_back => {}
             AfterRefusal::Stop => self.stop(format!(
                 "node {by} remembers boot {} of this node, signed with its key, which is not one of the {} boots of this \
                  disk: it was wiped, or is an older copy; hint: node ids are never reused, keep the disk for the \
@@ -217,17 +236,32 @@ impl Peers {
         );
     }
 
-    fn told_to_run_already(&self, by: u64) {
-        let since = {
+    /// A peer says that it hears another process of this node. Nothing is signed, so a majority of
+    /// the other voters has to say it, again and again.
+    fn told_to_run_already(&self, by: u64, now: Instant) {
+        let voters = self.voters();
+        let said: Vec<u64> = {
             let mut state = self.lock();
-            if state.is_admitted {
+            if state.is_admitted || !voters.contains(&by) {
                 return;
             }
-            *state.runs_already.get_or_insert_with(Instant::now)
+            let (since, last) = state.runs_already.entry(by).or_insert((now, now));
+            if now - *last > RUNS_ALREADY_AGAIN {
+                *since = now;
+            }
+            *last = now;
+            let all = state.runs_already.iter();
+            let (is_long, is_new) = (
+                |since: Instant| now - since >= RUNS_ALREADY_MAX,
+                |last: Instant| now - last <= RUNS_ALREADY_AGAIN,
+            );
+            all.filter(|(_, (since, last))| is_long(*since) && is_new(*last))
+                .map(|(id, _)| *id)
+                .collect()
         };
-        if since.elapsed() >= RUNS_ALREADY_MAX {
+        if is_majority_besides(self.node_id(), &voters, &said) {
             self.stop(format!(
-                "node {by} says that another process of this node runs: this disk is a copy; hint: stop that process \
+                "nodes {said:?} say that another process of this node runs: this disk is a copy; hint: stop that process \
                  first, if this one is to run"
             ));
         }

@@ -171,6 +171,39 @@ async fn f3_only_what_was_known_when_a_handshake_began_is_held_against_a_node() 
     assert_eq!(judge.peers.check_cosigned(3, 0, Instant::now()).await, Ok(()));
 }
 
+/// Nothing of it is signed: whoever could say it once, or alone, could stop any node.
+#[tokio::test]
+async fn a_node_is_a_copy_only_if_most_of_the_others_say_so_again_and_again() {
+    let began = Instant::now();
+    let of_three = || {
+        let judge = Judge::new();
+        let nodes = BTreeMap::from([1, 2, 3].map(|id| (id, Peer::default())));
+        let membership = Membership::new(vec![[1, 2, 3].into()], nodes).unwrap();
+        judge.known.send_modify(|known| known.membership = membership);
+        judge
+    };
+    // Whether it stops after these have said so, so many seconds after the beginning.
+    let stops = |judge: &Judge, by: &[u64], seconds: &[u64]| {
+        for second in seconds {
+            for id in by {
+                let now = began + Duration::from_secs(*second);
+                judge.peers.told_to_run_already(*id, now);
+            }
+        }
+        judge.peers.refused_for_good.borrow().is_some()
+    };
+    let judge = of_three();
+    // Nobody, a node that is no voter, this node itself, and one of the two others.
+    assert!(!stops(&judge, &[0, 9, 1, 2], &[0, 3, 6, 9, 12, 15, 18]));
+    assert!(!stops(&judge, &[2, 3], &[20, 23, 26, 29]), "the third one not for long enough");
+    assert!(stops(&judge, &[2, 3], &[30]));
+    // After a pause it is news again, and who has admitted it knows better.
+    let judge = of_three();
+    assert!(!stops(&judge, &[2, 3], &[0, 3, 6, 20, 23, 26]));
+    judge.peers.set_admitted();
+    assert!(!stops(&judge, &[2, 3], &[29, 32, 35, 38, 41]));
+}
+
 #[tokio::test]
 async fn a_refused_node_believes_only_its_own_signature() {
     let shown = |boots: &OwnBoots| {

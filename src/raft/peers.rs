@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -35,6 +36,9 @@ use crate::storage::evidence;
 use crate::storage::hard_state::SignedBoot;
 use crate::storage::log::Log;
 use crate::storage::synced::Promise;
+
+/// Between two lines in the log about one peer.
+const NEWS_EVERY: Duration = Duration::from_secs(1);
 
 /// This node, as it introduces itself.
 #[derive(Clone)]
@@ -110,13 +114,15 @@ pub(super) struct State {
     /// Peers that refuse this node, and why: for /readyz.
     refused_by: BTreeMap<u64, String>,
     /// Callers that this node refuses, and why, as logged last.
-    refusals: BTreeMap<u64, String>,
+    refusals: BTreeMap<u64, (Instant, String)>,
     /// Peers that this node refuses, with the boot for which that was logged.
     refusing: BTreeMap<u64, Boot>,
     /// Whether a peer has admitted this very boot.
     pub(super) is_admitted: bool,
-    /// Since when peers have said that another process of this node runs.
-    pub(super) runs_already: Option<Instant>,
+    /// Who says that another process of this node runs: since when, and when last.
+    pub(super) runs_already: BTreeMap<u64, (Instant, Instant)>,
+    /// Whether all disks were put back together.
+    pub(super) is_rolled_back: bool,
     /// Whether the alarm about a copy of this node was raised.
     pub(super) is_alarmed: bool,
     /// The highest entry that each peer has cosigned, as far as it was compared with.
@@ -219,7 +225,8 @@ impl Peers {
         let answer =
             self.check_identity(&presented, &connection.security, connection.accepted).await?;
         let draws_after = answer.asks_after(&presented.shown);
-        let proven = Proven { node: hello.from, boot: boot.hash };
+        let key = hello.public_key[..].try_into().expect("the key was checked");
+        let proven = Proven { node: hello.from, key, boot: boot.hash };
         if draws_after.is_none() && !connection.set_proven(proven) {
             return Err(Refusal::Malformed("the connection is another node's, or another boot's"));
         }
@@ -270,11 +277,12 @@ impl Peers {
     }
 
     /// The node that has proved on this connection who it is, as long as it is not removed and no
-    /// newer boot of it was seen.
+    /// newer boot of it was seen. A stranger may have shown any key: when a membership has its id,
+    /// that must be the one.
     pub fn sender(&self, connection: &Connection) -> Option<u64> {
-        let Proven { node, boot } = connection.proven()?;
+        let Proven { node, key, boot } = connection.proven()?;
         let current = match self.expected_key(node) {
-            Expected::Key(_) => self.is_current(node, &boot),
+            Expected::Key(expected) => key == expected && self.is_current(node, &boot),
             Expected::Anything => true,
             Expected::Removed => false,
         };
@@ -284,9 +292,10 @@ impl Peers {
     /// Whether what was settled in a handshake with a node that was called still holds.
     pub(super) fn holds(&self, node: u64, welcome: &pb::Welcome) -> bool {
         match self.expected_key(node) {
-            Expected::Key(_) => {
+            Expected::Key(expected) => {
+                let is_key = welcome.public_key == expected[..];
                 let boot = welcome.boot.as_ref().and_then(|boot| boot.hash[..].try_into().ok());
-                boot.is_some_and(|boot| self.is_current(node, &boot))
+                is_key && boot.is_some_and(|boot| self.is_current(node, &boot))
             }
             Expected::Anything => true,
             Expected::Removed => false,
@@ -320,14 +329,20 @@ impl Peers {
         why.filter(|_| voters.is_empty() || !is_majority_left)
     }
 
-    /// Whether it is news that a peer is refused for this reason.
+    /// Whether it is news that a peer is refused for this reason, or does something else that it
+    /// should not. Once a second for each node at most, as it may choose what is wrong.
     pub fn is_refusal_news(&self, node: u64, why: &str) -> bool {
-        let mut state = self.lock();
+        let (mut state, now) = (self.lock(), Instant::now());
         // Ids are whatever strangers with a certificate say: as many as there are members.
         if state.refusals.len() >= MEMBERS_MAX && !state.refusals.contains_key(&node) {
             state.refusals.clear();
         }
-        state.refusals.insert(node, why.to_owned()).as_deref() != Some(why)
+        let known = state.refusals.get(&node);
+        let is_news = known.is_none_or(|(at, known)| known != why && now - *at >= NEWS_EVERY);
+        if is_news {
+            state.refusals.insert(node, (now, why.to_owned()));
+        }
+        is_news
     }
 
     /// Notes whether a peer refuses this node. True if that is news.
@@ -491,6 +506,12 @@ impl Peers {
     /// The boot with which the membership has a node.
     pub(super) fn boot_in_membership(&self, node: u64) -> Option<SignedBoot> {
         self.known.borrow().member(node)?.boot
+    }
+
+    /// The voters that this node knows; those of the genesis as long as its log has none.
+    pub fn voters(&self) -> BTreeSet<u64> {
+        let voters: BTreeSet<u64> = self.known.borrow().membership.voter_ids().collect();
+        if voters.is_empty() { self.genesis.keys().copied().collect() } else { voters }
     }
 
     /// Whether a node is in the group, as far as this node knows. One that is not may be the leader

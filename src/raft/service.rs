@@ -451,10 +451,10 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::Refused>,
     ) -> Result<Response<pb::RefuseResponse>, Status> {
-        let connection = connection(&request)?;
-        let name = connection.security.peer().and_then(|peer| peer.name.node_id());
-        // In clear text nobody is named. What is shown is signed by this node's own key.
-        self.peers.refused_with(name.unwrap_or_default(), request.get_ref());
+        // A boot that is shown is signed by this node's own key, but it may be of before a rollback:
+        // only nodes that have proved who they are have a say.
+        let by = self.peer(&request)?;
+        self.peers.refused_with(by, request.get_ref());
         Ok(Response::new(pb::RefuseResponse {}))
     }
 

@@ -148,13 +148,18 @@ impl Cluster for ClusterService {
         let index = self.node.publication.accept_rollback(why).await?;
         Ok(Response::new(v1::AcceptRollbackResponse { index }))
     }
+
     async fn accept_clock(
         &self,
         request: Request<v1::AcceptClockRequest>,
     ) -> Result<Response<v1::AcceptClockResponse>, Status> {
         let caller = Caller::of(&request);
         let why = edge::why(request.into_inner().reason, caller)?;
-        let (index, unix_ns) = self.node.accept_clock(why).await?;
+        // The node takes the time that it has recorded, whether or not the caller waits.
+        let node = self.node.clone();
+        let accepted = tokio::spawn(async move { node.accept_clock(why).await });
+        let (index, unix_ns) =
+            accepted.await.map_err(|error| Status::internal(error.to_string()))??;
         Ok(Response::new(v1::AcceptClockResponse { index, unix_ns }))
     }
 }

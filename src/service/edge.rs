@@ -53,6 +53,7 @@ pub fn append(request: v1::AppendRequest) -> Result<Append, Rejected> {
         kind,
         retention_class,
         events,
+        stamp_min: 0,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indelible_client::NodeStatus;
 use indelible_client::v1::Role;
@@ -51,6 +51,8 @@ impl Copied {
 /// The looks of the last seconds.
 #[derive(Debug, Default)]
 pub(super) struct Copying {
+    /// When the first look was.
+    began: Option<Instant>,
     /// When, since the first one, and what was seen.
     looks: VecDeque<(Duration, Copied)>,
     /// When it had more entries than at the look before.
@@ -69,14 +71,19 @@ impl Copying {
         }
     }
 
+    /// How long this has been looked at.
+    pub(super) fn since_begun(&mut self) -> Duration {
+        self.began.get_or_insert_with(Instant::now).elapsed()
+    }
+
     /// Whether the leader was seen to know the node.
     pub(super) fn is_begun(&self) -> bool {
         !self.looks.is_empty()
     }
 
-    /// For how long it has copied nothing, at the time of the last look.
-    pub(super) fn stands_still(&self) -> Duration {
-        self.looks.back().map_or(Duration::ZERO, |(at, _)| *at - self.moved)
+    /// For how long it has copied nothing, `at` this long after the first look.
+    pub(super) fn stands_still(&self, at: Duration) -> Duration {
+        at.saturating_sub(self.moved)
     }
 
     /// Bytes, or entries where bytes are not known, a second: copied, and come nearer to the
@@ -158,11 +165,12 @@ mod tests {
         copying.look(Duration::ZERO, copied(10, 300));
         copying.look(Duration::from_secs(1), copied(11, 310));
         assert!(copying.to_string().ends_with("it comes no nearer"), "{copying}");
-        assert_eq!(copying.stands_still(), Duration::ZERO);
+        assert_eq!(copying.stands_still(Duration::from_secs(1)), Duration::ZERO);
         for second in 2..40 {
             copying.look(Duration::from_secs(second), copied(11, 310));
         }
-        assert_eq!(copying.stands_still(), Duration::from_secs(38));
+        // Also while nobody answers.
+        assert_eq!(copying.stands_still(Duration::from_secs(50)), Duration::from_secs(49));
         assert!(copying.looks.len() <= 12, "{}", copying.looks.len());
     }
 

@@ -5,7 +5,7 @@ mod copying;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -138,8 +138,9 @@ async fn add(
         // A leader that has refused it has a reason that does not pass.
         let may_pass = matches!(error, CallError::Unknown { .. } | CallError::TimedOut { .. });
         let is_member = {
-            let copying = lock(copying);
-            copying.is_begun() && copying.stands_still() < patience
+            let mut copying = lock(copying);
+            let now = copying.since_begun();
+            copying.is_begun() && copying.stands_still(now) < patience
         };
         if !may_pass || !is_member {
             return Err(error);
@@ -150,12 +151,11 @@ async fn add(
 
 /// Tells how far the node is, once a second, until it is dropped.
 async fn tell(client: &Client, id: u64, copying: &Mutex<Copying>) {
-    let mut began: Option<Instant> = None;
     loop {
         tokio::time::sleep(TELL_EVERY).await;
         let Some(copied) = Copied::of(id, &client.status().await) else { continue };
-        let at = began.get_or_insert_with(Instant::now).elapsed();
         let mut copying = lock(copying);
+        let at = copying.since_begun();
         copying.look(at, copied);
         let text = format!("node {id} copies the log: {copying}");
         match std::io::stderr().is_terminal() {

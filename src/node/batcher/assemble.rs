@@ -65,6 +65,23 @@ impl Draft {
         Draft { builder: BatchBuilder::default(), parts, producers, received }
     }
 
+    /// The stamp of everything in it.
+    pub(super) fn stamp(&self) -> u64 {
+        self.received
+    }
+
+    /// Raises the stamp if it is below `min`. False if there is something in it that has the lower
+    /// one.
+    pub(super) fn stamp_from(&mut self, min: u64) -> bool {
+        if self.received >= min {
+            return true;
+        }
+        if self.is_empty() {
+            self.received = min;
+        }
+        self.is_empty()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }

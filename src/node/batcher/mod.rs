@@ -45,6 +45,9 @@ pub struct Append {
     pub retention_class: u16,
     /// Encoded events, at least one.
     pub events: Vec<Bytes>,
+    /// The entry that has them is stamped with this or later, in Unix nanoseconds: a time that an
+    /// operator accepts is stamped by nothing but the record of it, and by what comes after.
+    pub stamp_min: u64,
 }
 
 impl Append {

@@ -133,6 +133,9 @@ impl Run {
         if self.leader != Some(leader) {
             self.speculation.stall_all();
             self.leader = Some(leader);
+            // What was given out before is in the log, or never will be.
+            self.last_stamp = 0;
+            self.asking_since = None;
         }
         while self.in_flight < PROPOSALS_IN_FLIGHT_MAX && !self.queue.is_empty() {
             let Some(stamp) = self.stamp() else { return };
@@ -141,7 +144,7 @@ impl Run {
             if draft.is_empty() {
                 return;
             }
-            self.last_stamp = stamp;
+            self.last_stamp = draft.stamp();
             self.propose(draft, leader).await;
         }
     }
@@ -165,7 +168,8 @@ impl Run {
         match self.speculation.judge(&append, &self.ledger) {
             Verdict::Propose { opened, skip } => {
                 let bytes = append.events.iter().skip(skip).map(|event| event.len()).sum();
-                if !draft.fits(append.events.len() - skip, bytes) {
+                let fits = draft.fits(append.events.len() - skip, bytes);
+                if !fits || !draft.stamp_from(append.stamp_min) {
                     assert!(!draft.is_empty(), "limits: a request fits an empty entry");
                     return Some(Request::Append { append, reply, permit });
                 }

@@ -25,20 +25,15 @@ impl Clock {
             return Err(now.rejection());
         }
         let (agreed_ns, step) = self.held()?;
-        self.lock().accepting = Some(agreed_ns);
         let detail = format!(
             "the clocks of a majority are {} ms ahead of the time that was agreed on before",
             step / 1_000_000
         );
-        // Crash before: nothing is accepted. After: the record's own stamp is not below the new
-        // time, so every later leader counts from there.
-        let recorded = operations.record_clock(ACTION, detail, why, agreed_ns).await;
-        let mut state = self.lock();
-        state.accepting = None;
-        let index = recorded?;
+        // Crash before: nothing is accepted. After: the record's own stamp is the new time, so
+        // every later leader counts from there.
+        let index = operations.record_clock(ACTION, detail, why, agreed_ns).await?;
         let boot_ns = Reading::now().boot_ns;
-        state.reference = Some(Reference { agreed_ns, boot_ns });
-        drop(state);
+        self.lock().reference = Some(Reference { agreed_ns, boot_ns });
         self.bump();
         Ok((index, agreed_ns))
     }

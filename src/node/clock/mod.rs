@@ -55,11 +55,9 @@ struct State {
     vain: Option<Reading>,
     /// Since when stamps have been ahead of agreed time.
     ahead_since: Option<Reading>,
-    /// What an operator is about to accept: the record of it is stamped so.
-    accepting: Option<u64>,
     /// Why clients are refused, as logged last.
     logged: Option<&'static str>,
-    /// A step that was taken because no majority knew a reference, until it is recorded.
+    /// A step that was taken because nobody knew a reference, until it is recorded.
     cold_step: Option<u64>,
     /// Whether this leader has recorded that stamps are ahead.
     ahead_told: bool,
@@ -112,7 +110,7 @@ impl Clock {
         let now = Reading::now();
         let state = self.lock();
         let reference = state.reference.map(|reference| reference.at(&now));
-        let stamp = self.last(given_out).max(reference.max(state.accepting).unwrap_or(0));
+        let stamp = self.last(given_out).max(reference.unwrap_or(0));
         (stamp > 0).then_some(stamp)
     }
 
@@ -215,8 +213,12 @@ impl Clock {
             let sample = state.samples.get(&id).filter(|sample| sample.is_fresh(now))?;
             sample.reference.map(|reference| reference.at(now))
         };
-        let reference = own.or_else(|| majority(&self.voter_sets(), of_peer));
-        let peers = state.samples.keys().filter_map(|id| of_peer(*id)).max();
+        let peers = || state.samples.keys().filter_map(|id| of_peer(*id));
+        // One peer that remembers the time is enough to hold a step back, and the latest one counts:
+        // so a lie lets a step pass, as a cold start does, and holds nothing back.
+        let latest = peers().filter(|peer| *peer <= agreed_ns).max();
+        let reference = own.or(latest).or_else(|| majority(&self.voter_sets(), of_peer));
+        let peers = peers().max();
         let known = match reference {
             Some(_) => last,
             None => last.max(peers.unwrap_or(0)),
@@ -226,7 +228,7 @@ impl Clock {
             Judgement::TakeStep(step) => {
                 tracing::warn!(
                     step_ms = step / 1_000_000,
-                    "no majority remembers the time: what the clocks say now is taken"
+                    "nobody remembers the time: what the clocks say now is taken"
                 );
                 state.cold_step = Some(step);
                 agreed_ns
@@ -305,7 +307,7 @@ impl std::fmt::Display for Hold {
         match self {
             Hold::NoMajority => write!(
                 f,
-                "CLOCK: no majority of the nodes has said its time in 10 s, so nothing can be stamped; hint: try again"
+                "CLOCK: no majority of the nodes' clocks was measured in the last 10 s, so nothing can be stamped; hint: try again"
             ),
             Hold::Step(step) => write!(
                 f,

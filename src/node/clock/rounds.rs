@@ -124,7 +124,7 @@ impl Clock {
         drop(state);
         if let Some(ms) = cold_step.map(|step| step / 1_000_000) {
             let detail = format!(
-                "no majority of the nodes remembered the time when they were started: what their clocks say is taken, \
+                "no node that answered remembered the time when they were started: what their clocks say is taken, \
                  {ms} ms after everything that was known"
             );
             self.find("cold start", detail, findings);
