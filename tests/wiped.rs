@@ -1,10 +1,11 @@
 //! A node that lost its disk, or got an older copy of it back, is refused under its old id.
 
 use std::path::Path;
+use std::time::Duration;
 
 use indelible_client::v1::Role;
 use indelible_client::{Level, ProducerId};
-use indelible_local::{LocalCluster, Signal};
+use indelible_local::{LocalCluster, LocalNode, Signal};
 
 use crate::harness::{
     Trail, client, copy_folder, ended, eventually, indelible_at, leader, note, stop_and_compare,
@@ -276,10 +277,52 @@ async fn f5_the_original_goes_on_when_a_peer_follows_its_copy() {
         node.log_text().contains("started from a copy of this node's disk").then_some(())
     })
     .await;
+    // Its acknowledgements do not count for that peer any more: the copy may give others.
+    let third = 6 - leads - copied;
+    cluster.node(third).unwrap().kill().unwrap();
+    let producer = sdk.producer(ProducerId(*b"one is too few ."), "c");
+    let opened = tokio::time::timeout(Duration::from_secs(3), producer.open()).await;
+    assert!(!matches!(opened, Ok(Ok(_))), "the leader and the original are no majority");
     drop(session);
+    cluster.node(third).unwrap().start().unwrap();
     some_events(&sdk, b"beside the copy+", 20).await;
     let node = cluster.node(copied).unwrap();
     assert!(node.is_running(), "{}", node.log_tail());
+}
+
+/// Backups that were taken of one node after the other: each has seen the others at another start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_were_all_put_back_start_together_however_they_were_copied() {
+    let mut cluster = three_nodes();
+    let sdk = client(&cluster).await;
+    some_events(&sdk, b"before backups--", 20).await;
+    let copy = |node: &LocalNode| node.data_dir.with_extension("backup");
+    for id in 1..=3 {
+        let node = cluster.node(id).unwrap();
+        assert!(node.stop().unwrap().success());
+        copy_folder(&node.data_dir, &copy(node));
+        node.start().unwrap();
+        let addr = node.client_addr.clone();
+        eventually("it follows", || async { view(&addr).await.filter(|view| view.leader_id != 0) })
+            .await;
+    }
+    for node in &mut cluster.nodes {
+        assert!(node.stop().unwrap().success());
+        std::fs::remove_dir_all(&node.data_dir).unwrap();
+        std::fs::rename(copy(node), &node.data_dir).unwrap();
+    }
+    for node in &mut cluster.nodes {
+        node.start_with(&["--all-rolled-back"]).unwrap();
+    }
+    for node in &cluster.nodes {
+        eventually("all know a leader", || async {
+            view(&node.client_addr).await.filter(|view| view.leader_id != 0)
+        })
+        .await;
+    }
+    for node in &mut cluster.nodes {
+        assert!(node.is_running(), "{}", node.log_text());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -151,6 +151,9 @@ impl Node {
             opened => opened?,
         };
         mend::raise_vote(&log).await?;
+        if config.all_rolled_back {
+            mend::forget_peers(&log).await?;
+        }
         let (suspects, reported) = Suspects::new();
         let met = suspects.clone();
         log.on_damage(Box::new(move |segment| met.report(Suspect::of(segment))));

@@ -199,9 +199,12 @@ impl PeerClient {
         F: Future<Output = Result<tonic::Response<R>, Status>>,
     {
         let open = self.control.open(timeout).await.map_err(unreachable)?;
-        let serial = open.serial();
+        let (serial, welcome) = (open.serial(), open.welcome().clone());
         match tokio::time::timeout(timeout, call(open)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Ok(answer)) => {
+                self.check_holds(&self.control, serial, &welcome)?;
+                Ok(answer.into_inner())
+            }
             Ok(Err(status)) => Err(unreachable(self.control.failed(serial, &status))),
             Err(_) => {
                 self.control.close(serial);
@@ -213,6 +216,23 @@ impl PeerClient {
 }
 
 impl PeerClient {
+    /// Whether the connection that an answer came on still is that of the node. A later boot of it
+    /// may have been admitted meanwhile: votes and acknowledgements of the earlier one count no
+    /// more, or two majorities could be made of two processes of one node.
+    fn check_holds(
+        &self,
+        link: &Link,
+        serial: u64,
+        welcome: &pb::Welcome,
+    ) -> Result<(), RPCError<TypeConfig>> {
+        if self.network.peers.holds(self.node, welcome) {
+            return Ok(());
+        }
+        link.close(serial);
+        let reason = "a later start of it was admitted, or it was removed".to_owned();
+        Err(unreachable(link.unreachable(reason)))
+    }
+
     /// An answer to a question for a vote, if its term makes sense.
     async fn vote_response(
         &self,
@@ -328,7 +348,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
         Box::pin(async move {
             let setup = option.soft_ttl();
             let open = self.link.open(setup).await.map_err(unreachable)?;
-            let serial = open.serial();
+            let (serial, welcome) = (open.serial(), open.welcome().clone());
             let window = Arc::new(Window::default());
             let requests = outgoing(input, self.network.log.clone(), window.clone());
             let (mut client, request) = open.request(requests);
@@ -341,7 +361,7 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
                     return Err(unreachable(self.link.unreachable(reason)));
                 }
             };
-            let answers = Answers { client: self, serial, answers, window, done: false };
+            let answers = Answers { client: self, serial, welcome, answers, window, done: false };
             Ok(Box::pin(futures_util::stream::unfold(answers, Answers::next)) as AnswerStream<'s>)
         })
     }
@@ -431,6 +451,8 @@ struct Answers<'s> {
     client: &'s PeerClient,
     /// Of the connection.
     serial: u64,
+    /// What the peer said of itself on it.
+    welcome: pb::Welcome,
     answers: tonic::Streaming<pb::AppendResponse>,
     window: Arc<Window>,
     done: bool,
@@ -479,6 +501,7 @@ impl<'s> Answers<'s> {
         answer: pb::AppendResponse,
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
         self.window.answered();
+        self.client.check_holds(&self.client.link, self.serial, &self.welcome)?;
         let (peers, node) = (&self.client.network.peers, self.client.node);
         peers.observe_report(node, answer.read_only, answer.log_key);
         if let Some(pb::append_response::Result::HigherVote(vote)) = &answer.result {

@@ -121,6 +121,11 @@ impl HardState {
         self.peers.push_back((node_id, peer));
     }
 
+    /// Forgets the boots of all peers.
+    pub fn forget_peers(&mut self) {
+        self.peers.clear();
+    }
+
     fn encode(&self) -> [u8; SIZE] {
         let mut out = [0; SIZE];
         if let Some(vote) = self.vote {

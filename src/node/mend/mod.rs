@@ -31,7 +31,7 @@ use crate::storage::identity::Identity;
 
 pub use numbers::{Count, Numbers};
 pub use online::compare_at_start;
-pub use whole::{Whole, open_whole, raise_vote};
+pub use whole::{Whole, forget_peers, open_whole, raise_vote};
 
 /// A node that has begun to start: who it is, and what it says to others until it runs.
 pub struct Starting {

@@ -24,7 +24,7 @@ use crate::raft::mending::{Source, Standing};
 use crate::storage::hard_state::{HARD_STATE_FILE, HardState, HardStateFile, StoredVote};
 use crate::storage::identity::Genesis;
 use crate::storage::ledger::{Ledger, LedgerError};
-use crate::storage::log::{Log, LogError, LogOptions, SyncPolicy};
+use crate::storage::log::{Done, Log, LogError, LogOptions, SyncPolicy};
 use crate::storage::mend::{ClosedLog, MendError, Mended, SegmentSource, Survey};
 use crate::storage::notes::Notes;
 use crate::storage::recovery::{OpenError, SEGMENTS_DIR};
@@ -88,17 +88,24 @@ pub async fn raise_vote(log: &Log) -> Result<(), StartError> {
         return Ok(());
     }
     let vote = StoredVote { term: last.term, node_id: last.leader, committed: true };
+    saved("save the vote", |done| log.save_vote(vote, done)).await
+}
+
+/// Forgets which boots of its peers a node has admitted: its disk was put back together with
+/// theirs, and each was copied at another moment. Completes when that is durable.
+pub async fn forget_peers(log: &Log) -> Result<(), StartError> {
+    saved("forget the boots of peers", |done| log.forget_peers(done)).await
+}
+
+async fn saved(what: &str, save: impl FnOnce(Done)) -> Result<(), StartError> {
     let (done, saved) = oneshot::channel();
-    log.save_vote(
-        vote,
-        Box::new(move |result| {
-            // The receiver waits below.
-            let _ = done.send(result);
-        }),
-    );
+    save(Box::new(move |result| {
+        // The receiver waits below.
+        let _ = done.send(result);
+    }));
     match saved.await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(StartError::Raft(format!("save the vote: {error}"))),
+        Ok(Err(error)) => Err(StartError::Raft(format!("{what}: {error}"))),
         Err(error) => Err(StartError::Raft(error.to_string())),
     }
 }

@@ -163,7 +163,8 @@ pub(super) struct Compared {
 }
 
 impl Comparison {
-    /// Asks until a majority of the voters, this node included, has been heard. `ask` gives what a
+    /// Asks until a majority of the voters, this node included, has been heard; all of them if this
+    /// node does not remember what it has signed. `ask` gives what a
     /// peer says; its log need not be open, as all may be starting: its notes are read before that.
     pub(super) async fn run<F>(&self, ask: impl Fn(u64, Peer) -> F) -> Result<Compared, Fatal>
     where
@@ -205,8 +206,13 @@ impl Comparison {
                     self.check_doubted(&doubted, &answer, &mut compared)?;
                 }
             }
-            // A node without a vote does neither vote nor sign.
-            if !votes || electorate.is_majority(|id| heard.contains(&id)) {
+            // A node without a vote does neither vote nor sign. One that has lost what says up to
+            // where it had signed needs all the others: it knows nothing that it could count.
+            let is_enough = match self.remembered {
+                Some(_) => electorate.is_majority(|id| heard.contains(&id)),
+                None => voters.iter().all(|(id, _)| heard.contains(id)),
+            };
+            if !votes || is_enough {
                 self.check_own(&mut compared).await?;
                 return Ok(compared);
             }
@@ -214,7 +220,8 @@ impl Comparison {
                 complained = Instant::now();
                 let missing: Vec<u64> =
                     voters.iter().map(|(id, _)| *id).filter(|id| !heard.contains(id)).collect();
-                tracing::info!(?missing, "waiting until a majority of the voters has been heard");
+                let who = if self.remembered.is_some() { "a majority" } else { "each" };
+                tracing::info!(?missing, "waiting until {who} of the voters has been heard");
             }
             tokio::time::sleep(ASK_AGAIN).await;
         }

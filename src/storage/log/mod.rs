@@ -200,6 +200,12 @@ impl Log {
         self.change_hard_state(Box::new(move |state| state.set_peer(node_id, peer)), done);
     }
 
+    /// Forgets the boots of all peers, durably: all disks were put back together, and each was
+    /// copied at another moment.
+    pub fn forget_peers(&self, done: Done) {
+        self.change_hard_state(Box::new(HardState::forget_peers), done);
+    }
+
     fn change_hard_state(&self, change: Box<dyn FnOnce(&mut HardState) + Send>, done: Done) {
         self.control(Control::HardState { change, done });
     }
