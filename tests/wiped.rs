@@ -306,6 +306,7 @@ async fn disks_that_were_all_put_back_start_together_however_they_were_copied() 
         eventually("it follows", || async { view(&addr).await.filter(|view| view.leader_id != 0) })
             .await;
     }
+    let before = view(&cluster.nodes[2].client_addr).await.unwrap().term;
     for node in &mut cluster.nodes {
         assert!(node.stop().unwrap().success());
         std::fs::remove_dir_all(&node.data_dir).unwrap();
@@ -315,8 +316,8 @@ async fn disks_that_were_all_put_back_start_together_however_they_were_copied() 
         node.start_with(&["--all-rolled-back"]).unwrap();
     }
     for node in &cluster.nodes {
-        eventually("all know a leader", || async {
-            view(&node.client_addr).await.filter(|view| view.leader_id != 0)
+        eventually("all hear from a new leader", || async {
+            view(&node.client_addr).await.filter(|view| view.leader_id != 0 && view.term > before)
         })
         .await;
     }

@@ -57,7 +57,8 @@ pub enum StartRefusal {
     NoHardState,
     /// There is a `hard_state` of a later boot than the first, and no `lineage`.
     #[error(
-        "lineage is missing, and hard_state is of boot {boot}; hint: node ids are never reused, add \
+        "there is no lineage of this node, and hard_state is of boot {boot}: `lineage` was deleted, \
+         or it, or `identity`, is another node's; hint: put back the file that belongs here, or add \
          the node under a new id"
     )]
     NoLineage {

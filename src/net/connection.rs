@@ -82,6 +82,16 @@ impl Connection {
         Connection { remote, accepted, security, control, activity: Activity::new(), streams }
     }
 
+    /// One in clear text, on which somebody has proved this.
+    #[cfg(test)]
+    pub(crate) fn of(proven: Proven) -> Connection {
+        let (remote, places) = (([127, 0, 0, 1], 9).into(), Arc::new(Semaphore::new(1)));
+        let control = Arc::new(Control::new());
+        let connection = Connection::new(remote, Security::Clear, control, places);
+        assert!(connection.set_proven(proven));
+        connection
+    }
+
     /// The node that has proved to be at the other end, if one has.
     pub fn proven(&self) -> Option<Proven> {
         self.control.proven.get().copied()

@@ -9,6 +9,8 @@ use indelible_lineage::{Draw, Lineage};
 use tokio::sync::watch;
 
 use super::*;
+use crate::net::Connection;
+use crate::net::connection::Proven;
 use crate::raft::boots::OwnBoots;
 use crate::raft::peers::{Introduction, Known};
 use crate::raft::types::Membership;
@@ -64,7 +66,11 @@ impl Judge {
 
     /// A membership comes that has node 2 with this boot.
     fn learns(&self, boots: &OwnBoots) {
-        let peer = Peer { boot: Some(boots.newest()), ..Peer::default() };
+        self.learns_key(boots, [0; 32]);
+    }
+
+    fn learns_key(&self, boots: &OwnBoots, public_key: [u8; 32]) {
+        let peer = Peer { boot: Some(boots.newest()), public_key, ..Peer::default() };
         let (voters, nodes) = ([2].into(), BTreeMap::from([(2, peer)]));
         let membership = Membership::new(vec![voters], nodes).unwrap();
         self.known.send_modify(|known| known.membership = membership);
@@ -169,6 +175,29 @@ async fn f3_only_what_was_known_when_a_handshake_began_is_held_against_a_node() 
     let lost = check(100, Instant::now()).await;
     assert_eq!(lost, Err(Refusal::LostSignature { node: 2, theirs: 100, known: 105 }));
     assert_eq!(judge.peers.check_cosigned(3, 0, Instant::now()).await, Ok(()));
+}
+
+/// Whoever connects as a node that no membership has may show any key, and a boot that the node has
+/// shown to somebody.
+#[tokio::test]
+async fn a_stranger_with_another_key_does_not_become_the_member_that_is_added_later() {
+    let judge = Judge::new();
+    let boots = boots_of(2, &[1]);
+    let shows =
+        |key: [u8; 32]| Connection::of(Proven { node: 2, key, boot: boots.newest().boot.hash });
+    let (itself, thief) = (shows(key(2).verifying_key().to_bytes()), shows([9; 32]));
+    assert_eq!(judge.peers.sender(&thief), Some(2), "strangers are heard, as this node may lag");
+    judge.learns_key(&boots, key(2).verifying_key().to_bytes());
+    judge.meets(&boots).await.unwrap();
+    assert_eq!(judge.peers.sender(&itself), Some(2));
+    assert_eq!(judge.peers.sender(&thief), None);
+    let welcome = |key: &[u8]| pb::Welcome {
+        public_key: key.to_vec().into(),
+        boot: Some(boots::to_pb(&boots.newest())),
+        ..pb::Welcome::default()
+    };
+    assert!(judge.peers.holds(2, &welcome(key(2).verifying_key().as_bytes())));
+    assert!(!judge.peers.holds(2, &welcome(&[9; 32])));
 }
 
 /// Nothing of it is signed: whoever could say it once, or alone, could stop any node.

@@ -202,7 +202,7 @@ impl PeerClient {
         let (serial, welcome) = (open.serial(), open.welcome().clone());
         match tokio::time::timeout(timeout, call(open)).await {
             Ok(Ok(answer)) => {
-                self.check_holds(&self.control, serial, &welcome)?;
+                self.check_holds(&self.control, serial, &welcome).map_err(unreachable)?;
                 Ok(answer.into_inner())
             }
             Ok(Err(status)) => Err(unreachable(self.control.failed(serial, &status))),
@@ -224,13 +224,13 @@ impl PeerClient {
         link: &Link,
         serial: u64,
         welcome: &pb::Welcome,
-    ) -> Result<(), RPCError<TypeConfig>> {
+    ) -> Result<(), LinkError> {
         if self.network.peers.holds(self.node, welcome) {
             return Ok(());
         }
         link.close(serial);
         let reason = "a later start of it was admitted, or it was removed".to_owned();
-        Err(unreachable(link.unreachable(reason)))
+        Err(link.unreachable(reason))
     }
 
     /// An answer to a question for a vote, if its term makes sense.
@@ -501,7 +501,8 @@ impl<'s> Answers<'s> {
         answer: pb::AppendResponse,
     ) -> Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>> {
         self.window.answered();
-        self.client.check_holds(&self.client.link, self.serial, &self.welcome)?;
+        let client = self.client;
+        client.check_holds(&client.link, self.serial, &self.welcome).map_err(unreachable)?;
         let (peers, node) = (&self.client.network.peers, self.client.node);
         peers.observe_report(node, answer.read_only, answer.log_key);
         if let Some(pb::append_response::Result::HigherVote(vote)) = &answer.result {

@@ -207,11 +207,11 @@ impl Comparison {
                 }
             }
             // A node without a vote does neither vote nor sign. One that has lost what says up to
-            // where it had signed needs all the others: it knows nothing that it could count.
-            let is_enough = match self.remembered {
-                Some(_) => electorate.is_majority(|id| heard.contains(&id)),
-                None => voters.iter().all(|(id, _)| heard.contains(id)),
-            };
+            // where it had signed has all the others asked: it knows nothing itself that it could
+            // count, and what it had signed may be known to one of them only.
+            let has_answered = |id: u64| heard.contains(&id) || doubted.contains(&id);
+            let is_enough = electorate.is_majority(|id| heard.contains(&id))
+                && (self.remembered.is_some() || voters.iter().all(|(id, _)| has_answered(*id)));
             if !votes || is_enough {
                 self.check_own(&mut compared).await?;
                 return Ok(compared);

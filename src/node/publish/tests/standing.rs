@@ -332,3 +332,21 @@ fn an_answer_names_the_entry_that_reached_the_size() {
     assert_eq!(standing.newest.entry, None);
     assert!(standing.newest.note.contains("\n90\n"));
 }
+
+/// One that does not know what it has signed is no part of a majority that could know it.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_lost_its_marker_asks_all_others() {
+    let [node, second, third] = group(3).try_into().ok().unwrap();
+    let answers = [answer(&second, node.id), answer(&third, node.id)];
+    let (comparison, _trail) = comparison(node, None, false);
+    let asks = |count: usize| {
+        let answers = answers[..count].to_vec();
+        comparison.run(move |id, _| {
+            let answer = answers.iter().find(|answer| answer.node_id == id).cloned();
+            async move { answer }
+        })
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(60), asks(1)).await;
+    assert!(waited.is_err(), "the third one has not been heard");
+    asks(2).await.unwrap();
+}
