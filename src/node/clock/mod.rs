@@ -214,8 +214,8 @@ impl Clock {
             sample.reference.map(|reference| reference.at(now))
         };
         let peers = || state.samples.keys().filter_map(|id| of_peer(*id));
-        // One peer that remembers the time is enough to hold a step back, and the latest one counts:
-        // so a lie lets a step pass, as a cold start does, and holds nothing back.
+        // One peer that remembers the time is enough to hold a step back, and the latest counts: so
+        // a lie lets a step pass, as a cold start does, and holds nothing back.
         let latest = peers().filter(|peer| *peer <= agreed_ns).max();
         let reference = own.or(latest).or_else(|| majority(&self.voter_sets(), of_peer));
         let peers = peers().max();
