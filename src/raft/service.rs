@@ -451,7 +451,7 @@ impl pb::raft_server::Raft for RaftService {
         &self,
         request: Request<pb::Refused>,
     ) -> Result<Response<pb::RefuseResponse>, Status> {
-        // A boot that is shown is signed by this node's own key, but it may be of before a rollback:
+        // A boot that is shown is signed by this node's own key, but maybe of before a rollback:
         // only nodes that have proved who they are have a say.
         let by = self.peer(&request)?;
         self.peers.refused_with(by, request.get_ref());
