@@ -297,8 +297,10 @@ async fn disks_that_were_all_put_back_start_together_however_they_were_copied() 
     let sdk = client(&cluster).await;
     some_events(&sdk, b"before backups--", 20).await;
     let copy = |node: &LocalNode| node.data_dir.with_extension("backup");
+    let mut terms = Vec::new();
     for id in 1..=3 {
         let node = cluster.node(id).unwrap();
+        terms.push(view(&node.client_addr).await.unwrap().term);
         assert!(node.stop().unwrap().success());
         copy_folder(&node.data_dir, &copy(node));
         node.start().unwrap();
@@ -306,7 +308,6 @@ async fn disks_that_were_all_put_back_start_together_however_they_were_copied() 
         eventually("it follows", || async { view(&addr).await.filter(|view| view.leader_id != 0) })
             .await;
     }
-    let before = view(&cluster.nodes[2].client_addr).await.unwrap().term;
     for node in &mut cluster.nodes {
         assert!(node.stop().unwrap().success());
         std::fs::remove_dir_all(&node.data_dir).unwrap();
@@ -315,7 +316,8 @@ async fn disks_that_were_all_put_back_start_together_however_they_were_copied() 
     for node in &mut cluster.nodes {
         node.start_with(&["--all-rolled-back"]).unwrap();
     }
-    for node in &cluster.nodes {
+    // Each in a later term than that of its copy.
+    for (node, before) in cluster.nodes.iter().zip(terms) {
         eventually("all hear from a new leader", || async {
             view(&node.client_addr).await.filter(|view| view.leader_id != 0 && view.term > before)
         })
